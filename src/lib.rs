@@ -1,0 +1,34 @@
+//! mmapfs: a directory served as mapped views.
+//!
+//! ```text
+//!    kernel (VFS, FUSE)                     shells, programs, operators
+//!           |                                          |
+//!    fuse      translate a request,          cli       parse arguments, print
+//!              one call, one reply                     |
+//!           |                               control    one command set: parse, print, answer
+//!           |                                          |
+//!           +-------------------+----------------------+
+//!                               |
+//!    volume    what exists: inodes, lookup counts, handles, names, attributes
+//!                               |
+//!    mapping   mapped files: read, write, grow, advise, flush, lock, residency
+//!                               |
+//!    sys       mmap, guarded copy, madvise, cachestat, file handles (all unsafe is here)
+//! ```
+//!
+//! `range`, `units`, `advice`, `flags` and `error` are leaves that every layer may use. Imports
+//! point down only; `tests/layering.rs` checks it.
+
+pub mod advice;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod error;
+pub mod flags;
+pub mod fuse;
+pub mod mapping;
+pub mod range;
+pub mod sys;
+pub mod units;
+pub mod volume;
