@@ -26,12 +26,20 @@ pub enum FailureKind {
 impl Failure {
     /// A mistake in what was asked: exit code 2.
     pub fn usage(subject: impl fmt::Display, reason: impl fmt::Display) -> Failure {
-        Failure { kind: FailureKind::Usage, subject: subject.to_string(), reason: reason.to_string() }
+        Failure {
+            kind: FailureKind::Usage,
+            subject: subject.to_string(),
+            reason: reason.to_string(),
+        }
     }
 
     /// A request that was understood and could not be carried out: exit code 1.
     pub fn failed(subject: impl fmt::Display, reason: impl fmt::Display) -> Failure {
-        Failure { kind: FailureKind::Failed, subject: subject.to_string(), reason: reason.to_string() }
+        Failure {
+            kind: FailureKind::Failed,
+            subject: subject.to_string(),
+            reason: reason.to_string(),
+        }
     }
 
     /// The exit code of a process that ends with this failure: 2 for usage, 1 for the rest.
