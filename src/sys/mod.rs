@@ -1,1 +1,44 @@
-//! Under construction.
+//! System calls that need `unsafe`, and what makes each of them safe to call.
+//!
+//! All unsafe code of the program is below this module: one call to a block, and above it the
+//! local fact that makes it sound. Everything takes borrowed descriptors and checked ranges,
+//! never bare numbers or pointers. Nothing here knows what the calls are for.
+//!
+//! Mapped memory is never lent as a slice to our own code, since others may write or truncate the
+//! file at any moment: it is handed to the kernel ([`region::Region::lend`]) or copied by a
+//! routine that survives a page that is gone ([`guard`]).
+
+pub mod advise;
+pub mod cred;
+pub mod dir;
+pub mod file;
+pub mod guard;
+pub mod handle;
+pub mod region;
+pub mod residency;
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+/// The size of a page, in bytes.
+pub fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// The link of a descriptor in /proc, which leads to the very file that it is open on. It is
+/// good while the descriptor is open.
+pub fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// The errno that the last libc call of this thread left.
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Turns the usual -1 of libc into an errno.
+fn check(result: libc::c_int) -> Result<(), Errno> {
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}

@@ -1,0 +1,191 @@
+//! Acting as the caller of a request, on one thread.
+//!
+//! What a caller creates must belong to that caller from its first moment, and a setgid bit must
+//! go where the caller is not of the group. The kernel does both by the credentials of the
+//! thread that makes the call: its filesystem user and group, its groups, and CAP_FSETID. glibc
+//! changes those of all threads at once, so the system calls are made directly.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, UnshareFlags};
+
+use super::{check, last_errno};
+
+#[cfg(test)]
+mod tests;
+
+/// Who made a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Filesystem user.
+    pub uid: u32,
+    /// Filesystem group.
+    pub gid: u32,
+    /// Process, 0 when it is in a place that we cannot see.
+    pub pid: u32,
+}
+
+impl Caller {
+    /// Whether it is a member of a group.
+    pub fn is_in_group(&self, group: u32) -> bool {
+        self.gid == group
+            || supplementary_groups(self.pid).is_some_and(|groups| groups.contains(&group))
+    }
+}
+
+/// What root may do and the caller may not, beyond permissions: FSETID keeps setgid bits, and
+/// SYS_RESOURCE goes over quotas and into the blocks reserved for root.
+const DROPPED: CapabilitySet = CapabilitySet::FSETID.union(CapabilitySet::SYS_RESOURCE);
+
+/// This thread has the caller's credentials until the value is dropped, on the same thread:
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>() {}
+/// send::<mmapfs::sys::cred::AsCaller>();
+/// ```
+///
+/// Threads that it starts meanwhile have them too, and keep them.
+#[derive(Debug)]
+pub struct AsCaller {
+    uid: u32,
+    gid: u32,
+    capabilities: CapabilitySets,
+    groups: Option<Vec<Gid>>,
+    /// Credentials belong to the thread.
+    _here: PhantomData<*mut ()>,
+}
+
+impl AsCaller {
+    /// Takes on the caller's filesystem user and group, and its supplementary groups if
+    /// `with_groups` (none when /proc does not tell them: fewer rights, never more). `None` when
+    /// there is nothing to change: the caller is who we are, or we have no right to be anybody
+    /// else.
+    ///
+    /// # Errors
+    /// Those of capget(2) and setgroups(2); EPERM when the kernel refuses the user or group.
+    pub fn enter(caller: &Caller, with_groups: bool) -> Result<Option<AsCaller>, Errno> {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if (uid, gid) == (caller.uid, caller.gid) {
+            return Ok(None);
+        }
+        let capabilities = rustix::thread::capabilities(None)?;
+        if !capabilities.effective.contains(CapabilitySet::SETUID | CapabilitySet::SETGID) {
+            return Ok(None);
+        }
+        let mut entered = AsCaller { uid, gid, capabilities, groups: None, _here: PhantomData };
+        if with_groups {
+            entered.take_groups(caller)?;
+        }
+        set_fs_group(caller.gid);
+        set_fs_user(caller.uid);
+        if (fs_user(), fs_group()) != (caller.uid, caller.gid) {
+            return Err(Errno::PERM);
+        }
+        if caller.uid != 0 {
+            // The filesystem user took the rights over files along (CAP_FS_MASK). They come
+            // back: permissions are the kernel's to check, and it has let this request through.
+            let mut raised = capabilities;
+            raised.effective.remove(DROPPED);
+            rustix::thread::set_capabilities(None, raised)?;
+        }
+        Ok(Some(entered))
+    }
+
+    fn take_groups(&mut self, caller: &Caller) -> Result<(), Errno> {
+        let groups = supplementary_groups(caller.pid).unwrap_or_default();
+        self.groups = Some(rustix::process::getgroups()?);
+        set_groups(&groups)
+    }
+}
+
+impl Drop for AsCaller {
+    fn drop(&mut self) {
+        set_fs_user(self.uid);
+        set_fs_group(self.gid);
+        let mut restored = (fs_user(), fs_group()) == (self.uid, self.gid)
+            && rustix::thread::set_capabilities(None, self.capabilities).is_ok();
+        if let Some(groups) = &self.groups {
+            let groups: Vec<_> = groups.iter().map(|group| group.as_raw()).collect();
+            restored &= set_groups(&groups).is_ok();
+        }
+        if !restored {
+            log::error!("credentials: a thread cannot take its own back; ending rather than go on");
+            std::process::abort();
+        }
+    }
+}
+
+/// What no user and no group is: the kernel refuses it, and answers with the present one.
+const NOBODY: u32 = u32::MAX;
+
+fn set_fs_user(uid: u32) -> u32 {
+    // SAFETY: the call takes a number and changes only this thread's credentials.
+    let previous = unsafe { libc::syscall(libc::SYS_setfsuid, uid) };
+    previous as u32
+}
+
+fn set_fs_group(gid: u32) -> u32 {
+    // SAFETY: the call takes a number and changes only this thread's credentials.
+    let previous = unsafe { libc::syscall(libc::SYS_setfsgid, gid) };
+    previous as u32
+}
+
+fn fs_user() -> u32 {
+    set_fs_user(NOBODY)
+}
+
+fn fs_group() -> u32 {
+    set_fs_group(NOBODY)
+}
+
+fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads as many numbers as it is told, and they outlive the call. The
+    // system call changes this thread's groups only.
+    let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The supplementary groups of a process, as /proc tells them.
+pub fn supplementary_groups(pid: u32) -> Option<Vec<u32>> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
+    line.split_whitespace().map(|group| group.parse().ok()).collect()
+}
+
+thread_local! {
+    /// The umask of this thread, once it has one of its own.
+    static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// Sets the umask of this thread only. Threads share it until one asks for its own.
+///
+/// # Errors
+/// Those of unshare(2).
+pub fn set_thread_umask(mask: u32) -> Result<(), Errno> {
+    let present = UMASK.get();
+    if present == Some(mask) {
+        return Ok(());
+    }
+    if present.is_none() {
+        unshare_fs()?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(mask & 0o777));
+    UMASK.set(Some(mask));
+    Ok(())
+}
+
+fn unshare_fs() -> Result<(), Errno> {
+    let flags = UnshareFlags::FS.bits() as libc::c_int;
+    // SAFETY: CLONE_FS only gives this thread its own umask, root and working directory.
+    check(unsafe { libc::unshare(flags) })
+}
+
+/// Whether a capability, by its number, is in effect for this thread.
+pub fn has_capability(number: u32) -> bool {
+    let bit = 1_u64.checked_shl(number).unwrap_or(0);
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.bits() & bit != 0)
+}

@@ -1,0 +1,137 @@
+//! Calls on open files that no crate has a safe word for, and what this process uses.
+#![allow(unsafe_code)]
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::process::{Resource, Rlimit};
+
+use super::last_errno;
+
+#[cfg(test)]
+mod tests;
+
+/// Appends in one step at the end of a file, whatever its descriptor's flags and position.
+///
+/// # Errors
+/// Those of pwritev2(2).
+pub fn append(file: &impl AsFd, data: &[u8]) -> Result<usize, Errno> {
+    let data = [IoSlice::new(data)];
+    rustix::io::retry_on_intr(|| rustix::io::pwritev2(file, &data, 0, ReadWriteFlags::APPEND))
+}
+
+/// The attribute ioctls of linux/fs.h with the sizes of their arguments. The kernel passes an
+/// `int` for the first two although their numbers say `long`.
+const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
+const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+const FS_IOC_GETVERSION: u32 = 0x8008_7601;
+const FS_IOC_FSGETXATTR: u32 = 0x801c_581f;
+const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
+
+/// struct fsxattr of linux/fs.h.
+const FSXATTR_SIZE: usize = 28;
+
+/// Room for that; the others need 8 bytes at most.
+const LARGEST: usize = 32;
+
+/// One of the attribute ioctls: flags (`chattr`), project and extent size hints, generation.
+/// Returns its value and at most `out_size` bytes of output.
+///
+/// # Errors
+/// ENOTTY for any other; EINVAL when `data` is shorter than what the command reads, or longer
+/// than any argument; those of ioctl(2).
+pub fn ioctl_attr(
+    file: &impl AsFd,
+    command: u32,
+    data: &[u8],
+    out_size: usize,
+) -> Result<(i32, Vec<u8>), Errno> {
+    let read = match command {
+        FS_IOC_GETFLAGS | FS_IOC_GETVERSION | FS_IOC_FSGETXATTR => 0,
+        FS_IOC_SETFLAGS => size_of::<libc::c_int>(),
+        FS_IOC_FSSETXATTR => FSXATTR_SIZE,
+        _ => return Err(Errno::NOTTY),
+    };
+    if data.len() < read {
+        return Err(Errno::INVAL); // Zeros in place of what is missing would be obeyed.
+    }
+    let mut argument = [0_u8; LARGEST];
+    argument.get_mut(..data.len()).ok_or(Errno::INVAL)?.copy_from_slice(data);
+    let fd = file.as_fd().as_raw_fd();
+    let request = command as libc::Ioctl;
+    // SAFETY: each of the commands above reads or writes at most 28 bytes at the pointer, which
+    // has 32.
+    let value = unsafe { libc::ioctl(fd, request, argument.as_mut_ptr()) };
+    if value < 0 {
+        return Err(last_errno());
+    }
+    Ok((value, argument.get(..out_size.min(LARGEST)).unwrap_or_default().to_vec()))
+}
+
+/// The ioctl that takes control lines on a descriptor that is open only for reading, as it must
+/// be on a read-only mount: `_IOW('M', 1, char[LEN])`, where LEN is in the number itself.
+const COMMAND_BASE: u32 = 1 << 30 | (b'M' as u32) << 8 | 1;
+
+/// The most bytes that the number of an ioctl can say.
+pub const LONGEST_COMMAND: usize = (1 << 14) - 1;
+
+/// Whether an ioctl carries control lines.
+pub fn is_command(request: u32) -> bool {
+    request & !((LONGEST_COMMAND as u32) << 16) == COMMAND_BASE
+}
+
+/// Sends control lines by ioctl.
+///
+/// # Errors
+/// E2BIG above [`LONGEST_COMMAND`]; whatever the command fails with.
+pub fn send_command(file: &impl AsFd, lines: &[u8]) -> Result<(), Errno> {
+    let len = u32::try_from(lines.len()).map_err(|_| Errno::TOOBIG)?;
+    if lines.len() > LONGEST_COMMAND {
+        return Err(Errno::TOOBIG);
+    }
+    let request = (COMMAND_BASE | len << 16) as libc::Ioctl;
+    // SAFETY: the request says that the kernel reads `len` bytes, which outlive the call.
+    let value = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), request, lines.as_ptr()) };
+    if value < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Whether an attribute ioctl sets something.
+pub fn changes_attributes(command: u32) -> bool {
+    matches!(command, FS_IOC_SETFLAGS | FS_IOC_FSSETXATTR)
+}
+
+/// Open descriptors of this process; 0 when /proc does not tell.
+pub fn descriptors_in_use() -> u64 {
+    // One of them is that of the listing itself.
+    std::fs::read_dir("/proc/self/fd").map_or(0, |dir| (dir.count() as u64).saturating_sub(1))
+}
+
+/// Resident memory of this process in bytes; 0 when /proc does not tell.
+pub fn rss_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * super::page_size() as u64
+}
+
+/// The soft and the hard limit of descriptors; `u64::MAX` is none.
+pub fn descriptor_limit() -> (u64, u64) {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Raises the soft limit of descriptors to the hard one.
+pub fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(err) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        log::debug!("raising the limit of descriptors: {err}");
+    }
+}
+
+/// The most mappings that the kernel allows a process (vm.max_map_count).
+pub fn max_map_count() -> u64 {
+    const DEFAULT: u64 = 65_530;
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    text.trim().parse().unwrap_or(DEFAULT)
+}

@@ -1,0 +1,243 @@
+//! Copies to and from mapped memory that survive a page that is not to be had.
+//!
+//! A file that is truncated, a hole that finds no room on a full disk, a bad block: the load or
+//! store that meets it raises SIGBUS. The copy ends in one instruction, `rep movsb`, which keeps
+//! its progress in registers, exact to the byte when it faults. The handler looks whether the
+//! fault came from that very instruction and, if so, lets execution go on behind it: the count
+//! register then says how many bytes were left. Long copies begin with a loop over blocks, twice
+//! as fast where source and destination are not aligned to each other, as in every write request;
+//! from a fault in it execution goes on at `rep movsb`, which does the block again and finds the
+//! byte. On these paths the handler calls nothing, writes no memory but the saved instruction
+//! pointer and maps nothing.
+//!
+//! Any other SIGBUS ends the process as if there were no handler here:
+//!
+//! | SIGBUS                                    | what is done                                    |
+//! |-------------------------------------------|-------------------------------------------------|
+//! | a fault of the copy                       | the copy ends early                             |
+//! | a fault of other code                     | the earlier action gets it, by the fault's retry|
+//! | sent by kill(2) and the like              | dies of it, unless it was ignored before        |
+//! | bad memory that nobody touched (MCEERR_AO)| nothing: touching it is a fault                 |
+//!
+//! No thread that copies may block SIGBUS: a fault while it is blocked kills the process.
+//!
+//! On other architectures nothing is copied and callers use pread(2) and pwrite(2).
+#![allow(unsafe_code)]
+
+use rustix::io::Errno;
+
+use super::region::Region;
+
+#[cfg(test)]
+mod tests;
+
+/// Whether there is a guarded copy on this architecture.
+pub const GUARDED: bool = cfg!(target_arch = "x86_64");
+
+/// Copies `data` into a region at `offset`. Returns how many bytes arrived: all of them, fewer
+/// when a page is not to be had, none when the range is outside the region, the region may not be
+/// written, or [`install`] was not called.
+pub fn copy_in(region: &Region, offset: usize, data: &[u8]) -> usize {
+    let Some(end) = offset.checked_add(data.len()) else { return 0 };
+    if !region.is_writable() {
+        return 0;
+    }
+    match region.span(&(offset..end)) {
+        Ok((address, len)) => copy::guarded(address, data.as_ptr(), len),
+        Err(_) => 0,
+    }
+}
+
+/// Copies from a region at `offset` into `buffer`. Returns how many bytes arrived, as
+/// [`copy_in`]; none when the region may not be read.
+pub fn copy_out(region: &Region, offset: usize, buffer: &mut [u8]) -> usize {
+    let Some(end) = offset.checked_add(buffer.len()) else { return 0 };
+    if !region.is_readable() {
+        return 0; // A load from it raises SIGSEGV, which nothing catches.
+    }
+    match region.span(&(offset..end)) {
+        Ok((address, len)) => copy::guarded(buffer.as_mut_ptr(), address, len),
+        Err(_) => 0,
+    }
+}
+
+/// Installs the SIGBUS handler. Without it nothing is copied. Calling it again does nothing.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn install() -> Result<(), Errno> {
+    copy::install()
+}
+
+#[cfg(target_arch = "x86_64")]
+mod copy {
+    use std::arch::global_asm;
+    use std::sync::OnceLock;
+
+    use rustix::io::Errno;
+
+    use crate::sys::check;
+
+    // The System V calling convention: destination, source and count come in rdi, rsi and rdx,
+    // and the bytes that were left go back in rax. All registers used may be changed by a call,
+    // the direction flag is clear at every call, and the compiler takes every byte of memory as
+    // read and written, since it does not see into the routine.
+    //
+    // In the loop rcx is 64 less than the bytes that are left. Nothing but its loads and stores
+    // can fault, and the three registers step only behind them.
+    global_asm!(
+        ".pushsection .text.mmapfs_guarded_copy,\"ax\",@progbits",
+        ".p2align 4",
+        ".globl mmapfs_guarded_copy, mmapfs_guarded_copy_blocks, mmapfs_guarded_copy_rest",
+        ".globl mmapfs_guarded_copy_move, mmapfs_guarded_copy_end",
+        ".hidden mmapfs_guarded_copy, mmapfs_guarded_copy_blocks, mmapfs_guarded_copy_rest",
+        ".hidden mmapfs_guarded_copy_move, mmapfs_guarded_copy_end",
+        ".type mmapfs_guarded_copy,@function",
+        "mmapfs_guarded_copy:",
+        ".cfi_startproc",
+        "mov rcx, rdx",
+        "cmp rcx, {long}",
+        "jb mmapfs_guarded_copy_move",
+        "sub rcx, 64",
+        ".p2align 4",
+        "mmapfs_guarded_copy_blocks:",
+        "movups xmm0, [rsi]",
+        "movups xmm1, [rsi + 16]",
+        "movups xmm2, [rsi + 32]",
+        "movups xmm3, [rsi + 48]",
+        "movups [rdi], xmm0",
+        "movups [rdi + 16], xmm1",
+        "movups [rdi + 32], xmm2",
+        "movups [rdi + 48], xmm3",
+        "add rsi, 64",
+        "add rdi, 64",
+        "sub rcx, 64",
+        "jae mmapfs_guarded_copy_blocks",
+        "mmapfs_guarded_copy_rest:",
+        "add rcx, 64",
+        "mmapfs_guarded_copy_move:",
+        "rep movsb",
+        "mmapfs_guarded_copy_end:",
+        "mov rax, rcx",
+        "ret",
+        ".cfi_endproc",
+        ".size mmapfs_guarded_copy, . - mmapfs_guarded_copy",
+        ".popsection",
+        long = const LONG,
+    );
+
+    unsafe extern "C" {
+        fn mmapfs_guarded_copy(to: *mut u8, from: *const u8, len: usize) -> usize;
+        static mmapfs_guarded_copy_blocks: u8;
+        static mmapfs_guarded_copy_rest: u8;
+        static mmapfs_guarded_copy_move: u8;
+        static mmapfs_guarded_copy_end: u8;
+    }
+
+    /// From here on the loop over blocks is faster than `rep movsb`, in bytes.
+    pub(super) const LONG: usize = 64 << 10;
+
+    /// si_code of bad memory found while nobody touched it (asm-generic/siginfo.h).
+    const BUS_MCEERR_AO: i32 = 5;
+
+    /// What SIGBUS did before.
+    static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+
+    /// How [`install`] went. Copies are made only once it says that the handler is in place.
+    static INSTALLED: OnceLock<Result<(), Errno>> = OnceLock::new();
+
+    pub(super) fn guarded(to: *mut u8, from: *const u8, len: usize) -> usize {
+        if INSTALLED.get() != Some(&Ok(())) {
+            return 0;
+        }
+        // SAFETY: one side is a live buffer of `len` bytes and the other a range of a live
+        // mapping that allows the access; they cannot overlap, since no buffer of ours lies in a
+        // mapping. A page of the mapping that is gone ends the copy early by the handler.
+        let left = unsafe { mmapfs_guarded_copy(to, from, len) };
+        len.saturating_sub(left)
+    }
+
+    pub(super) fn install() -> Result<(), Errno> {
+        *INSTALLED.get_or_init(set_handler)
+    }
+
+    fn set_handler() -> Result<(), Errno> {
+        let mut previous = plain_action();
+        // SAFETY: a null action only reads the present one into `previous`, which is alive.
+        check(unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), &raw mut previous) })?;
+        PREVIOUS.get_or_init(|| previous);
+        let mut action = plain_action();
+        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+        // SAFETY: the handler has the signature that SA_SIGINFO asks for and is async-signal-safe:
+        // it compares addresses and sets a register, or calls sigaction(2) and raise(3).
+        check(unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) })
+    }
+
+    /// The default action, with no flags and no signals blocked.
+    fn plain_action() -> libc::sigaction {
+        // SAFETY: a sigaction of zero bytes is SIG_DFL, no flags and an empty set.
+        unsafe { std::mem::zeroed() }
+    }
+
+    extern "C" fn on_bus_error(
+        _signal: i32,
+        info: *mut libc::siginfo_t,
+        context: *mut libc::c_void,
+    ) {
+        // SAFETY: with SA_SIGINFO the kernel passes what it knows of the signal.
+        let code = unsafe { (*info).si_code };
+        let sent = code <= 0;
+        let context = context.cast::<libc::ucontext_t>();
+        // SAFETY: with SA_SIGINFO the kernel passes the context of the interrupted thread, which
+        // is alive and ours to change until the handler returns.
+        let registers = unsafe { &mut (*context).uc_mcontext.gregs };
+        let at = &mut registers[libc::REG_RIP as usize];
+        if code == BUS_MCEERR_AO {
+            return;
+        }
+        if let Some(next) = behind(*at).filter(|_| !sent) {
+            *at = next;
+            return;
+        }
+        let previous = PREVIOUS.get().copied().unwrap_or_else(plain_action);
+        if !sent {
+            act(&previous); // The instruction is tried again and faults again.
+        } else if previous.sa_sigaction != libc::SIG_IGN {
+            act(&plain_action());
+            // SAFETY: takes a number; SIGBUS is not blocked here (SA_NODEFER) and kills at once.
+            unsafe { libc::raise(libc::SIGBUS) };
+        }
+    }
+
+    /// Where a copy that faulted at an address goes on; `None` when no copy is there.
+    fn behind(at: i64) -> Option<i64> {
+        let blocks = &raw const mmapfs_guarded_copy_blocks as i64;
+        let rest = &raw const mmapfs_guarded_copy_rest as i64;
+        if (blocks..rest).contains(&at) {
+            return Some(rest);
+        }
+        let end = &raw const mmapfs_guarded_copy_end as i64;
+        (at == &raw const mmapfs_guarded_copy_move as i64).then_some(end)
+    }
+
+    fn act(action: &libc::sigaction) {
+        // SAFETY: `action` is one that the kernel gave or the default; the call is
+        // async-signal-safe. It fails for bad arguments only, and these are good.
+        unsafe { libc::sigaction(libc::SIGBUS, action, std::ptr::null_mut()) };
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod copy {
+    use rustix::io::Errno;
+
+    pub(super) fn guarded(_to: *mut u8, _from: *const u8, _len: usize) -> usize {
+        0
+    }
+
+    pub(super) fn install() -> Result<(), Errno> {
+        Ok(())
+    }
+}

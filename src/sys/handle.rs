@@ -1,0 +1,121 @@
+//! File handles: a file's identity that outlives names and descriptors (open_by_handle_at(2)).
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::last_errno;
+
+#[cfg(test)]
+mod tests;
+
+/// The longest handle (MAX_HANDLE_SZ).
+const LONGEST: usize = 128;
+
+/// As long as the handles of most filesystems: ext4 has 8 bytes, tmpfs and xfs 12.
+const INLINE: usize = 12;
+
+/// A file handle, valid on the filesystem that it comes from. One is kept for every known inode,
+/// hence the care for its size.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FileHandle(Form);
+
+/// Equal handles have the same form: which one is decided by the length alone, and the unused end
+/// of a short one is zero.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Form {
+    Short { len: u8, kind: i32, bytes: [u8; INLINE] },
+    Long(Box<(i32, Box<[u8]>)>),
+}
+
+const _: () = assert!(size_of::<FileHandle>() <= 24);
+
+/// struct file_handle of fcntl.h with room for the longest.
+#[repr(C)]
+struct Raw {
+    len: u32,
+    kind: i32,
+    bytes: [u8; LONGEST],
+}
+
+impl FileHandle {
+    fn new(kind: i32, bytes: &[u8]) -> FileHandle {
+        let mut short = [0; INLINE];
+        FileHandle(match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(start), Ok(len)) => {
+                start.copy_from_slice(bytes);
+                Form::Short { len, kind, bytes: short }
+            }
+            _ => Form::Long(Box::new((kind, bytes.into()))),
+        })
+    }
+
+    fn kind(&self) -> i32 {
+        match &self.0 {
+            Form::Short { kind, .. } => *kind,
+            Form::Long(long) => long.0,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Form::Short { len, bytes, .. } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Form::Long(long) => &long.1,
+        }
+    }
+
+    fn raw(&self) -> Result<Raw, Errno> {
+        let bytes = self.bytes();
+        let mut raw = Raw { len: bytes.len() as u32, kind: self.kind(), bytes: [0; LONGEST] };
+        raw.bytes.get_mut(..bytes.len()).ok_or(Errno::OVERFLOW)?.copy_from_slice(bytes);
+        Ok(raw)
+    }
+}
+
+/// The handle of a name in an open directory, links not followed, or of the directory itself with
+/// an empty name.
+///
+/// # Errors
+/// EOPNOTSUPP on a filesystem without handles; those of name_to_handle_at(2).
+pub fn handle_of(dir: impl AsFd, name: &CStr) -> Result<FileHandle, Errno> {
+    let mut raw = Raw { len: LONGEST as u32, kind: 0, bytes: [0; LONGEST] };
+    let mut mount = 0;
+    let fd = dir.as_fd().as_raw_fd();
+    // SAFETY: `name` is a C string, `raw` has the kernel's layout with the room that it states,
+    // and both outlive the call.
+    let result = unsafe {
+        libc::name_to_handle_at(
+            fd,
+            name.as_ptr(),
+            (&raw mut raw).cast(),
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    if result != 0 {
+        return Err(last_errno());
+    }
+    let bytes = raw.bytes.get(..raw.len as usize).ok_or(Errno::OVERFLOW)?;
+    Ok(FileHandle::new(raw.kind, bytes))
+}
+
+/// Opens a file by its handle. `mount` is anything open on its filesystem, and not by O_PATH.
+///
+/// # Errors
+/// EBADF for a `mount` that was opened with O_PATH; ESTALE when the file is gone; EPERM without
+/// CAP_DAC_READ_SEARCH; those of open(2).
+pub fn open_handle(mount: impl AsFd, handle: &FileHandle, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let mut raw = handle.raw()?;
+    let fd = mount.as_fd().as_raw_fd();
+    let flags = flags.bits() as i32;
+    // SAFETY: `raw` has the kernel's layout, states its length and outlives the call.
+    let fd = unsafe { libc::open_by_handle_at(fd, (&raw mut raw).cast(), flags) };
+    if fd < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
