@@ -1,0 +1,160 @@
+//! The table of mounts of this process (/proc/self/mountinfo, proc_pid_mountinfo(5)).
+//!
+//! Reading the table asks no filesystem anything, so that it works next to mounts whose daemon
+//! hangs or is gone. [`Mount::answer`] does ask, and waits only so long.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+#[cfg(test)]
+mod tests;
+
+/// The type of the mounts that the client commands look for.
+pub const FSTYPE: &str = "fuse.mmapfs";
+
+/// How long [`Mount::answer`] waits for a daemon.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Major and minor number of its device: `st_dev` of every file in it.
+    pub dev: (u32, u32),
+    /// The directory of the filesystem that is the root of this mount: `/` but in bind mounts.
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// The type, with its subtype: `ext4`, `fuse.mmapfs`.
+    pub fstype: String,
+    /// What is mounted, in the words of the filesystem.
+    pub source: OsString,
+}
+
+/// What became of a question to a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It answers.
+    Alive,
+    /// Its daemon is gone (ENOTCONN).
+    Gone,
+    /// It has not answered for two seconds.
+    Silent,
+    /// It refuses to answer.
+    Refused(Errno),
+}
+
+impl Mount {
+    /// Whether its type is that of mmapfs.
+    pub fn is_ours(&self) -> bool {
+        self.fstype == FSTYPE
+    }
+
+    /// Whether it is a FUSE mount of any kind.
+    pub fn is_fuse(&self) -> bool {
+        self.fstype == "fuse" || self.fstype == "fuseblk" || self.fstype.starts_with("fuse.")
+    }
+
+    /// Asks the filesystem for its figures (statfs(2)), in a thread of its own, which is left
+    /// behind when no answer comes.
+    pub fn answer(&self) -> Answer {
+        let (sender, receiver) = mpsc::channel();
+        let mountpoint = self.mountpoint.clone();
+        thread::spawn(move || {
+            // A receiver that has lost patience is gone: nobody wants the answer then.
+            let _ = sender.send(rustix::fs::statfs(&mountpoint));
+        });
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(Ok(_)) => Answer::Alive,
+            Ok(Err(Errno::NOTCONN)) => Answer::Gone,
+            Ok(Err(errno)) => Answer::Refused(errno),
+            Err(_) => Answer::Silent,
+        }
+    }
+}
+
+/// Every mount that this process sees, in the kernel's order.
+#[derive(Debug, Clone, Default)]
+pub struct MountTable {
+    mounts: Vec<Mount>,
+}
+
+impl MountTable {
+    /// Reads the table of this process.
+    pub fn read() -> io::Result<MountTable> {
+        Ok(MountTable::parse(&std::fs::read("/proc/self/mountinfo")?))
+    }
+
+    /// Parses a table. Lines that are not of its form are left out.
+    pub fn parse(text: &[u8]) -> MountTable {
+        MountTable { mounts: text.split(|byte| *byte == b'\n').filter_map(mount).collect() }
+    }
+
+    /// The mount at exactly this path (absolute, without symbolic links): the topmost, where
+    /// several lie on one another.
+    pub fn at(&self, path: &Path) -> Option<&Mount> {
+        self.mounts.iter().rev().find(|mount| mount.mountpoint == path)
+    }
+
+    /// Whether a mount of this device lies at this path, covered by others or not.
+    pub fn has(&self, path: &Path, dev: (u32, u32)) -> bool {
+        self.mounts.iter().any(|mount| mount.mountpoint == path && mount.dev == dev)
+    }
+
+    /// The mount that holds this path (absolute, without symbolic links).
+    pub fn above(&self, path: &Path) -> Option<&Mount> {
+        let depth = |mount: &&Mount| mount.mountpoint.components().count();
+        // Of equals, `max_by_key` gives the last, which is the topmost.
+        self.mounts.iter().filter(|mount| path.starts_with(&mount.mountpoint)).max_by_key(depth)
+    }
+
+    /// The mounts of mmapfs that show their real root.
+    pub fn whole_mounts(&self) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter().filter(|mount| mount.is_ours() && mount.root == Path::new("/"))
+    }
+
+    /// A mount of the same filesystem that shows its real root.
+    pub fn whole(&self, part: &Mount) -> Option<&Mount> {
+        let is_whole = |mount: &&Mount| mount.dev == part.dev && mount.root == Path::new("/");
+        self.mounts.iter().rev().find(is_whole)
+    }
+}
+
+/// Parses `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [FIELD...] - TYPE SOURCE OPTIONS`.
+fn mount(line: &[u8]) -> Option<Mount> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let (major, minor) = std::str::from_utf8(words.nth(2)?).ok()?.split_once(':')?;
+    let root = unescape(words.next()?);
+    let mountpoint = unescape(words.next()?);
+    words.find(|word| *word == b"-")?;
+    Some(Mount {
+        dev: (major.parse().ok()?, minor.parse().ok()?),
+        root: root.into(),
+        mountpoint: mountpoint.into(),
+        fstype: unescape(words.next()?).into_string().ok()?,
+        source: unescape(words.next()?),
+    })
+}
+
+/// Undoes the kernel's `\ooo` for blanks, newlines, `#` and backslashes.
+fn unescape(word: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        match (byte, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                plain.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
+                rest = after;
+            }
+            _ => plain.push(byte),
+        }
+    }
+    OsString::from_vec(plain)
+}
