@@ -1,0 +1,240 @@
+//! Advice, flush, locks and residency of a backing file.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::file::BackingFile;
+use super::region::clip;
+use super::sticky::StickyAdvice;
+use crate::advice::{Advice, Effect};
+use crate::range::ByteRange;
+use crate::sys;
+use crate::sys::advise::SyncMode;
+use crate::sys::region::Region;
+use crate::sys::residency::CacheStat;
+
+/// MADV_WILLNEED reads at most the device's readahead per call, so it is asked for in parts.
+const WILLNEED_CHUNK: usize = 128 << 10;
+
+/// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
+const OVERLAYFS: u64 = 0x794c_7630;
+
+/// What an advice did.
+#[derive(Debug, Clone, Copy)]
+pub struct AdviceEffect {
+    /// The pages that were advised, as bytes of the file.
+    pub range: ByteRange,
+    /// Pages of it in the page cache before, where that can be told.
+    pub resident_before: Option<u64>,
+    /// And after.
+    pub resident_after: Option<u64>,
+    /// How long the advice itself took.
+    pub elapsed: Duration,
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, Copy)]
+pub struct FlushEffect {
+    /// The pages that were flushed, as bytes of the file.
+    pub range: ByteRange,
+    /// Dirty pages of it before, where that can be told.
+    pub dirty_before: Option<u64>,
+    /// And after.
+    pub dirty_after: Option<u64>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl BackingFile {
+    /// Gives the kernel an advice on a range, through the mapping. Hints are rounded outward to
+    /// whole pages, what discards is rounded inward.
+    ///
+    /// # Errors
+    /// OPNOTSUPP when the kernel or the kind of mapping does not know the advice, else those of
+    /// madvise(2).
+    pub fn advise(&self, range: ByteRange, advice: Advice) -> Result<AdviceEffect, Errno> {
+        let page = sys::page_size() as u64;
+        let range = match advice.effect() {
+            Effect::Hint => range.outward(page),
+            Effect::Discard | Effect::Destroy | Effect::Forbidden => {
+                inward(range, page, self.size()?)
+            }
+        };
+        let resident_before = self.resident(range);
+        let started = Instant::now();
+        if !range.is_empty() {
+            let region = self.mapping(self.size()?)?;
+            let pages = clip(range, region.len());
+            self.apply(&region, pages, advice).map_err(|err| match err {
+                Errno::INVAL => Errno::OPNOTSUPP,
+                err => err,
+            })?;
+            self.sticky.lock().record(range, advice);
+        }
+        let elapsed = started.elapsed();
+        Ok(AdviceEffect { range, resident_before, resident_after: self.resident(range), elapsed })
+    }
+
+    fn apply(&self, region: &Region, pages: Range<usize>, advice: Advice) -> Result<(), Errno> {
+        match advice {
+            Advice::WillNeed => {
+                for start in pages.clone().step_by(WILLNEED_CHUNK) {
+                    let end = pages.end.min(start + WILLNEED_CHUNK);
+                    sys::advise::advise(region, start..end, advice)?;
+                }
+                Ok(())
+            }
+            // Both act only on pages in our own page table.
+            Advice::Cold | Advice::PageOut => {
+                self.enter_resident_pages(region, pages.clone());
+                sys::advise::advise(region, pages, advice)
+            }
+            _ => sys::advise::advise(region, pages, advice),
+        }
+    }
+
+    /// Brings the pages that are in the page cache into our page table, without reading any.
+    fn enter_resident_pages(&self, region: &Region, pages: Range<usize>) {
+        if !self.mincore_tells() {
+            return; // Every page would seem to be there, and would be read.
+        }
+        let page = sys::page_size();
+        for start in pages.clone().step_by(page * 16) {
+            let part = start..pages.end.min(start + page * 16);
+            let whole = (part.len() / page) as u64;
+            match sys::residency::resident_pages(region, part.clone()) {
+                Ok(count) if count == whole => enter(region, part),
+                Ok(count) if count > 0 => {
+                    for start in part.clone().step_by(page) {
+                        let one = start..part.end.min(start + page);
+                        if sys::residency::resident_pages(region, one.clone()) == Ok(1) {
+                            enter(region, one);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// msync(2) of a range; the pages are rounded outward.
+    ///
+    /// # Errors
+    /// Those of msync(2) and fdatasync(2).
+    pub fn flush(&self, range: ByteRange, mode: SyncMode) -> Result<FlushEffect, Errno> {
+        let range = range.outward(sys::page_size() as u64);
+        let dirty_before = self.cache_stat(range).map(|stat| stat.dirty);
+        let started = Instant::now();
+        if let Some(region) = self.present_mapping() {
+            let pages = clip(range, region.len());
+            if !pages.is_empty() {
+                sys::advise::sync(&region, pages, mode)?;
+            }
+        }
+        if mode != SyncMode::Async {
+            // Covers what was written by pwrite(2) and what needs metadata to be found again.
+            rustix::fs::fdatasync(self.descriptor().any()?)?;
+        }
+        let elapsed = started.elapsed();
+        let dirty_after = self.cache_stat(range).map(|stat| stat.dirty);
+        Ok(FlushEffect { range, dirty_before, dirty_after, elapsed })
+    }
+
+    /// mlock(2) or munlock(2) of a range; the pages are rounded outward when locking and inward
+    /// when unlocking.
+    ///
+    /// # Errors
+    /// Those of mlock(2): ENOMEM or EPERM above RLIMIT_MEMLOCK.
+    pub fn set_locked(&self, range: ByteRange, locked: bool) -> Result<ByteRange, Errno> {
+        let page = sys::page_size() as u64;
+        let range = if locked { range.outward(page) } else { inward(range, page, self.size()?) };
+        if range.is_empty() {
+            return Ok(range);
+        }
+        let region = self.mapping(self.size()?)?;
+        let pages = clip(range, region.len());
+        if locked {
+            if let Err(err) = sys::advise::lock(&region, pages.clone()) {
+                // The kernel keeps what it has locked up to the page that failed.
+                sys::advise::unlock(&region, pages)?;
+                return Err(err);
+            }
+        } else {
+            sys::advise::unlock(&region, pages)?;
+        }
+        self.sticky.lock().record_lock(range, locked);
+        Ok(range)
+    }
+
+    /// State of a range in the page cache, in pages; `None` on a kernel before 6.5.
+    pub fn cache_stat(&self, range: ByteRange) -> Option<CacheStat> {
+        let descriptor = self.descriptor();
+        let fd = descriptor.any().ok()?;
+        // On overlayfs it looks at an inode that has no pages of its own.
+        if rustix::fs::fstatfs(fd).ok()?.f_type as u64 == OVERLAYFS {
+            return None;
+        }
+        sys::residency::cachestat(fd, range.start..range.end).ok()
+    }
+
+    fn mincore_tells(&self) -> bool {
+        self.descriptor().any().is_ok_and(sys::residency::mincore_tells)
+    }
+
+    /// Pages of a range in the page cache. Where cachestat(2) is missing the mapping is asked by
+    /// mincore(2), and nothing is known without one.
+    pub fn resident(&self, range: ByteRange) -> Option<u64> {
+        if range.is_empty() {
+            return Some(0);
+        }
+        if let Some(stat) = self.cache_stat(range) {
+            return Some(stat.cached);
+        }
+        if !self.mincore_tells() {
+            return None;
+        }
+        let region = self.present_mapping()?;
+        let pages = clip(range, region.len());
+        sys::residency::resident_pages(&region, pages).ok()
+    }
+
+    /// Whether the file can be mapped, found out by doing it.
+    ///
+    /// # Errors
+    /// Those of mmap(2); EINVAL for an empty file.
+    pub fn mappable(&self) -> Result<(), Errno> {
+        self.mapping(self.size()?).map(drop)
+    }
+
+    /// The mapping at this moment, for reports.
+    pub fn region(&self) -> Option<Arc<Region>> {
+        self.present_mapping()
+    }
+
+    /// The advice that stays with the file.
+    pub fn sticky_advice(&self) -> Vec<StickyAdvice> {
+        self.sticky.lock().advice().to_vec()
+    }
+
+    /// Bytes locked in memory.
+    pub fn locked_bytes(&self) -> u64 {
+        self.sticky.lock().locked_bytes()
+    }
+}
+
+/// The whole pages of a range. The last page of a file counts as whole: what it holds behind the
+/// end of the file is nobody's.
+fn inward(range: ByteRange, page: u64, size: u64) -> ByteRange {
+    let end = if range.end >= size { size.next_multiple_of(page) } else { range.end };
+    ByteRange { start: range.start, end: end.max(range.start) }.inward(page)
+}
+
+/// A hint: a page that went away in between is no loss.
+fn enter(region: &Region, pages: Range<usize>) {
+    if let Err(err) = sys::advise::populate_read(region, pages) {
+        log::debug!("entering resident pages: {err}");
+    }
+}

@@ -1,0 +1,254 @@
+//! Reading and writing a backing file through its mapping.
+//!
+//! A read hands a slice of the mapping to the kernel. The pages are faulted in first by
+//! MADV_POPULATE_READ, which reports a page that cannot be had instead of raising SIGBUS, and
+//! pread(2) then says what a plain read would have said. Only a file that is truncated between
+//! the two makes the kernel answer EIO to the one request.
+//!
+//! A write inside the file copies into the mapping by the guarded copy. What it could not copy
+//! (a page behind a new end of file, a hole on a full disk) and what grows the file goes through
+//! pwrite(2), whose errno is exact. A mapped store does not move mtime once its page is dirty, so
+//! the daemon sets it.
+
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
+
+use super::file::BackingFile;
+use crate::sys;
+use crate::sys::cred::{AsCaller, Caller};
+use crate::sys::region::Region;
+
+impl BackingFile {
+    /// Reads up to `len` bytes from `offset` and hands them to `deliver`, which must only pass
+    /// them on to the kernel. Fewer bytes mean the end of the file.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read<R>(
+        &self,
+        offset: u64,
+        len: usize,
+        deliver: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, Errno> {
+        let _no_resize = self.resizing.read();
+        let resizes = self.resizes();
+        let size = self.size()?;
+        let end = offset.saturating_add(len as u64).min(size);
+        if offset < end
+            && let Some((region, start, stop)) = self.mapped_span(size, offset, end)
+        {
+            match sys::advise::populate_read(&region, start..stop) {
+                Ok(()) => {
+                    let delivered = region.lend(start..stop, deliver).ok_or(Errno::INVAL);
+                    if resizes == self.resizes() {
+                        self.notice_truncation(offset, end);
+                    }
+                    return delivered;
+                }
+                Err(Errno::INVAL) => {} // A kernel before 5.14 has no MADV_POPULATE_READ.
+                Err(_) if resizes != self.resizes() => {}
+                Err(err) => self.record_fault("reading", offset, end, &self.reason(end, err)),
+            }
+        }
+        // The size of files of /proc and /sys is 0 and says nothing: only read(2) knows.
+        let mut buffer = vec![0; len];
+        let count = self.read_at(offset, &mut buffer)?;
+        Ok(deliver(buffer.get(..count).unwrap_or_default()))
+    }
+
+    /// A file that is shorter than what was just handed out may have made the kernel answer EIO,
+    /// which it tells nobody but the reader.
+    fn notice_truncation(&self, offset: u64, end: u64) {
+        if self.size().is_ok_and(|size| size < end) {
+            self.record_fault("reading", offset, end, &self.reason(end, Errno::FAULT));
+        }
+    }
+
+    /// Why a page could not be had.
+    fn reason(&self, end: u64, err: Errno) -> String {
+        match self.size() {
+            Ok(size) if size < end => format!("the backing file was truncated to {size} bytes"),
+            _ => format!("the backing file cannot be read: {err}"),
+        }
+    }
+
+    /// Moves the time of last access as a plain read does: reading a mapping does not. The
+    /// backing filesystem decides by its own rules (relatime, noatime) whether anything is due.
+    pub fn note_access(&self) {
+        let mut byte = [0];
+        let read = self.descriptor().reader().and_then(|fd| rustix::io::pread(fd, &mut byte, 0));
+        if let Err(err) = read {
+            log::debug!("{}: moving its time of access: {err}", self.path().display());
+        }
+    }
+
+    fn mapped_span(
+        &self,
+        size: u64,
+        offset: u64,
+        end: u64,
+    ) -> Option<(std::sync::Arc<Region>, usize, usize)> {
+        let start = usize::try_from(offset).ok()?;
+        let stop = usize::try_from(end).ok()?;
+        match self.mapping(size) {
+            Ok(region) => Some((region, start, stop)),
+            Err(err) => {
+                self.budget.note_refusal(self, err);
+                None
+            }
+        }
+    }
+
+    /// pread(2) until the buffer is full or the file ends.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let descriptor = self.descriptor();
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pread(descriptor.reader()?, rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(err) => {
+                    self.record_fault("reading", offset, offset + 1, &err.to_string());
+                    return Err(err);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes `data` at `offset` and returns how much arrived, at least one byte.
+    ///
+    /// # Errors
+    /// Those of pwrite(2), when nothing arrived.
+    ///
+    /// Blocks are allocated as the caller, to whom its quota and the blocks reserved for root
+    /// apply; so a store for somebody else than root goes only to pages that are there.
+    pub fn write(&self, offset: u64, data: &[u8], caller: &Caller) -> Result<usize, Errno> {
+        let size = self.size()?;
+        let end = offset.checked_add(data.len() as u64).ok_or(Errno::FBIG)?;
+        let mapped = (end <= size && !data.is_empty())
+            .then(|| self.write_mapped(size, offset, data, caller));
+        let done = mapped.flatten().unwrap_or(0);
+        let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) else {
+            return Ok(done);
+        };
+        let start = offset + done as u64;
+        let result = self.write_plainly(start, rest, caller);
+        if mapped.flatten().is_some() {
+            let reason = match &result {
+                Ok(_) => String::from("the page was not to be had, and was written directly"),
+                Err(err) => err.to_string(),
+            };
+            self.record_fault("writing", start, end, &reason);
+        }
+        match result {
+            Ok(count) => Ok(done + count),
+            Err(_) if done > 0 => Ok(done),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Writes `data` at `offset` by pwrite(2) alone, with all that the kernel does at a write.
+    ///
+    /// # Errors
+    /// Those of pwrite(2), when nothing arrived.
+    pub fn write_plainly(&self, offset: u64, data: &[u8], caller: &Caller) -> Result<usize, Errno> {
+        let _as_caller = AsCaller::enter(caller, false)?;
+        self.write_at(offset, data)
+    }
+
+    /// Copies into the mapping as far as its pages are to be had, and returns how much; `None`
+    /// when that is not possible or not worth it.
+    fn write_mapped(&self, size: u64, offset: u64, data: &[u8], caller: &Caller) -> Option<usize> {
+        if !self.may_touch.load(Ordering::Relaxed) || !sys::guard::GUARDED {
+            return None;
+        }
+        let end = offset + data.len() as u64;
+        let (region, start, stop) = self.mapped_span(size, offset, end)?;
+        if !region.is_writable() || !worth_mapping(&region, start, stop, caller) {
+            return None;
+        }
+        let done = sys::guard::copy_in(&region, start, data);
+        if done > 0 && self.touch().is_err() {
+            // Only the owner may set mtime alone: from now on pwrite(2) does it as a side effect,
+            // and writing these bytes once more is the way to have it done for them.
+            self.may_touch.store(false, Ordering::Relaxed);
+            return None;
+        }
+        Some(done)
+    }
+
+    /// Sets mtime and ctime to now, as a write does.
+    fn touch(&self) -> Result<(), Errno> {
+        let now = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
+            last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW as _ },
+        };
+        rustix::fs::utimensat(self.descriptor().writer()?, c"", &now, AtFlags::EMPTY_PATH)
+    }
+
+    /// pwrite(2) until all is written or an error follows a part.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let descriptor = self.descriptor();
+        if descriptor.append_only {
+            return Err(Errno::PERM); // Its pwrite(2) would append, wherever it was meant to go.
+        }
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pwrite(descriptor.writer()?, rest, offset + done as u64) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Appends `data` in one step at the end that the file has at that moment, whoever else
+    /// appends to it, and returns how much arrived and whether it landed at `expected`.
+    ///
+    /// # Errors
+    /// Those of pwritev2(2).
+    pub fn append(
+        &self,
+        expected: u64,
+        data: &[u8],
+        caller: &Caller,
+    ) -> Result<(usize, bool), Errno> {
+        let _as_caller = AsCaller::enter(caller, false)?;
+        let count = sys::file::append(self.descriptor().writer()?, data)?;
+        let size = self.size()?;
+        Ok((count, size == expected.saturating_add(count as u64)))
+    }
+
+    /// fsync(2), or fdatasync(2) when only the data matters: both cover what was written
+    /// through the mapping.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn sync(&self, data_only: bool) -> Result<(), Errno> {
+        let descriptor = self.descriptor();
+        if data_only {
+            rustix::fs::fdatasync(descriptor.any()?)
+        } else {
+            rustix::fs::fsync(descriptor.any()?)
+        }
+    }
+}
+
+/// A store into a page that is not in memory reads it first; pwrite(2) of a whole page does not.
+fn worth_mapping(region: &Region, start: usize, stop: usize, caller: &Caller) -> bool {
+    let page = sys::page_size();
+    if stop - start < page && caller.uid == 0 {
+        return true;
+    }
+    let pages = start / page * page..stop.next_multiple_of(page).min(region.len());
+    let count = (pages.len() / page) as u64;
+    sys::residency::resident_pages(region, pages).is_ok_and(|resident| resident == count)
+}

@@ -1,0 +1,126 @@
+//! Advice and locks that belong to the file and outlive a mapping.
+
+use crate::advice::Advice;
+use crate::range::ByteRange;
+
+/// An advice that holds for a range until it is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StickyAdvice {
+    /// Bytes of the file, whole pages.
+    pub range: ByteRange,
+    /// What was advised.
+    pub advice: Advice,
+}
+
+/// What a new mapping of the file must be given.
+#[derive(Debug, Default)]
+pub(super) struct Sticky {
+    advice: Vec<StickyAdvice>,
+    locked: Vec<ByteRange>,
+}
+
+/// Whether an advice only undoes others: a mapping without any advice has it.
+fn is_neutral(advice: Advice) -> bool {
+    matches!(
+        advice,
+        Advice::Normal | Advice::DoDump | Advice::DoFork | Advice::KeepOnFork | Advice::Unmergeable
+    )
+}
+
+impl Sticky {
+    /// Whether the file must stay open for what it carries.
+    pub(super) fn holds(&self) -> bool {
+        !self.advice.is_empty() || !self.locked.is_empty()
+    }
+
+    pub(super) fn advice(&self) -> &[StickyAdvice] {
+        &self.advice
+    }
+
+    pub(super) fn locked(&self) -> &[ByteRange] {
+        &self.locked
+    }
+
+    /// Bytes that are locked in memory.
+    pub(super) fn locked_bytes(&self) -> u64 {
+        self.locked.iter().map(ByteRange::len).sum()
+    }
+
+    /// Remembers an advice that stays; others are passed over.
+    pub(super) fn record(&mut self, range: ByteRange, advice: Advice) {
+        if !advice.is_sticky() {
+            return;
+        }
+        let (replaced, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.advice)
+            .into_iter()
+            .partition(|old| advice.replaces(old.advice));
+        for old in replaced {
+            kept.extend(without(old.range, range).map(|range| StickyAdvice { range, ..old }));
+        }
+        if !is_neutral(advice) && !range.is_empty() {
+            kept.push(StickyAdvice { range, advice });
+        }
+        self.advice = kept;
+    }
+
+    /// Remembers that a range is locked or not.
+    pub(super) fn record_lock(&mut self, range: ByteRange, locked: bool) {
+        let old = std::mem::take(&mut self.locked);
+        self.locked = old.into_iter().flat_map(|old| without(old, range)).collect();
+        if locked && !range.is_empty() {
+            self.locked.push(range);
+        }
+    }
+}
+
+/// What is left of `old` outside `cut`: none, one or two parts.
+fn without(old: ByteRange, cut: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let before = ByteRange::new(old.start, old.end.min(cut.start).max(old.start));
+    let after = ByteRange::new(old.start.max(cut.end).min(old.end), old.end);
+    [before, after].into_iter().flatten().filter(|part| !part.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(start, end).unwrap()
+    }
+
+    #[test]
+    fn normal_advice_cuts_a_hole_into_random_advice() {
+        let mut sticky = Sticky::default();
+        sticky.record(range(0, 100), Advice::Random);
+        sticky.record(range(40, 60), Advice::Normal);
+        let left: Vec<_> = sticky.advice().iter().map(|advice| advice.range).collect();
+        assert_eq!(left, [range(0, 40), range(60, 100)]);
+    }
+
+    #[test]
+    fn advice_of_different_groups_stays_side_by_side() {
+        let mut sticky = Sticky::default();
+        sticky.record(range(0, 10), Advice::Random);
+        sticky.record(range(0, 10), Advice::DontDump);
+        assert_eq!(sticky.advice().len(), 2);
+        sticky.record(range(0, 10), Advice::DoDump);
+        assert_eq!(sticky.advice(), [StickyAdvice { range: range(0, 10), advice: Advice::Random }]);
+    }
+
+    #[test]
+    fn passing_advice_is_not_remembered() {
+        let mut sticky = Sticky::default();
+        sticky.record(range(0, 10), Advice::WillNeed);
+        assert!(!sticky.holds());
+    }
+
+    #[test]
+    fn unlocking_a_part_leaves_the_rest_locked() {
+        let mut sticky = Sticky::default();
+        sticky.record_lock(range(0, 100), true);
+        sticky.record_lock(range(0, 30), false);
+        assert_eq!(sticky.locked_bytes(), 70);
+        sticky.record_lock(range(0, 200), false);
+        assert!(!sticky.holds());
+    }
+}
