@@ -1,0 +1,141 @@
+//! Attributes of files, as statx(2) gives them.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+
+use super::inode::Ino;
+use crate::mapping::FileKey;
+
+/// A time stamp: seconds since the epoch, negative before it, and nanoseconds after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Time {
+    /// Seconds.
+    pub sec: i64,
+    /// Nanoseconds, 0 to 999,999,999.
+    pub nsec: u32,
+}
+
+impl From<StatxTimestamp> for Time {
+    fn from(time: StatxTimestamp) -> Time {
+        Time { sec: time.tv_sec, nsec: time.tv_nsec }
+    }
+}
+
+/// What statx(2) says of a backing file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stat {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number of the backing file.
+    pub ino: u64,
+    /// The mount that it was reached through (`stx_mnt_id`), 0 where the kernel does not tell.
+    pub mount: u64,
+    /// Type and permissions, as in `st_mode`.
+    pub mode: u32,
+    /// Hard links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device file.
+    pub rdev: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Blocks of 512 bytes.
+    pub blocks: u64,
+    /// Preferred size of a transfer in bytes.
+    pub blksize: u32,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of the attributes.
+    pub ctime: Time,
+    /// A number made from the time of birth, which tells a file from a later one with the same
+    /// inode number; 0 where the filesystem keeps no such time.
+    pub birth: u32,
+}
+
+impl Stat {
+    /// The bits of `mode` that say what kind of file it is (`S_IFMT`).
+    pub fn kind(&self) -> u32 {
+        self.mode & libc::S_IFMT
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind() == libc::S_IFDIR
+    }
+
+    /// Device and inode number.
+    pub fn key(&self) -> FileKey {
+        FileKey { dev: self.dev, ino: self.ino, mount: self.mount }
+    }
+}
+
+impl From<Statx> for Stat {
+    fn from(stat: Statx) -> Stat {
+        let has = |field: StatxFlags| stat.stx_mask & field.bits() != 0;
+        let birth =
+            if has(StatxFlags::BTIME) { Time::from(stat.stx_btime) } else { Time::default() };
+        Stat {
+            dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+            mount: if has(StatxFlags::MNT_ID) { stat.stx_mnt_id } else { 0 },
+            mode: u32::from(stat.stx_mode),
+            nlink: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            rdev: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            blksize: stat.stx_blksize,
+            atime: stat.stx_atime.into(),
+            mtime: stat.stx_mtime.into(),
+            ctime: stat.stx_ctime.into(),
+            birth: fold(birth),
+        }
+    }
+}
+
+/// Spreads a time of birth over 32 bits (multiplication by 2^64 divided by the golden ratio).
+fn fold(time: Time) -> u32 {
+    let seconds = (time.sec as u64).wrapping_mul(1_000_000_000);
+    let nanoseconds = seconds.wrapping_add(u64::from(time.nsec));
+    (nanoseconds.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+}
+
+const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
+
+/// Attributes of the file that a descriptor is open on.
+pub(super) fn stat_of(fd: impl AsFd) -> Result<Stat, Errno> {
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, MASK).map(Stat::from)
+}
+
+/// Attributes of one name in an open directory; a symbolic link is itself.
+pub(super) fn stat_at(dir: impl AsFd, name: &OsStr) -> Result<Stat, Errno> {
+    rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, MASK)
+        .map(Stat::from)
+}
+
+/// Attributes as the mount shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// The inode number in the mount.
+    pub ino: Ino,
+    /// The rest.
+    pub stat: Stat,
+}
+
+/// The answer to a lookup, which counts as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Attributes of what was found.
+    pub attr: Attr,
+    /// Tells this file from an earlier one with the same inode number.
+    pub generation: u32,
+}

@@ -1,0 +1,147 @@
+//! Filesystems and mounts below the source, and inode numbers that are unique across them.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustix::io::Errno;
+
+use super::attr::{Stat, stat_of};
+use super::inode::Ino;
+use crate::mapping::FileKey;
+
+/// Inode numbers of a mount from here on belong to the control directory.
+pub const FIRST_RESERVED: u64 = 1 << 63;
+
+/// Inode numbers of other mounts than the source's have their place's number above this bit.
+pub(super) const PLACE_SHIFT: u32 = 48;
+
+/// From here on the upper bits tell files with the same number apart, not places.
+pub(super) const FIRST_SUBSTITUTE: u64 = 0x3f00;
+
+/// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
+const OVERLAYFS: u64 = 0x794c_7630;
+
+/// A device as seen through a mount: the same directory may be mounted at two places, and the
+/// same place may show files of several devices (overlayfs).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) dev: u64,
+    pub(super) mount: u64,
+}
+
+impl From<&Stat> for Place {
+    fn from(stat: &Stat) -> Place {
+        Place { dev: stat.dev, mount: stat.mount }
+    }
+}
+
+impl From<FileKey> for Place {
+    fn from(key: FileKey) -> Place {
+        Place { dev: key.dev, mount: key.mount }
+    }
+}
+
+/// The mount of the source and those that are inside it. Of the others nothing is kept open, so
+/// that they can be unmounted: their files are found by name.
+pub(super) struct Devices {
+    main: Place,
+    source: Arc<OwnedFd>,
+    /// A file keeps its time of birth while it has its inode number. Not so on overlayfs, where a
+    /// file that is copied up has that of the copy.
+    births: bool,
+    others: RwLock<Vec<Place>>,
+}
+
+impl Devices {
+    /// `source` is the open source directory.
+    pub(super) fn new(source: OwnedFd) -> Result<Devices, Errno> {
+        let main = Place::from(&stat_of(&source)?);
+        let births = rustix::fs::fstatfs(&source)?.f_type as u64 != OVERLAYFS;
+        Ok(Devices { main, source: Arc::new(source), births, others: RwLock::default() })
+    }
+
+    /// The open source directory.
+    pub(super) fn source(&self) -> &Arc<OwnedFd> {
+        &self.source
+    }
+
+    /// Whether a place is the source's own, where files can be opened by handle.
+    pub(super) fn is_main(&self, place: impl Into<Place>) -> bool {
+        place.into() == self.main
+    }
+
+    /// What tells a file from a later one with its inode number; 0 is nothing.
+    pub(super) fn birth(&self, stat: &Stat) -> u32 {
+        if self.births && self.is_main(stat) { stat.birth } else { 0 }
+    }
+
+    /// The number in the mount of a backing file. On the source's own mount it is the same
+    /// number; elsewhere, or where FUSE has another use for it, it is moved out of the way.
+    pub(super) fn number(&self, place: impl Into<Place>, ino: u64) -> Ino {
+        let place = place.into();
+        let main = place == self.main;
+        if main && ino > Ino::ROOT.0 && ino < FIRST_RESERVED {
+            return Ino(ino);
+        }
+        let index = if main { 0 } else { self.index(place) };
+        if ino >> PLACE_SHIFT == 0 && index + 1 < FIRST_SUBSTITUTE {
+            return Ino((index + 1) << PLACE_SHIFT | ino);
+        }
+        // Too large for a prefix: spread over the upper half, where 2^62 numbers make a meeting
+        // of two files improbable; one would be noticed, since nodes carry device and inode.
+        let seed = place.dev.rotate_left(32) ^ place.mount.rotate_left(16);
+        Ino(1 << 62 | (ino ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 2)
+    }
+
+    fn index(&self, place: Place) -> u64 {
+        let position = |places: &[Place]| places.iter().position(|known| *known == place);
+        if let Some(index) = position(&self.others.read()) {
+            return index as u64 + 1;
+        }
+        let mut others = self.others.write();
+        let index = position(&others).unwrap_or_else(|| {
+            others.push(place);
+            others.len() - 1
+        });
+        index as u64 + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices() -> (Devices, Place) {
+        let devices = Devices::new(std::fs::File::open("/").unwrap().into()).unwrap();
+        let main = devices.main;
+        (devices, main)
+    }
+
+    #[test]
+    fn the_sources_own_numbers_are_kept() {
+        let (devices, main) = devices();
+        assert_eq!(devices.number(main, 1234), Ino(1234));
+    }
+
+    #[test]
+    fn the_same_number_on_another_device_or_mount_is_another_inode() {
+        let (devices, main) = devices();
+        let device = Place { dev: main.dev + 1, ..main };
+        let mount = Place { mount: main.mount + 1, ..main };
+        let (at_device, at_mount) = (devices.number(device, 1234), devices.number(mount, 1234));
+        assert_ne!(at_device, Ino(1234));
+        assert_ne!(at_mount, Ino(1234));
+        assert_ne!(at_device, at_mount);
+        assert_eq!(at_device, devices.number(device, 1234));
+    }
+
+    #[test]
+    fn numbers_that_fuse_reserves_are_moved() {
+        let (devices, main) = devices();
+        for ino in [0, 1, FIRST_RESERVED, u64::MAX] {
+            let number = devices.number(main, ino);
+            assert!(number.0 > 1 && number.0 < FIRST_RESERVED, "{ino} became {number}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Directories: open, list, synchronise.
+//!
+//! The offset of an entry is the backing filesystem's own cookie, so that a listing goes on where
+//! it was while entries come and go.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::attr::{Entry, Stat, stat_at, stat_of};
+use super::device::Place;
+use super::handle::OpenDir;
+use super::inode::Ino;
+use super::{HandleId, Volume};
+use crate::sys::{self, dir::DirStream};
+
+/// An entry of a directory.
+#[derive(Debug)]
+pub struct DirItem<'a> {
+    /// Its name.
+    pub name: &'a OsStr,
+    /// Inode number in the mount.
+    pub ino: Ino,
+    /// Type, as `S_IFMT` bits.
+    pub kind: u32,
+    /// Where a listing goes on after it.
+    pub next: u64,
+    /// With a listing that looks up: the entry, counted, unless it is `.` or `..`.
+    pub entry: Option<Entry>,
+    /// The attributes of `entry` are known, and not only its type.
+    pub known: bool,
+}
+
+impl Volume {
+    /// Opens a directory for listing.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno> {
+        let dir = self.open_parent(ino)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // By its own link: a step to `.` would need the right to search it.
+        let fd = rustix::fs::open(sys::fd_path(dir.as_fd()), flags, Mode::empty())?;
+        let place = Place::from(&stat_of(&fd)?);
+        Ok(self.handles.add_dir(OpenDir { ino, place, stream: Mutex::new(DirStream::new(fd)) }))
+    }
+
+    /// Ends an open directory.
+    ///
+    /// # Errors
+    /// EBADF for an unknown handle.
+    pub fn release_dir(&self, id: HandleId) -> Result<(), Errno> {
+        self.handles.remove_dir(id)
+    }
+
+    /// fsync(2) of a directory.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn sync_dir(&self, id: HandleId, data_only: bool) -> Result<(), Errno> {
+        let dir = self.handles.dir(id)?;
+        let stream = dir.stream.lock();
+        if data_only { rustix::fs::fdatasync(stream.fd()) } else { rustix::fs::fsync(stream.fd()) }
+    }
+
+    /// Lists a directory from `offset` (0 is the start) until `add` says that it is full. With
+    /// `look_up` every entry counts as a lookup, which is taken back for the one that did not
+    /// fit. Returns whether the end was reached.
+    ///
+    /// # Errors
+    /// Those of getdents(2), when nothing was listed.
+    pub fn list(
+        &self,
+        id: HandleId,
+        offset: u64,
+        look_up: bool,
+        add: &mut dyn FnMut(&DirItem<'_>) -> bool,
+    ) -> Result<bool, Errno> {
+        let dir = self.handles.dir(id)?;
+        let mut stream = dir.stream.lock();
+        stream.seek(offset)?;
+        let fd = rustix::io::dup(stream.fd())?;
+        let mut listed = 0_usize;
+        loop {
+            let raw = match stream.peek() {
+                Ok(Some(raw)) => raw,
+                Ok(None) => return Ok(true),
+                Err(_) if listed > 0 => return Ok(false),
+                Err(err) => return Err(err),
+            };
+            let dots = raw.name == "." || raw.name == "..";
+            if !dots && !self.visible(dir.ino, raw.name) {
+                stream.advance();
+                continue;
+            }
+            let mut item = DirItem {
+                name: raw.name,
+                ino: self.devices.number(dir.place, raw.ino),
+                kind: u32::from(raw.kind) << 12,
+                next: raw.next,
+                entry: None,
+                known: true,
+            };
+            if look_up && !dots {
+                match self.enter(dir.ino, &fd, raw.name) {
+                    Ok(entry) => item.entry = Some(entry),
+                    Err(Errno::NOENT) => {
+                        stream.advance(); // Removed since it was listed.
+                        continue;
+                    }
+                    // It may be listed and not looked at: a directory without the right to
+                    // search, an entry whose inode is damaged.
+                    Err(_) => {
+                        let stat = Stat {
+                            dev: dir.place.dev,
+                            mount: dir.place.mount,
+                            ino: raw.ino,
+                            mode: item.kind,
+                            ..Stat::default()
+                        };
+                        item.entry = Some(self.remember(dir.ino, &fd, raw.name, &stat, raw.name));
+                        item.known = false;
+                    }
+                }
+            } else if item.kind == 0 {
+                item.kind = stat_at(&fd, raw.name).map_or(0, |stat| stat.kind());
+            }
+            if add(&item) {
+                if let Some(entry) = item.entry {
+                    self.forget(entry.attr.ino, 1);
+                }
+                return Ok(false);
+            }
+            listed += 1;
+            stream.advance();
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Open files and directories by the number that the kernel keeps for them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::io::Errno;
+
+use super::device::Place;
+use super::inode::Ino;
+use crate::mapping::{BackingFile, OpenMode};
+use crate::sys::dir::DirStream;
+
+/// The number of an open file or directory; never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HandleId(pub u64);
+
+/// An open file.
+pub(super) struct OpenFile {
+    pub(super) ino: Ino,
+    pub(super) file: Arc<BackingFile>,
+    pub(super) mode: OpenMode,
+    /// The mode of its view lets it be read.
+    pub(super) readable: bool,
+    /// It was read through this handle.
+    accessed: AtomicBool,
+}
+
+impl OpenFile {
+    pub(super) fn new(
+        ino: Ino,
+        file: Arc<BackingFile>,
+        mode: OpenMode,
+        readable: bool,
+    ) -> OpenFile {
+        OpenFile { ino, file, mode, readable, accessed: AtomicBool::new(false) }
+    }
+
+    /// True once: before the first read.
+    pub(super) fn first_access(&self) -> bool {
+        !self.accessed.load(Ordering::Relaxed) && !self.accessed.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// An open directory.
+pub(super) struct OpenDir {
+    pub(super) ino: Ino,
+    /// The device and the mount of its entries.
+    pub(super) place: Place,
+    pub(super) stream: Mutex<DirStream>,
+}
+
+/// Open files and directories.
+#[derive(Default)]
+pub(super) struct HandleTable {
+    next: AtomicU64,
+    files: RwLock<HashMap<u64, Arc<OpenFile>>>,
+    dirs: RwLock<HashMap<u64, Arc<OpenDir>>>,
+}
+
+impl HandleTable {
+    fn id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn add_file(&self, file: OpenFile) -> HandleId {
+        let id = self.id();
+        self.files.write().insert(id, Arc::new(file));
+        HandleId(id)
+    }
+
+    pub(super) fn add_dir(&self, dir: OpenDir) -> HandleId {
+        let id = self.id();
+        self.dirs.write().insert(id, Arc::new(dir));
+        HandleId(id)
+    }
+
+    pub(super) fn file(&self, id: HandleId) -> Result<Arc<OpenFile>, Errno> {
+        self.files.read().get(&id.0).cloned().ok_or(Errno::BADF)
+    }
+
+    pub(super) fn dir(&self, id: HandleId) -> Result<Arc<OpenDir>, Errno> {
+        self.dirs.read().get(&id.0).cloned().ok_or(Errno::BADF)
+    }
+
+    pub(super) fn remove_file(&self, id: HandleId) -> Result<Arc<OpenFile>, Errno> {
+        self.files.write().remove(&id.0).ok_or(Errno::BADF)
+    }
+
+    pub(super) fn remove_dir(&self, id: HandleId) -> Result<(), Errno> {
+        self.dirs.write().remove(&id.0).map(drop).ok_or(Errno::BADF)
+    }
+
+    /// Open files and open directories.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.files.read().len() as u64, self.dirs.read().len() as u64)
+    }
+}

@@ -1,0 +1,364 @@
+//! The inode table: what the kernel knows, and how often it looked it up.
+//!
+//! An inode's number in the mount is that of the backing file, so that nothing has to be kept to
+//! find it again. A node costs its own size, its name and its file handle, and holds no
+//! descriptor unless its last name is gone while the kernel still knows it.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::attr::Stat;
+use super::device::{FIRST_SUBSTITUTE, PLACE_SHIFT};
+use crate::mapping::FileKey;
+use crate::sys::handle::FileHandle;
+
+/// An inode number in the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root of the mount (FUSE_ROOT_ID).
+    pub const ROOT: Ino = Ino(1);
+}
+
+impl std::fmt::Display for Ino {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where an inode was seen last.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) parent: Ino,
+    pub(super) name: Box<OsStr>,
+    /// Keeps a removed file reachable, and its inode number from being given to another.
+    pub(super) pinned: Option<Arc<OwnedFd>>,
+}
+
+/// A file that the kernel knows.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) ino: Ino,
+    pub(super) key: FileKey,
+    /// Type bits of the mode.
+    pub(super) kind: u32,
+    /// See [`Stat::birth`]; 0 where it says nothing.
+    pub(super) birth: u32,
+    pub(super) handle: Option<FileHandle>,
+    lookups: AtomicU64,
+    pub(super) place: Mutex<Place>,
+}
+
+impl Node {
+    pub(super) fn new(
+        ino: Ino,
+        stat: &Stat,
+        birth: u32,
+        handle: Option<FileHandle>,
+        parent: Ino,
+        name: &OsStr,
+    ) -> Node {
+        Node {
+            ino,
+            key: stat.key(),
+            kind: stat.kind(),
+            birth,
+            handle,
+            lookups: AtomicU64::new(1),
+            place: Mutex::new(Place { parent, name: name.into(), pinned: None }),
+        }
+    }
+
+    /// Whether `stat` is of this very file and not of another one that took its number.
+    pub(super) fn is(&self, stat: &Stat) -> bool {
+        self.key == stat.key()
+            && self.kind == stat.kind()
+            && (self.birth == 0 || self.birth == stat.birth)
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.kind == libc::S_IFDIR
+    }
+
+    /// Notes the name under which it was just seen.
+    pub(super) fn seen_at(&self, parent: Ino, name: &OsStr, linked: bool) {
+        if self.ino == Ino::ROOT {
+            return;
+        }
+        let mut place = self.place.lock();
+        if place.parent != parent || *place.name != *name {
+            place.parent = parent;
+            place.name = name.into();
+        }
+        if linked {
+            place.pinned = None;
+        }
+    }
+
+    /// The directory and name under which it was seen last.
+    pub(super) fn seen(&self) -> (Ino, Box<OsStr>) {
+        let place = self.place.lock();
+        (place.parent, place.name.clone())
+    }
+
+    pub(super) fn pinned(&self) -> Option<Arc<OwnedFd>> {
+        self.place.lock().pinned.clone()
+    }
+}
+
+const SHARDS: usize = 64;
+
+/// Nodes by number, in shards so that lookups in parallel seldom meet.
+pub(super) struct InodeTable {
+    shards: Vec<RwLock<HashMap<u64, Arc<Node>>>>,
+    /// Some file has, or had, another number than its own.
+    substituted: AtomicBool,
+    /// Held while such a number is chosen.
+    reuse: Mutex<()>,
+}
+
+/// The numbers for a file whose own is taken. They are above those of all places.
+fn substitutes(number: Ino) -> impl Iterator<Item = Ino> {
+    let small = number.0 >> PLACE_SHIFT == 0;
+    (0..SUBSTITUTES)
+        .filter(move |_| small)
+        .map(move |index| Ino((FIRST_SUBSTITUTE + index) << PLACE_SHIFT | number.0))
+}
+
+/// How many files with the same number the kernel may know at a time, beyond the first.
+const SUBSTITUTES: u64 = 64;
+
+impl InodeTable {
+    /// A table that knows the root, which is never forgotten.
+    pub(super) fn new(root: &Stat, fd: OwnedFd) -> InodeTable {
+        let table = InodeTable {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            substituted: AtomicBool::new(false),
+            reuse: Mutex::new(()),
+        };
+        let node = Node::new(Ino::ROOT, root, root.birth, None, Ino::ROOT, OsStr::new(""));
+        node.place.lock().pinned = Some(Arc::new(fd));
+        table.shard(Ino::ROOT).write().insert(Ino::ROOT.0, Arc::new(node));
+        table
+    }
+
+    fn shard(&self, ino: Ino) -> &RwLock<HashMap<u64, Arc<Node>>> {
+        // Inode numbers of one directory are often neighbours: spread them by their low bits.
+        let index = (ino.0 ^ (ino.0 >> 16)) as usize % SHARDS;
+        &self.shards[index]
+    }
+
+    /// The node with this number.
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        self.shard(ino).read().get(&ino.0).cloned()
+    }
+
+    /// Counts one more lookup of a known file.
+    fn acquire(&self, ino: Ino, stat: &Stat) -> Option<Arc<Node>> {
+        let shard = self.shard(ino).read();
+        let node = shard.get(&ino.0).filter(|node| node.is(stat))?;
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::clone(node))
+    }
+
+    /// Counts a lookup of a file, which `make` makes a node of when it is not known. Its number is
+    /// `number`, unless the kernel still knows an earlier file by that: what was said of the one
+    /// may reach the kernel after what is said of the other, so they need numbers of their own.
+    pub(super) fn remember(
+        &self,
+        number: Ino,
+        stat: &Stat,
+        make: impl FnOnce(Ino) -> Node,
+    ) -> Arc<Node> {
+        if let Some(node) = self.find_and(number, stat, InodeTable::acquire) {
+            return node;
+        }
+        let node = make(number);
+        let mut node = match self.insert_if_vacant(node, stat) {
+            Ok(node) => return node,
+            Err(node) => node,
+        };
+        let _one_at_a_time = self.reuse.lock();
+        for ino in substitutes(number) {
+            node.ino = ino;
+            node = match self.insert_if_vacant(node, stat) {
+                Ok(known) => {
+                    self.substituted.store(true, Ordering::Release);
+                    return known;
+                }
+                Err(node) => node,
+            };
+        }
+        node.ino = number;
+        self.replace(node)
+    }
+
+    /// The node of a file, by whatever number it has.
+    pub(super) fn find(&self, number: Ino, stat: &Stat) -> Option<Arc<Node>> {
+        self.find_and(number, stat, |table, ino, stat| table.get(ino).filter(|node| node.is(stat)))
+    }
+
+    fn find_and(
+        &self,
+        number: Ino,
+        stat: &Stat,
+        get: impl Fn(&InodeTable, Ino, &Stat) -> Option<Arc<Node>>,
+    ) -> Option<Arc<Node>> {
+        if let Some(node) = get(self, number, stat) {
+            return Some(node);
+        }
+        if !self.substituted.load(Ordering::Acquire) {
+            return None;
+        }
+        substitutes(number).find_map(|ino| get(self, ino, stat))
+    }
+
+    /// Adds a node with its first lookup, or counts one of the same file that another thread has
+    /// added. Gives the node back when its number is another file's.
+    fn insert_if_vacant(&self, node: Node, stat: &Stat) -> Result<Arc<Node>, Node> {
+        let mut shard = self.shard(node.ino).write();
+        if let Some(known) = shard.get(&node.ino.0) {
+            if !known.is(stat) {
+                return Err(node);
+            }
+            known.lookups.fetch_add(1, Ordering::Relaxed);
+            return Ok(Arc::clone(known));
+        }
+        let node = Arc::new(node);
+        shard.insert(node.ino.0, Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// Puts a node in the place of one of an earlier file with the same number. The lookups of
+    /// that, which the kernel will take back under the number, are carried over.
+    fn replace(&self, node: Node) -> Arc<Node> {
+        let mut shard = self.shard(node.ino).write();
+        if let Some(known) = shard.get(&node.ino.0) {
+            let lookups = known.lookups.load(Ordering::Relaxed) + 1;
+            node.lookups.store(lookups, Ordering::Relaxed);
+        }
+        let node = Arc::new(node);
+        shard.insert(node.ino.0, Arc::clone(&node));
+        node
+    }
+
+    /// Takes back `count` lookups; the node is dropped with its last. Returns it then.
+    pub(super) fn forget(&self, ino: Ino, count: u64) -> Option<Arc<Node>> {
+        if ino == Ino::ROOT {
+            return None;
+        }
+        let mut shard = self.shard(ino).write();
+        let Some(node) = shard.get(&ino.0) else {
+            log::error!("forget ino={ino}: the inode is not known");
+            return None;
+        };
+        let before = node.lookups.load(Ordering::Relaxed);
+        if count > before {
+            log::error!("forget ino={ino}: {count} of {before} lookups");
+        }
+        let left = before.saturating_sub(count);
+        node.lookups.store(left, Ordering::Relaxed);
+        if left > 0 {
+            return None;
+        }
+        let node = shard.remove(&ino.0);
+        if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
+            shard.shrink_to_fit();
+        }
+        node
+    }
+
+    /// How many nodes are known, and the sum of their lookups.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let mut counts = (0, 0);
+        for shard in &self.shards {
+            let shard = shard.read();
+            counts.0 += shard.len() as u64;
+            counts.1 +=
+                shard.values().map(|node| node.lookups.load(Ordering::Relaxed)).sum::<u64>();
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::attr::stat_of;
+
+    fn root() -> (Stat, OwnedFd) {
+        let fd: OwnedFd = std::fs::File::open("/").unwrap().into();
+        (stat_of(&fd).unwrap(), fd)
+    }
+
+    fn add(table: &InodeTable, stat: &Stat) -> Arc<Node> {
+        table.remember(Ino(stat.ino), stat, |ino| {
+            Node::new(ino, stat, stat.birth, None, Ino::ROOT, OsStr::new("f"))
+        })
+    }
+
+    #[test]
+    fn a_node_is_known_until_its_last_lookup_is_forgotten() {
+        let (stat, fd) = root();
+        let table = InodeTable::new(&stat, fd);
+        let file = Stat { ino: 77, ..stat };
+        add(&table, &file);
+        add(&table, &file);
+        assert_eq!(table.counts(), (2, 3));
+        assert!(table.forget(Ino(77), 1).is_none());
+        assert!(table.get(Ino(77)).is_some());
+        assert!(table.forget(Ino(77), 1).is_some());
+        assert!(table.get(Ino(77)).is_none());
+    }
+
+    #[test]
+    fn a_reused_inode_number_is_another_inode_while_the_first_is_known() {
+        let (stat, fd) = root();
+        let table = InodeTable::new(&stat, fd);
+        let old = Stat { ino: 78, birth: 1, ..stat };
+        let new = Stat { ino: 78, birth: 2, ..stat };
+        let (first, second) = (add(&table, &old), add(&table, &new));
+        assert_eq!(first.ino, Ino(78));
+        assert_ne!(second.ino, Ino(78));
+        assert!(table.forget(Ino(78), 1).is_some());
+        assert_eq!(add(&table, &new).ino, second.ino, "it keeps its number");
+        assert_eq!(table.find(Ino(78), &new).map(|node| node.ino), Some(second.ino));
+        assert!(table.forget(second.ino, 2).is_some());
+        assert_eq!(add(&table, &new).ino, Ino(78));
+    }
+
+    #[test]
+    fn when_every_number_is_taken_the_first_is_given_anew_with_its_lookups() {
+        let (stat, fd) = root();
+        let table = InodeTable::new(&stat, fd);
+        for birth in 1..=SUBSTITUTES as u32 + 1 {
+            add(&table, &Stat { ino: 78, birth, ..stat });
+        }
+        let last = Stat { ino: 78, birth: 1000, ..stat };
+        assert_eq!(add(&table, &last).ino, Ino(78));
+        assert!(table.forget(Ino(78), 1).is_none());
+        assert!(table.forget(Ino(78), 1).is_some());
+    }
+
+    #[test]
+    fn forgetting_too_much_or_the_root_or_the_unknown_does_no_harm() {
+        let (stat, fd) = root();
+        let table = InodeTable::new(&stat, fd);
+        add(&table, &Stat { ino: 79, ..stat });
+        assert!(table.forget(Ino(79), 100).is_some());
+        assert!(table.forget(Ino(79), 1).is_none());
+        assert!(table.forget(Ino::ROOT, 100).is_none());
+        assert!(table.get(Ino::ROOT).is_some());
+    }
+
+    #[test]
+    fn a_node_stays_small() {
+        assert!(size_of::<Node>() <= 128, "{} bytes", size_of::<Node>());
+    }
+}

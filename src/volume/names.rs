@@ -1,0 +1,374 @@
+//! Names: look up, make, link, rename, remove.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::attr::{Attr, Entry, Stat, stat_at, stat_of};
+use super::handle::OpenFile;
+use super::inode::{Ino, Node};
+use super::{HandleId, Volume};
+use crate::mapping::{Descriptor, OpenMode};
+use crate::sys;
+use crate::sys::cred::{AsCaller, Caller};
+
+/// Whether a name is one step into a directory and nothing else.
+fn check_step(name: &OsStr) -> Result<(), Errno> {
+    match name.as_bytes() {
+        b"" | b"." | b".." => Err(Errno::INVAL),
+        bytes if bytes.contains(&b'/') || bytes.contains(&0) => Err(Errno::INVAL),
+        _ => Ok(()),
+    }
+}
+
+/// What is to be made, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct NewNode<'a> {
+    /// Type and permissions, before the umask.
+    pub mode: u32,
+    /// The caller's umask, which a default access list of the directory replaces.
+    pub umask: u32,
+    /// Whose it will be.
+    pub caller: &'a Caller,
+}
+
+impl Volume {
+    /// Finds a name and counts one lookup of what it names.
+    ///
+    /// # Errors
+    /// ENOENT when there is no such name; those of statx(2).
+    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
+        check_step(name)?;
+        if !self.visible(parent, name) {
+            return Err(Errno::NOENT);
+        }
+        let dir = self.open_parent(parent)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&*dir, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::MFILE | Errno::NFILE) => return self.enter(parent, &*dir, name),
+            Err(err) => return Err(err),
+        };
+        let stat = stat_of(&fd)?;
+        let entry = self.remember(parent, &fd, OsStr::new(""), &stat, name);
+        if stat.is_dir() && self.devices.is_main(&stat) {
+            self.directories.put(entry.attr.ino, &Arc::new(fd));
+        } else {
+            self.recent.put(entry.attr.ino, fd);
+        }
+        Ok(entry)
+    }
+
+    /// Counts a lookup of a name in an open directory.
+    pub(super) fn enter(&self, parent: Ino, dir: impl AsFd, name: &OsStr) -> Result<Entry, Errno> {
+        let stat = stat_at(&dir, name)?;
+        Ok(self.remember(parent, dir, name, &stat, name))
+    }
+
+    /// Counts a lookup of the file that has `stat` and is called `name` in `parent`. It is reached
+    /// by the step `from` the descriptor, or is what that is open on when the step is empty.
+    pub(super) fn remember(
+        &self,
+        parent: Ino,
+        from: impl AsFd,
+        step: &OsStr,
+        stat: &Stat,
+        name: &OsStr,
+    ) -> Entry {
+        let number = self.devices.number(stat, stat.ino);
+        let node = self.inodes.remember(number, stat, |ino| {
+            let main = self.devices.is_main(stat);
+            let handle = if main { self.handle_of(&from, step) } else { None };
+            Node::new(ino, stat, self.devices.birth(stat), handle, parent, name)
+        });
+        let ino = node.ino;
+        node.seen_at(parent, name, stat.nlink > 0);
+        Entry { attr: Attr { ino, stat: *stat }, generation: node.birth }
+    }
+
+    fn handle_of(&self, dir: impl AsFd, name: &OsStr) -> Option<sys::handle::FileHandle> {
+        if !self.by_handle {
+            return None;
+        }
+        let name = std::ffi::CString::new(name.as_bytes()).ok()?;
+        sys::handle::handle_of(dir, &name).ok()
+    }
+
+    /// Takes back `count` lookups of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        // What was looked up a moment ago stays held for its moment: the number may be another
+        // file's by now, whose lookup this must not undo.
+        if let Some(node) = self.inodes.forget(ino, count)
+            && node.is_dir()
+        {
+            self.directories.remove(ino);
+        }
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// Those of readlink(2).
+    pub fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
+        let fd = self.pin(&*self.node(ino)?)?;
+        rustix::fs::readlinkat(&*fd, c"", Vec::new())
+            .map(|target| OsString::from_vec(target.into_bytes()))
+    }
+
+    /// Makes something in a directory as the caller, and looks it up.
+    fn make(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        make: impl FnOnce(&OwnedFd, Mode) -> Result<(), Errno>,
+    ) -> Result<Entry, Errno> {
+        check_step(name)?;
+        self.check_name(parent, name)?;
+        let dir = self.open_parent(parent)?;
+        {
+            let _as_caller = AsCaller::enter(new.caller, new.mode & libc::S_ISGID != 0)?;
+            sys::cred::set_thread_umask(new.umask)?;
+            make(&dir, Mode::from_raw_mode(new.mode & 0o7777))?;
+        }
+        let entry = self.enter(parent, &*dir, name)?;
+        if entry.attr.stat.kind() == new.mode & libc::S_IFMT {
+            return Ok(entry);
+        }
+        // Replaced in the backing tree since: the kernel looks again.
+        self.forget(entry.attr.ino, 1);
+        Err(Errno::STALE)
+    }
+
+    /// mknod(2): a regular file, fifo, socket or device.
+    ///
+    /// # Errors
+    /// Those of mknod(2).
+    pub fn make_node(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        device: u64,
+    ) -> Result<Entry, Errno> {
+        let typeless = new.mode & libc::S_IFMT == 0; // A regular file, to mknod(2).
+        let new = NewNode { mode: new.mode | if typeless { libc::S_IFREG } else { 0 }, ..*new };
+        self.make(parent, name, &new, |dir, permissions| {
+            let kind = FileType::from_raw_mode(new.mode);
+            rustix::fs::mknodat(dir, name, kind, permissions, device)
+        })
+    }
+
+    /// mkdir(2).
+    ///
+    /// # Errors
+    /// Those of mkdir(2).
+    pub fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
+        let new = NewNode { mode: new.mode & 0o7777 | libc::S_IFDIR, ..*new };
+        self.make(parent, name, &new, |dir, permissions| {
+            rustix::fs::mkdirat(dir, name, permissions)
+        })
+    }
+
+    /// symlink(2).
+    ///
+    /// # Errors
+    /// Those of symlink(2).
+    pub fn make_symlink(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        target: &OsStr,
+        caller: &Caller,
+    ) -> Result<Entry, Errno> {
+        let new = NewNode { mode: libc::S_IFLNK, umask: 0, caller };
+        self.make(parent, name, &new, |dir, _| rustix::fs::symlinkat(target, dir, name))
+    }
+
+    /// Makes a regular file and opens it. A name that has come to exist since the kernel looked
+    /// is left to the kernel to open, with its checks of permission.
+    ///
+    /// # Errors
+    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; those of open(2).
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        write: bool,
+        exclusive: bool,
+    ) -> Result<(Entry, HandleId), Errno> {
+        let mut created = None;
+        let new = NewNode { mode: new.mode & 0o7777 | libc::S_IFREG, ..*new };
+        let entry = self.make(parent, name, &new, |dir, permissions| {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
+            let fd = rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC, permissions)?;
+            created = Some(fd);
+            Ok(())
+        });
+        let entry = match entry {
+            Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
+            Err(err) => return Err(err),
+            Ok(entry) => entry,
+        };
+        let opened = created.ok_or(Errno::IO).and_then(|fd| self.adopt(&entry, fd, write));
+        match opened {
+            Ok(handle) => Ok((entry, handle)),
+            Err(err) => {
+                self.forget(entry.attr.ino, 1);
+                Err(err)
+            }
+        }
+    }
+
+    /// Turns the descriptor of a file just made into a handle.
+    fn adopt(&self, entry: &Entry, fd: OwnedFd, write: bool) -> Result<HandleId, Errno> {
+        let node = self.node(entry.attr.ino)?;
+        if stat_of(&fd)?.key() != node.key {
+            return Err(Errno::STALE); // Replaced between making and looking it up.
+        }
+        let mode = self.mode_of(&node);
+        let (open, fd, writable) = if write {
+            (OpenMode::Write, fd, true)
+        } else {
+            // Not held open for writing, so that the backing file can be executed.
+            let path = sys::fd_path(fd.as_fd());
+            match rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(reader) => (OpenMode::Read, reader, false),
+                Err(_) => (OpenMode::Read, fd, true), // Its permissions do not even let us read.
+            }
+        };
+        let file = self.files.open(node.key, Descriptor::new(fd, true, writable), open, &mode);
+        Ok(self.handles.add_file(OpenFile::new(node.ino, file, open, mode.readable())))
+    }
+
+    /// link(2): another name for a file.
+    ///
+    /// # Errors
+    /// Those of link(2).
+    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
+        check_step(name)?;
+        self.check_name(parent, name)?;
+        let node = self.node(ino)?;
+        self.check_changeable(&node)?;
+        let dir = self.open_parent(parent)?;
+        let fd = self.pin(&node)?;
+        if self.by_handle {
+            rustix::fs::linkat(&*fd, c"", &*dir, name, AtFlags::EMPTY_PATH)?;
+        } else {
+            // An empty path needs CAP_DAC_READ_SEARCH; following the descriptor's own link does
+            // not, and ends at the file itself, also when that is a symbolic link.
+            let path = sys::fd_path(fd.as_fd());
+            rustix::fs::linkat(CWD, &path, &*dir, name, AtFlags::SYMLINK_FOLLOW)?;
+        }
+        self.enter(parent, &*dir, name)
+    }
+
+    /// What is about to lose a name, held so that its inode number is not given to another file
+    /// while the kernel still knows it.
+    fn hold(&self, parent: Ino, dir: &OwnedFd, name: &OsStr) -> Option<Held> {
+        let stat = stat_at(dir, name).ok()?;
+        let node = self.inodes.find(self.devices.number(&stat, stat.ino), &stat)?;
+        // One of several names: the file lives on, and its handle finds it.
+        if !stat.is_dir() && stat.nlink > 1 && node.handle.is_some() {
+            return None;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
+        let same = stat_of(&fd).is_ok_and(|stat| node.is(&stat));
+        let last = stat.is_dir() || stat.nlink == 1;
+        same.then(|| Held { node, fd, at: (parent, name.into()), last })
+    }
+
+    /// Pins what has lost its name.
+    fn keep(&self, held: Option<Held>) {
+        let Some(Held { node, fd, at, last }) = held else { return };
+        let mut place = node.place.lock();
+        if last || (place.parent == at.0 && *place.name == *at.1) {
+            place.pinned = Some(Arc::new(fd));
+        }
+        drop(place);
+        self.directories.remove(node.ino);
+    }
+
+    /// unlink(2), or rmdir(2) with `directory`.
+    ///
+    /// # Errors
+    /// Those of unlink(2) and rmdir(2).
+    pub fn remove(&self, parent: Ino, name: &OsStr, directory: bool) -> Result<(), Errno> {
+        check_step(name)?;
+        if !self.visible(parent, name) {
+            return Err(Errno::NOENT);
+        }
+        self.check_name(parent, name)?;
+        let dir = self.open_parent(parent)?;
+        let held = self.hold(parent, &dir, name);
+        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(&*dir, name, flags)?;
+        self.keep(held);
+        Ok(())
+    }
+
+    /// renameat2(2) with any of its flags.
+    ///
+    /// # Errors
+    /// Those of renameat2(2).
+    pub fn rename(
+        &self,
+        from: (Ino, &OsStr),
+        to: (Ino, &OsStr),
+        flags: RenameFlags,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        for (parent, name) in [from, to] {
+            check_step(name)?;
+            self.check_name(parent, name)?;
+        }
+        let (old, new) = (self.open_parent(from.0)?, self.open_parent(to.0)?);
+        let moved = stat_at(&*old, from.1)?;
+        if moved.is_dir() && self.has_mixed_rules() {
+            return Err(Errno::XDEV); // What is in it would come under other rules.
+        }
+        let exchanged =
+            if flags.contains(RenameFlags::EXCHANGE) { Some(stat_at(&*new, to.1)?) } else { None };
+        let held = match exchanged {
+            None => self.hold(to.0, &new, to.1),
+            Some(_) => None,
+        };
+        {
+            // RENAME_WHITEOUT makes a node, which belongs to the caller.
+            let whiteout = flags.contains(RenameFlags::WHITEOUT);
+            let _as_caller = if whiteout { AsCaller::enter(caller, false)? } else { None };
+            rustix::fs::renameat_with(&*old, from.1, &*new, to.1, flags)?;
+        }
+        // Two names of one file: nothing was renamed, and nothing has lost its name.
+        if held.as_ref().is_none_or(|held| held.node.key != moved.key()) {
+            self.keep(held);
+        }
+        self.moved_to(&moved, to.0, to.1);
+        if let Some(stat) = exchanged {
+            self.moved_to(&stat, from.0, from.1);
+        }
+        Ok(())
+    }
+
+    fn moved_to(&self, stat: &Stat, parent: Ino, name: &OsStr) {
+        let number = self.devices.number(stat, stat.ino);
+        if let Some(node) = self.inodes.find(number, stat) {
+            node.seen_at(parent, name, true);
+        }
+    }
+}
+
+/// A file whose name is about to go.
+struct Held {
+    node: Arc<Node>,
+    fd: OwnedFd,
+    at: (Ino, Box<OsStr>),
+    /// It is the only name.
+    last: bool,
+}

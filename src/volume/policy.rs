@@ -1,0 +1,115 @@
+//! Access by path: the mount's own mode, and the rules that differ from it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::Volume;
+use super::inode::{Ino, Node};
+use crate::config::rules::RuleSet;
+use crate::flags::MapMode;
+
+/// How files may be used, by path.
+#[derive(Debug)]
+pub struct Policy {
+    /// For paths that no rule matches.
+    pub mode: MapMode,
+    /// The first that matches decides.
+    pub rules: RuleSet,
+}
+
+impl Policy {
+    fn mode(&self, path: &Path) -> MapMode {
+        self.rules.matching(path).map_or_else(|| self.mode, |rule| rule.mode)
+    }
+}
+
+impl Volume {
+    /// Replaces the rules. Files that are open keep their mode until they are closed.
+    pub fn set_rules(&self, rules: RuleSet) {
+        self.policy.write().rules = rules;
+    }
+
+    /// The number of rules in force.
+    pub fn rule_count(&self) -> usize {
+        self.policy.read().rules.len()
+    }
+
+    /// The mode of what is at a path relative to the root.
+    pub(super) fn mode_for_path(&self, path: &Path) -> MapMode {
+        self.policy.read().mode(path)
+    }
+
+    /// The mode of a node's mapping.
+    pub(super) fn mode_of(&self, node: &Node) -> MapMode {
+        let policy = self.policy.read();
+        if policy.rules.is_empty() {
+            return policy.mode;
+        }
+        self.path_of(node).map_or_else(|| policy.mode, |path| policy.mode(&path))
+    }
+
+    /// Whether some paths may be written and others not.
+    pub(super) fn has_mixed_rules(&self) -> bool {
+        let policy = self.policy.read();
+        let writable = policy.mode.writable();
+        policy.rules.rules().iter().any(|rule| rule.mode.writable() != writable)
+    }
+
+    /// Refuses a change of a file where it may not be written, as a read-only filesystem does.
+    pub(super) fn check_changeable(&self, node: &Node) -> Result<(), Errno> {
+        if node.ino == Ino::ROOT && self.shows_one_file() {
+            return Err(Errno::PERM); // It is somebody else's directory.
+        }
+        if self.mode_of(node).writable() { Ok(()) } else { Err(Errno::ROFS) }
+    }
+
+    /// The same for a name that is to be made, replaced or removed.
+    pub(super) fn check_name(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+        if parent == Ino::ROOT {
+            if self.shows_one_file() {
+                return Err(Errno::PERM);
+            }
+            if self.reserved.as_deref() == Some(name) {
+                return Err(Errno::PERM);
+            }
+        }
+        let policy = self.policy.read();
+        let writable = if policy.rules.is_empty() {
+            policy.mode.writable()
+        } else {
+            let parent = self.node(parent)?;
+            match self.path_of(&parent) {
+                Some(path) => policy.mode(&path.join(name)).writable(),
+                None => policy.mode.writable(),
+            }
+        };
+        if writable { Ok(()) } else { Err(Errno::ROFS) }
+    }
+
+    /// Where a node was seen last, relative to the root; `None` when a directory above it is not
+    /// known any more.
+    pub(super) fn path_of(&self, node: &Node) -> Option<PathBuf> {
+        if self.root_is_file {
+            return self.only.as_ref().map(PathBuf::from);
+        }
+        let mut names = Vec::new();
+        let mut ino = node.ino;
+        let mut above = None;
+        while ino != Ino::ROOT {
+            let (parent, name) = above.as_deref().unwrap_or(node).seen();
+            names.push(name);
+            if names.len() > MAX_DEPTH {
+                return None;
+            }
+            ino = parent;
+            above = Some(self.inodes.get(parent)?);
+        }
+        Some(names.iter().rev().map(|name| Path::new(&**name)).collect())
+    }
+}
+
+/// Deeper than any tree that can be walked; ends a walk through names that a racing rename has
+/// made circular.
+const MAX_DEPTH: usize = 100_000;

@@ -1,0 +1,233 @@
+//! From an inode of the mount to its backing file.
+//!
+//! A file is looked for where it was seen last: one name in an open directory, links not
+//! followed. What is found there is compared with what was looked up; if it is another file, or
+//! nothing, the file handle still leads to the right one, or says that it is gone (ESTALE).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::attr::{Attr, Stat, stat_at, stat_of};
+use super::inode::{Ino, Node};
+use super::{FIRST_RESERVED, HandleId, Volume};
+use crate::mapping::{Descriptor, OpenMode};
+use crate::sys;
+
+/// Deeper than any tree that is used; ends a way through names that renames behind our back have
+/// made circular.
+const MAX_DEPTH: usize = 10_000;
+
+const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Volume {
+    /// The node with this number. The control directory is none of ours: nothing can be made,
+    /// changed or removed there.
+    pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>, Errno> {
+        let missing = if ino.0 >= FIRST_RESERVED { Errno::PERM } else { Errno::STALE };
+        self.inodes.get(ino).ok_or(missing)
+    }
+
+    /// Attributes of an inode, by an open handle of it where there is one.
+    ///
+    /// # Errors
+    /// ESTALE when the backing file is gone; those of statx(2).
+    pub fn attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr, Errno> {
+        let stat = match handle.and_then(|id| self.handles.file(id).ok()) {
+            Some(open) if open.ino == ino => stat_of(open.file.descriptor().any()?)?,
+            _ => self.stat(&*self.node(ino)?)?,
+        };
+        Ok(self.shown(ino, stat))
+    }
+
+    /// Attributes as the mount shows them: the directory of a single-file mount is nobody's to
+    /// change.
+    pub(super) fn shown(&self, ino: Ino, mut stat: Stat) -> Attr {
+        if ino == Ino::ROOT {
+            if self.shows_one_file() {
+                stat.mode &= !0o222;
+                stat.nlink = 2;
+            }
+            // The kernel calls the root by its own number; its attributes carry the real one.
+            return Attr { ino: Ino(stat.ino), stat };
+        }
+        Attr { ino, stat }
+    }
+
+    /// Attributes of a node.
+    pub(super) fn stat(&self, node: &Node) -> Result<Stat, Errno> {
+        if let Some(fd) = node.pinned() {
+            return stat_of(&*fd);
+        }
+        if node.is_dir()
+            && let Some(fd) = self.directories.get(node.ino)
+        {
+            return stat_of(&*fd);
+        }
+        if let Some(file) = self.files.get(node.key) {
+            let stat = stat_of(file.descriptor().any()?)?;
+            if node.is(&stat) {
+                return Ok(stat);
+            }
+        }
+        if let Some(fd) = self.recent.get(node.ino) {
+            return stat_of(&*fd);
+        }
+        if let Some(stat) = self.stat_by_name(node) {
+            return Ok(stat);
+        }
+        stat_of(&self.pin(node)?)
+    }
+
+    fn stat_by_name(&self, node: &Node) -> Option<Stat> {
+        let (parent, name) = node.seen();
+        let dir = self.directory(&*self.inodes.get(parent)?).ok()?;
+        stat_at(&*dir, &name).ok().filter(|stat| node.is(stat))
+    }
+
+    /// An O_PATH descriptor of the very file that a node stands for.
+    pub(super) fn pin(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
+        if let Some(fd) = node.pinned() {
+            return Ok(fd);
+        }
+        if node.is_dir() {
+            return self.directory(node);
+        }
+        if let Some(fd) = self.recent.get(node.ino) {
+            return Ok(fd);
+        }
+        if let Some(fd) = self.pin_by_name(node) {
+            return Ok(Arc::new(fd));
+        }
+        if let Some(fd) = self.open_by_handle(node, PATH)? {
+            return Ok(Arc::new(fd));
+        }
+        // Without file handles an open file can still be reached through its own descriptor.
+        let file = self.files.get(node.key).ok_or(Errno::STALE)?;
+        let descriptor = file.descriptor();
+        let path = sys::fd_path(descriptor.any()?.as_fd());
+        let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        verified(node, fd).map(Arc::new)
+    }
+
+    fn pin_by_name(&self, node: &Node) -> Option<OwnedFd> {
+        let (parent, name) = node.seen();
+        let dir = self.directory(&*self.inodes.get(parent)?).ok()?;
+        let fd = rustix::fs::openat(&*dir, &*name, PATH, Mode::empty()).ok()?;
+        verified(node, fd).ok()
+    }
+
+    /// Opens a node by its file handle: `None` when it has none.
+    fn open_by_handle(&self, node: &Node, flags: OFlags) -> Result<Option<OwnedFd>, Errno> {
+        let Some(handle) = &node.handle else { return Ok(None) };
+        let mount = self.devices.source();
+        let fd = sys::handle::open_handle(&**mount, handle, flags | OFlags::CLOEXEC)?;
+        verified(node, fd).map(Some)
+    }
+
+    /// An O_PATH descriptor of a directory.
+    pub(super) fn directory(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
+        if !node.is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        if let Some(fd) = node.pinned().or_else(|| self.directories.get(node.ino)) {
+            return Ok(fd);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let fd = match self.open_by_handle(node, flags)? {
+            Some(fd) => Arc::new(fd),
+            None => self.descend(node)?,
+        };
+        self.remember_open(node, &fd);
+        Ok(fd)
+    }
+
+    /// Keeps a directory open, unless it is of another mount, which could not be unmounted then.
+    fn remember_open(&self, node: &Node, fd: &Arc<OwnedFd>) {
+        if self.devices.is_main(node.key) {
+            self.directories.put(node.ino, fd);
+        }
+    }
+
+    /// Finds a directory by the names from the nearest open one above it.
+    fn descend(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
+        let mut way = Vec::new();
+        let mut child = self.node(node.ino)?;
+        let mut fd = loop {
+            let (parent, name) = child.seen();
+            way.push((child, name));
+            if way.len() > MAX_DEPTH {
+                return Err(Errno::STALE);
+            }
+            let above = self.node(parent)?;
+            if let Some(fd) = above.pinned().or_else(|| self.directories.get(parent)) {
+                break fd;
+            }
+            child = above;
+        };
+        for (child, name) in way.iter().rev() {
+            let found = rustix::fs::openat(&*fd, &**name, PATH | OFlags::DIRECTORY, Mode::empty())
+                .map_err(|_| Errno::STALE)?;
+            fd = Arc::new(verified(child, found)?);
+            self.remember_open(child, &fd);
+        }
+        Ok(fd)
+    }
+
+    /// The directory with this number, open.
+    pub(super) fn open_parent(&self, ino: Ino) -> Result<Arc<OwnedFd>, Errno> {
+        self.directory(&*self.node(ino)?)
+    }
+
+    /// Opens the backing file of a node. With `wait` it waits for the holder of a lease to give
+    /// way.
+    ///
+    /// # Errors
+    /// EAGAIN without `wait` when somebody holds a lease; those of open(2).
+    pub(super) fn open_backing(
+        &self,
+        node: &Node,
+        mode: OpenMode,
+        wait: bool,
+    ) -> Result<Descriptor, Errno> {
+        if node.kind != libc::S_IFREG {
+            return Err(Errno::INVAL);
+        }
+        let open = |flags: OFlags| {
+            let patience = if wait { OFlags::empty() } else { OFlags::NONBLOCK };
+            self.open_with(node, flags | patience)
+        };
+        if mode == OpenMode::Read {
+            return Ok(Descriptor::new(open(OFlags::RDONLY)?, true, false));
+        }
+        match open(OFlags::RDWR) {
+            Ok(fd) => Ok(Descriptor::new(fd, true, true)),
+            Err(Errno::ACCESS) => Ok(Descriptor::new(open(OFlags::WRONLY)?, false, true)),
+            Err(Errno::PERM) if mode == OpenMode::Append => {
+                open(OFlags::WRONLY | OFlags::APPEND).map(Descriptor::for_appending)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    /// None of the caller's own flags are passed on: appending, truncating and direct I/O are
+    /// requests of their own.
+    fn open_with(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if node.pinned().is_none() {
+            match self.open_by_handle(node, flags) {
+                Ok(Some(fd)) => return Ok(fd),
+                Ok(None) | Err(Errno::STALE) => {}
+                Err(err) => return Err(err),
+            }
+        }
+        let pin = self.pin(node)?;
+        rustix::fs::open(sys::fd_path(pin.as_fd()), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+}
+
+/// Passes a descriptor on if it is of the node's file.
+fn verified(node: &Node, fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    if node.is(&stat_of(&fd)?) { Ok(fd) } else { Err(Errno::STALE) }
+}
