@@ -1,0 +1,270 @@
+//! Carries commands out on a volume.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::command::{Command, CommandError, ErrorKind, FlushMode, Line, help};
+use super::counters::Counters;
+use super::report::{
+    AdviseReport, FlushReport, Kernel, LockReport, ReloadReport, Report, VersionReport,
+};
+use crate::advice::{Advice, Effect};
+use crate::error::Failure;
+use crate::flags::{MapMode, ViewOptions};
+use crate::range::{ByteRange, RangeSpec};
+use crate::sys;
+use crate::sys::advise::SyncMode;
+use crate::volume::{Found, View, Volume};
+
+/// Reads the rules file again and puts it in force.
+pub type Reload = Box<dyn Fn() -> Result<ReloadReport, Failure> + Send + Sync>;
+
+/// What does not change while a mount lives, for reports.
+pub struct Context {
+    /// The directory or file that is served.
+    pub source: String,
+    /// Where it is served.
+    pub mountpoint: String,
+    /// What was asked for.
+    pub view: ViewOptions,
+    /// What that means.
+    pub mode: MapMode,
+    /// The rules file.
+    pub rules: Option<String>,
+    /// No file can be written.
+    pub read_only: bool,
+    /// The daemon may mount by itself (CAP_SYS_ADMIN).
+    pub privileged: bool,
+    /// Threads that answer requests.
+    pub threads: u64,
+    /// Each has its own descriptor of /dev/fuse.
+    pub clone_fd: bool,
+    /// For names, attributes and missing names.
+    pub timeouts: [Duration; 3],
+    /// When the mount was made.
+    pub started: Instant,
+    /// What was agreed on with the kernel, once it has been.
+    pub kernel: OnceLock<Kernel>,
+    /// Requests so far.
+    pub counters: Arc<Counters>,
+    /// See [`Reload`].
+    pub reload: Reload,
+}
+
+/// The commands of one mount.
+pub struct Executor {
+    pub(super) volume: Arc<Volume>,
+    pub(super) context: Context,
+}
+
+impl Executor {
+    /// Commands on `volume`.
+    pub fn new(volume: Arc<Volume>, context: Context) -> Executor {
+        Executor { volume, context }
+    }
+
+    /// Notes what was agreed on with the kernel.
+    pub fn session_started(&self, kernel: Kernel) {
+        if self.context.kernel.set(kernel).is_err() {
+            log::error!("a second kernel session was started on one mount");
+        }
+    }
+
+    /// Parses a line, carries it out and gives the answer, with its errno if it failed.
+    pub fn answer(&self, line: &[u8]) -> (String, Result<(), Errno>) {
+        let json = Line::wants_json(line);
+        let result = Line::parse(line).and_then(|line| self.run(&line.command));
+        let outcome = match &result {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Errno::from_raw_os_error(error.errno())),
+        };
+        let report = result.unwrap_or_else(|error| Report::from(&error));
+        log::debug!("control {} -> {outcome:?}", String::from_utf8_lossy(line));
+        let text = if json {
+            report.to_json().unwrap_or_else(|err| format!("{{\"error\": \"{err}\"}}"))
+        } else {
+            report.to_string()
+        };
+        (text, outcome)
+    }
+
+    /// Carries a command out.
+    ///
+    /// # Errors
+    /// With the errno that write(2) on the control file fails with.
+    pub fn run(&self, command: &Command) -> Result<Report, CommandError> {
+        match command {
+            Command::Advise { advice, destroy, range, path } => {
+                self.advise(*advice, *destroy, range, path)
+            }
+            Command::Flush { mode, range, path } => self.flush(*mode, range, path),
+            Command::Lock { range, path } => self.lock(range, path, true),
+            Command::Unlock { range, path } => self.lock(range, path, false),
+            Command::Status { path: Some(path) } => {
+                Ok(Report::File(Box::new(self.file_report(&self.find(path)?)?)))
+            }
+            Command::Status { path: None } => Ok(Report::Status(Box::new(self.status()))),
+            Command::Maps => Ok(Report::Maps(self.maps())),
+            Command::Reload => (self.context.reload)()
+                .map(Report::Reload)
+                .map_err(|failure| CommandError::new(ErrorKind::Argument, failure)),
+            Command::Help { verb } => Ok(Report::Help(help::text(*verb))),
+            Command::Version => Ok(Report::Version(VersionReport {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                protocol: self.protocol(),
+            })),
+            Command::Log { level } => {
+                log::set_max_level(*level);
+                Ok(Report::Log { level: level.as_str().to_ascii_lowercase() })
+            }
+        }
+    }
+
+    pub(super) fn protocol(&self) -> String {
+        self.context.kernel.get().map_or_else(|| String::from("unknown"), |k| k.protocol.clone())
+    }
+
+    fn find(&self, path: &Path) -> Result<Found, CommandError> {
+        self.volume.find(path).map_err(|err| failed(path, "finding it", err))
+    }
+
+    fn view(&self, path: &Path, found: &Found, write: bool) -> Result<View<'_>, CommandError> {
+        self.volume.view(found, write).map_err(|err| failed(path, "opening it", err))
+    }
+
+    /// Advice that stays and locks keep a file open. They may take a quarter of the descriptors:
+    /// the rest is for what callers open.
+    fn check_room(&self, path: &Path) -> Result<(), CommandError> {
+        let limit = sys::file::descriptor_limit().0 / 4;
+        if self.volume.held_files() < limit {
+            return Ok(());
+        }
+        let why = format!(
+            "{}: {limit} files are held open by advice or locks already: say `advise normal` or \
+             `unlock` for some of them",
+            path.display()
+        );
+        Err(CommandError::new(ErrorKind::Io(Errno::MFILE.raw_os_error()), why))
+    }
+
+    fn advise(
+        &self,
+        advice: Advice,
+        destroy: bool,
+        range: &RangeSpec,
+        path: &Path,
+    ) -> Result<Report, CommandError> {
+        match advice.effect() {
+            Effect::Forbidden => {
+                let why = format!("{advice}: refused always: it breaks the daemon's own memory");
+                return Err(CommandError::new(ErrorKind::NotAllowed, why));
+            }
+            Effect::Destroy if !destroy => {
+                let why = format!(
+                    "{}: {advice} destroys the bytes of the backing file: say `advise destroy \
+                     {advice}` if that is meant",
+                    path.display()
+                );
+                return Err(CommandError::new(ErrorKind::NotAllowed, why));
+            }
+            _ => {}
+        }
+        let found = self.find(path)?;
+        if advice.is_sticky() {
+            self.check_room(path)?;
+        }
+        let write = matches!(advice, Advice::Remove | Advice::PopulateWrite);
+        let view = self.view(path, &found, write)?;
+        let range = resolve(&view, range, path)?;
+        let effect = self.volume.advise(&view, range, advice).map_err(|err| match err {
+            Errno::OPNOTSUPP => {
+                let why = format!(
+                    "{}: {advice}: this kernel does not take it for a shared mapping of a file",
+                    path.display()
+                );
+                CommandError::new(ErrorKind::NotSupported, why)
+            }
+            err => failed(path, advice.name(), err),
+        })?;
+        let page = sys::page_size() as u64;
+        Ok(Report::Advise(AdviseReport {
+            path: found.path.display().to_string(),
+            advice: advice.name().to_owned(),
+            range: [effect.range.start, effect.range.end],
+            pages: effect.range.len().div_ceil(page),
+            resident_before: effect.resident_before,
+            resident_after: effect.resident_after,
+            elapsed_us: microseconds(effect.elapsed),
+        }))
+    }
+
+    fn flush(
+        &self,
+        mode: FlushMode,
+        range: &RangeSpec,
+        path: &Path,
+    ) -> Result<Report, CommandError> {
+        let found = self.find(path)?;
+        let view = self.view(path, &found, false)?;
+        let range = resolve(&view, range, path)?;
+        let how = match mode {
+            FlushMode::Sync => SyncMode::Sync,
+            FlushMode::Async => SyncMode::Async,
+            FlushMode::Invalidate => SyncMode::Invalidate,
+        };
+        let effect =
+            self.volume.flush(&view, range, how).map_err(|err| failed(path, "flush", err))?;
+        Ok(Report::Flush(FlushReport {
+            path: found.path.display().to_string(),
+            mode: mode.name().to_owned(),
+            range: [effect.range.start, effect.range.end],
+            dirty_before: effect.dirty_before,
+            dirty_after: effect.dirty_after,
+            elapsed_us: microseconds(effect.elapsed),
+        }))
+    }
+
+    fn lock(&self, range: &RangeSpec, path: &Path, lock: bool) -> Result<Report, CommandError> {
+        let found = self.find(path)?;
+        if lock {
+            self.check_room(path)?;
+        }
+        let view = self.view(path, &found, false)?;
+        let range = resolve(&view, range, path)?;
+        let started = Instant::now();
+        let verb = if lock { "lock" } else { "unlock" };
+        let range = view.set_locked(range, lock).map_err(|err| failed(path, verb, err))?;
+        Ok(Report::Lock(LockReport {
+            path: found.path.display().to_string(),
+            locked: lock,
+            range: [range.start, range.end],
+            elapsed_us: microseconds(started.elapsed()),
+        }))
+    }
+}
+
+fn resolve(view: &View<'_>, range: &RangeSpec, path: &Path) -> Result<ByteRange, CommandError> {
+    let size = view.size().map_err(|err| failed(path, "its size", err))?;
+    range.resolve(size).map_err(|err| {
+        CommandError::new(ErrorKind::OutOfRange, format!("{}: {err}", path.display()))
+    })
+}
+
+/// A system call that failed on a path.
+pub(super) fn failed(path: &Path, what: &str, err: Errno) -> CommandError {
+    let kind = match err {
+        Errno::NOENT => ErrorKind::NotFound,
+        Errno::PERM => ErrorKind::NotAllowed,
+        Errno::OPNOTSUPP => ErrorKind::NotSupported,
+        err => ErrorKind::Io(err.raw_os_error()),
+    };
+    let shown = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    CommandError::new(kind, format!("{}: {what}: {err}", shown.display()))
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

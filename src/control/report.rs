@@ -1,0 +1,398 @@
+//! Reports: what a command answers.
+//!
+//! The daemon makes them and prints them to the control file, as text or as one line of JSON; the
+//! command line reads the JSON back and prints the same text. In JSON a report is one object whose
+//! member `report` names its kind. What could not be measured is None: `null` in JSON and
+//! `unknown` in text. Sizes, offsets and ranges are in bytes, ranges are half open, and counts of
+//! pages are in pages of the system. Nothing here measures or decides anything.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::command::CommandError;
+
+#[cfg(test)]
+mod tests;
+mod text;
+
+/// The answer to one command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum Report {
+    /// To `advise`.
+    Advise(AdviseReport),
+    /// To `flush`.
+    Flush(FlushReport),
+    /// To `status` without a path.
+    Status(Box<StatusReport>),
+    /// To `status PATH`.
+    File(Box<FileReport>),
+    /// To `maps`: in JSON, the member `mappings`.
+    Maps(#[serde(with = "mappings")] Vec<MapReport>),
+    /// To `lock` and `unlock`.
+    Lock(LockReport),
+    /// To `reload`.
+    Reload(ReloadReport),
+    /// To `help`: in JSON, the member `text`.
+    Help(#[serde(with = "help_text")] String),
+    /// To `version`.
+    Version(VersionReport),
+    /// To `log`.
+    Log {
+        /// The level that holds now.
+        level: String,
+    },
+    /// To a command that failed.
+    Error {
+        /// The reason, as one line.
+        error: String,
+        /// What write(2) failed with.
+        errno: i32,
+    },
+}
+
+/// What an advice did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdviseReport {
+    /// The file, relative to the root of the mount.
+    pub path: String,
+    /// The name of the advice.
+    pub advice: String,
+    /// The bytes it was given for, after rounding to pages.
+    pub range: [u64; 2],
+    /// The number of pages in the range.
+    pub pages: u64,
+    /// The pages of the range that were in the page cache before.
+    pub resident_before: Option<u64>,
+    /// The pages of the range that were in the page cache afterwards.
+    pub resident_after: Option<u64>,
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlushReport {
+    /// The file, relative to the root of the mount.
+    pub path: String,
+    /// The way it was flushed: `sync`, `async` or `invalidate`.
+    pub mode: String,
+    /// The bytes that were flushed, after rounding to pages.
+    pub range: [u64; 2],
+    /// The pages of the range that were dirty before.
+    pub dirty_before: Option<u64>,
+    /// The pages of the range that were dirty afterwards.
+    pub dirty_after: Option<u64>,
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+}
+
+/// What a lock or an unlock did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockReport {
+    /// The file, relative to the root of the mount.
+    pub path: String,
+    /// Whether the range is locked now.
+    pub locked: bool,
+    /// The bytes, after rounding to pages.
+    pub range: [u64; 2],
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+}
+
+/// The state of the mount.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The version of the daemon.
+    pub version: String,
+    /// The process id of the daemon.
+    pub pid: u32,
+    /// How long the mount has been there, in seconds.
+    pub uptime_s: f64,
+    /// The directory or file that is served.
+    pub source: String,
+    /// Where it is served.
+    pub mountpoint: String,
+    /// The access mode of files that no rule matches.
+    pub access: String,
+    /// The mapping flags of files that no rule matches.
+    pub flags: String,
+    /// The protection of files that no rule matches.
+    pub prot: String,
+    /// The first advice of files that no rule matches.
+    pub advice: String,
+    /// The rules file.
+    pub rules: Option<String>,
+    /// Whether the whole mount refuses to be written.
+    pub read_only: bool,
+    /// Whether the daemon has the privilege that passthrough needs (CAP_SYS_ADMIN).
+    pub privileged: bool,
+    /// The number of threads that answer requests.
+    pub threads: u64,
+    /// Whether each of them has its own descriptor of /dev/fuse.
+    pub clone_fd: bool,
+    /// How long the kernel may use what it was told.
+    pub timeouts: Timeouts,
+    /// What was agreed on with the kernel.
+    pub kernel: Kernel,
+    /// The inodes that the kernel knows.
+    pub inodes: Inodes,
+    /// What is open.
+    pub handles: Handles,
+    /// What is mapped.
+    pub mappings: Mappings,
+    /// The number of requests answered, by operation.
+    pub requests: BTreeMap<String, u64>,
+    /// What went wrong.
+    pub errors: Errors,
+    /// What the daemon itself uses.
+    pub memory: Memory,
+}
+
+/// How long the kernel may use what it was told, in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// Names.
+    pub entry_s: f64,
+    /// Attributes.
+    pub attr_s: f64,
+    /// Names that do not exist.
+    pub negative_s: f64,
+}
+
+/// What was agreed on with the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// The version of the FUSE protocol, as `7.45`.
+    pub protocol: String,
+    /// The largest write request, in bytes.
+    pub max_write: u64,
+    /// What the kernel could do, and whether it is used.
+    pub features: Vec<Feature>,
+}
+
+/// Something that the kernel may offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feature {
+    /// Its name.
+    pub name: String,
+    /// Whether it is used.
+    pub in_use: bool,
+    /// Why not, when it is not.
+    pub reason: Option<String>,
+}
+
+/// The inodes that the kernel knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inodes {
+    /// How many there are.
+    pub known: u64,
+    /// The sum of their lookup counts.
+    pub lookups: u64,
+}
+
+/// What is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handles {
+    /// Open files.
+    pub files: u64,
+    /// Open directories.
+    pub directories: u64,
+}
+
+/// What is mapped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mappings {
+    /// How many mappings there are.
+    pub count: u64,
+    /// How many there may be before the least recently used goes.
+    pub limit: u64,
+    /// The sum of their lengths, in bytes.
+    pub bytes: u64,
+    /// How many had to go so far.
+    pub evicted: u64,
+}
+
+/// What went wrong since the mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Errors {
+    /// Pages of backing files that were gone or could not be read.
+    pub faults: u64,
+    /// Requests that were answered with an error.
+    pub failed_requests: u64,
+}
+
+/// What the daemon itself uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Its resident memory, in bytes.
+    pub rss_bytes: u64,
+    /// Its open descriptors.
+    pub descriptors: u64,
+    /// How many it may have (RLIMIT_NOFILE).
+    pub descriptor_limit: u64,
+}
+
+/// The state of one file or directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Its path, relative to the root of the mount.
+    pub path: String,
+    /// Its inode number.
+    pub ino: u64,
+    /// What it is: `file`, `directory`, `symlink` and so on.
+    pub kind: String,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Its access mode.
+    pub access: String,
+    /// Its mapping flags.
+    pub flags: String,
+    /// Its protection.
+    pub prot: String,
+    /// The advice that its mappings start with.
+    pub advice: String,
+    /// The advice given since, which every new mapping gets.
+    pub sticky: Vec<StickyAdvice>,
+    /// How its bytes reach readers: `mapped` or `read/write`.
+    pub plane: String,
+    /// Why it is not mapped, when it is not.
+    pub plane_reason: Option<String>,
+    /// Its open handles.
+    pub handles: u64,
+    /// Whether there is a mapping of it now.
+    pub mapped: bool,
+    /// The length of its mapping, in bytes.
+    pub mapped_bytes: u64,
+    /// The number of pages that it has.
+    pub pages: u64,
+    /// Its pages in the page cache.
+    pub resident: Option<u64>,
+    /// Its dirty pages.
+    pub dirty: Option<u64>,
+    /// Its pages that are being written back.
+    pub writeback: Option<u64>,
+    /// How much of it is locked in memory, in bytes.
+    pub locked_bytes: u64,
+    /// Its pages that were gone or could not be read, since the mount.
+    pub faults: u64,
+}
+
+/// An advice that holds for a range of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StickyAdvice {
+    /// The bytes it was given for.
+    pub range: [u64; 2],
+    /// The name of the advice.
+    pub advice: String,
+}
+
+/// One mapping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapReport {
+    /// Its first address.
+    pub start: u64,
+    /// One past its last address.
+    pub end: u64,
+    /// Its permissions as in /proc/PID/maps: `rw-s`.
+    pub prot: String,
+    /// Where in the file it begins, in bytes.
+    pub offset: u64,
+    /// The device of the backing file, as `MAJOR:MINOR` in hexadecimal.
+    pub dev: String,
+    /// The inode number of the backing file.
+    pub ino: u64,
+    /// The file, relative to the root of the mount.
+    pub path: String,
+    /// Its access mode.
+    pub access: String,
+    /// Its mapping flags.
+    pub flags: String,
+    /// The advice that holds for all of it; `mixed` where parts differ.
+    pub advice: String,
+    /// The size of the file, in bytes.
+    pub size: u64,
+    /// Its pages in the page cache.
+    pub resident: Option<u64>,
+}
+
+/// What a reload read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// The number of rules that hold now.
+    pub rules: u64,
+    /// The rules file, or None when the mount has none.
+    pub path: Option<String>,
+}
+
+/// Who is speaking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionReport {
+    /// The version of the daemon.
+    pub version: String,
+    /// The version of the FUSE protocol, as `7.45`.
+    pub protocol: String,
+}
+
+impl Report {
+    /// The report as one line of JSON, without a newline.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// Reads a report back from its JSON.
+    pub fn from_json(text: &str) -> Result<Report, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
+
+impl From<&CommandError> for Report {
+    fn from(error: &CommandError) -> Report {
+        Report::Error { error: error.message.clone(), errno: error.errno() }
+    }
+}
+
+/// `Report::Maps` as an object: an internally tagged enum cannot hold a bare array.
+mod mappings {
+    use std::borrow::Cow;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::MapReport;
+
+    #[derive(Serialize, Deserialize)]
+    struct Wire<'a> {
+        mappings: Cow<'a, [MapReport]>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(maps: &[MapReport], out: S) -> Result<S::Ok, S::Error> {
+        Wire { mappings: Cow::Borrowed(maps) }.serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Vec<MapReport>, D::Error> {
+        Ok(Wire::deserialize(input)?.mappings.into_owned())
+    }
+}
+
+/// `Report::Help` as an object: an internally tagged enum cannot hold a bare string.
+mod help_text {
+    use std::borrow::Cow;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Wire<'a> {
+        text: Cow<'a, str>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(text: &str, out: S) -> Result<S::Ok, S::Error> {
+        Wire { text: Cow::Borrowed(text) }.serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+        Ok(Wire::deserialize(input)?.text.into_owned())
+    }
+}

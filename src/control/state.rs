@@ -1,0 +1,250 @@
+//! The reports on a mount, its files and its mappings.
+
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::command::CommandError;
+use super::exec::{Executor, failed};
+use super::report::{
+    Errors, Feature, FileReport, Handles, Inodes, Kernel, MapReport, Mappings, Memory,
+    StatusReport, StickyAdvice, Timeouts,
+};
+use crate::flags::{MapMode, Sharing};
+use crate::mapping::BackingFile;
+use crate::range::ByteRange;
+use crate::sys;
+use crate::volume::Found;
+
+impl Executor {
+    /// The state of the mount.
+    pub(super) fn status(&self) -> StatusReport {
+        let context = &self.context;
+        let counts = self.volume.counts();
+        let mode = &context.mode;
+        let [entry, attr, negative] = context.timeouts.map(|timeout| timeout.as_secs_f64());
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: context.started.elapsed().as_secs_f64(),
+            source: context.source.clone(),
+            mountpoint: context.mountpoint.clone(),
+            access: context.view.access.to_string(),
+            flags: mode.flags.to_string(),
+            prot: mode.prot.to_string(),
+            advice: mode.advice.to_string(),
+            rules: context.rules.clone(),
+            read_only: context.read_only,
+            privileged: context.privileged,
+            threads: context.threads,
+            clone_fd: context.clone_fd,
+            timeouts: Timeouts { entry_s: entry, attr_s: attr, negative_s: negative },
+            kernel: self.kernel(),
+            inodes: Inodes { known: counts.inodes, lookups: counts.lookups },
+            handles: Handles { files: counts.files, directories: counts.directories },
+            mappings: Mappings {
+                count: counts.mappings.count,
+                limit: counts.mappings.limit,
+                bytes: counts.mappings.bytes,
+                evicted: counts.mappings.evicted,
+            },
+            requests: context.counters.requests(),
+            errors: Errors {
+                faults: counts.mappings.faults,
+                failed_requests: context.counters.failed(),
+            },
+            memory: Memory {
+                rss_bytes: sys::file::rss_bytes(),
+                descriptors: sys::file::descriptors_in_use(),
+                descriptor_limit: sys::file::descriptor_limit().0,
+            },
+        }
+    }
+
+    fn kernel(&self) -> Kernel {
+        let mut kernel = self.context.kernel.get().cloned().unwrap_or_else(|| Kernel {
+            protocol: self.protocol(),
+            max_write: 0,
+            features: Vec::new(),
+        });
+        kernel.features.extend(self.own_features());
+        kernel
+    }
+
+    /// What does not come from the FUSE protocol, and what is done without it.
+    fn own_features(&self) -> Vec<Feature> {
+        let feature = |name: &str, in_use: bool, without: &str| Feature {
+            name: name.to_owned(),
+            in_use,
+            reason: (!in_use).then(|| without.to_owned()),
+        };
+        vec![
+            feature(
+                "file_handles",
+                self.volume.uses_file_handles(),
+                "needs CAP_DAC_READ_SEARCH and a source with file handles: files are found by \
+                 directory and name",
+            ),
+            feature(
+                "act_as_caller",
+                self.context.privileged,
+                "needs CAP_SETUID and CAP_SETGID: new files belong to the daemon's user",
+            ),
+            feature(
+                "guarded_copy",
+                sys::guard::GUARDED,
+                "not on this architecture: writes are made by pwrite(2)",
+            ),
+            feature(
+                "cachestat",
+                self.volume.cache_stat_works(),
+                "needs Linux 6.5: dirty pages are unknown, residency is known for what is mapped",
+            ),
+        ]
+    }
+
+    /// The state of one path.
+    pub(super) fn file_report(&self, found: &Found) -> Result<FileReport, CommandError> {
+        let mode = self.volume.mode_at(found);
+        let page = sys::page_size() as u64;
+        let mut report = FileReport {
+            path: shown(&found.path),
+            ino: found.stat.ino,
+            kind: kind(found.stat.kind()).to_owned(),
+            size: found.stat.size,
+            access: access(&mode).to_owned(),
+            flags: mode.flags.to_string(),
+            prot: mode.prot.to_string(),
+            advice: mode.advice.to_string(),
+            sticky: Vec::new(),
+            plane: String::from("mapped"),
+            plane_reason: None,
+            handles: 0,
+            mapped: false,
+            mapped_bytes: 0,
+            pages: found.stat.size.div_ceil(page),
+            resident: None,
+            dirty: None,
+            writeback: None,
+            locked_bytes: 0,
+            faults: 0,
+        };
+        if found.stat.kind() != libc::S_IFREG {
+            report.plane = String::from("none");
+            report.plane_reason = Some(String::from("only regular files are mapped"));
+            report.pages = 0;
+            return Ok(report);
+        }
+        // What is in use is described as it is, before asking takes it into use.
+        let in_use = self.volume.in_use(found);
+        if let Some(file) = &in_use {
+            describe_use(file, &mut report);
+        }
+        let whole = ByteRange { start: 0, end: found.stat.size };
+        let view = self.volume.view(found, false);
+        let view = view.map_err(|err| failed(&found.path, "opening it", err))?;
+        report.resident = view.resident(whole);
+        if let Some(stat) = view.cache_stat(whole) {
+            report.dirty = Some(stat.dirty);
+            report.writeback = Some(stat.writeback);
+        }
+        match view.mappable() {
+            Ok(()) => {}
+            Err(Errno::INVAL) if found.stat.size == 0 => {
+                report.plane_reason = Some(String::from("an empty file has no mapping"));
+            }
+            Err(err) => {
+                report.plane = String::from("read/write");
+                report.plane_reason = Some(format!("mmap: {err}"));
+            }
+        }
+        Ok(report)
+    }
+
+    /// Every mapping.
+    pub(super) fn maps(&self) -> Vec<MapReport> {
+        let files = self.volume.files_in_use();
+        files.iter().filter_map(|file| self.map_report(file)).collect()
+    }
+
+    fn map_report(&self, file: &BackingFile) -> Option<MapReport> {
+        let region = file.region()?;
+        let mode = file.mode();
+        let size = file.size().ok()?;
+        let dev = file.key().dev;
+        let start = region.address() as u64;
+        let sticky = file.sticky_advice();
+        let whole = sticky.iter().rfind(|known| known.range.start == 0 && known.range.end >= size);
+        let advice = match whole {
+            Some(known) => known.advice.to_string(),
+            None if sticky.is_empty() => mode.advice.to_string(),
+            None => String::from("mixed"), // `status PATH` has the ranges.
+        };
+        Some(MapReport {
+            start,
+            end: start + region.len() as u64,
+            prot: permissions(&mode, region.is_writable()),
+            offset: 0,
+            dev: format!("{:02x}:{:02x}", rustix::fs::major(dev), rustix::fs::minor(dev)),
+            ino: file.key().ino,
+            path: self.relative(&file.path()),
+            access: access(&mode).to_owned(),
+            flags: mode.flags.to_string(),
+            advice,
+            size,
+            resident: file.resident(ByteRange { start: 0, end: size }),
+        })
+    }
+
+    /// A backing path as the mount shows it.
+    fn relative(&self, path: &Path) -> String {
+        shown(path.strip_prefix(&self.context.source).unwrap_or(path))
+    }
+}
+
+fn describe_use(file: &BackingFile, report: &mut FileReport) {
+    report.handles = file.handles();
+    report.locked_bytes = file.locked_bytes();
+    report.faults = file.faults();
+    if let Some(region) = file.region() {
+        report.mapped = true;
+        report.mapped_bytes = region.len() as u64;
+    }
+    report.sticky = file
+        .sticky_advice()
+        .into_iter()
+        .map(|sticky| StickyAdvice {
+            range: [sticky.range.start, sticky.range.end],
+            advice: sticky.advice.to_string(),
+        })
+        .collect();
+}
+
+fn shown(path: &Path) -> String {
+    if path.as_os_str().is_empty() { String::from(".") } else { path.display().to_string() }
+}
+
+fn access(mode: &MapMode) -> &'static str {
+    if mode.writable() { "write" } else { "read" }
+}
+
+/// As in /proc/PID/maps.
+fn permissions(mode: &MapMode, writable: bool) -> String {
+    let sharing = if mode.flags.sharing == Sharing::Private { 'p' } else { 's' };
+    let write = if writable { 'w' } else { '-' };
+    let exec = if mode.prot.exec { 'x' } else { '-' };
+    format!("r{write}{exec}{sharing}")
+}
+
+fn kind(bits: u32) -> &'static str {
+    match bits {
+        libc::S_IFREG => "file",
+        libc::S_IFDIR => "directory",
+        libc::S_IFLNK => "symlink",
+        libc::S_IFIFO => "fifo",
+        libc::S_IFSOCK => "socket",
+        libc::S_IFCHR => "character device",
+        libc::S_IFBLK => "block device",
+        _ => "unknown",
+    }
+}
