@@ -1,1 +1,216 @@
-//! Under construction.
+//! The life of a mount: build the volume, mount it, serve it, unmount it.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use fuser::{BackgroundSession, Session, SessionACL};
+use parking_lot::Mutex;
+use rustix::mount::MountFlags;
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::rules::RuleSet;
+use crate::config::{MountConfig, SourceKind};
+use crate::control::counters::Counters;
+use crate::control::directory::ControlDir;
+use crate::control::exec::{Context, Executor, Reload};
+use crate::control::report::ReloadReport;
+use crate::error::Failure;
+use crate::fuse::mount::{Mounted, mount};
+use crate::fuse::{Adapter, AdapterOptions, KernelCaches};
+use crate::sys;
+use crate::volume::{Policy, Volume, VolumeOptions};
+
+/// The capability to mount, CAP_SYS_ADMIN.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Serves a mount until it is unmounted. `ready` is called once the mount answers.
+///
+/// SIGINT and SIGTERM unmount; where files are in use the mount point is freed at once and the
+/// daemon serves what is open until it is closed, or until a second signal. SIGHUP reads the
+/// rules again.
+///
+/// # Errors
+/// Why it could not be mounted or served; nothing is left mounted then.
+pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(), Failure> {
+    let source = config.source.display().to_string();
+    sys::file::raise_descriptor_limit();
+    sys::guard::install()
+        .map_err(|err| Failure::failed("SIGBUS", format!("installing a handler: {err}")))?;
+    let volume = Arc::new(open_volume(&config)?);
+    let counters = Arc::new(Counters::default());
+    let reload = reload(&config, Arc::clone(&volume));
+    let executor = Arc::new(Executor::new(
+        Arc::clone(&volume),
+        context(&config, Arc::clone(&counters), reload),
+    ));
+    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let control = Arc::new(ControlDir::new(
+        config.control_name.clone(),
+        config.control,
+        owner,
+        Arc::clone(&executor),
+    ));
+    // Signals are taken in before there is a mount to leave behind.
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|err| Failure::failed("signals", format!("taking them in: {err}")))?;
+
+    let options = AdapterOptions {
+        entry_timeout: config.entry_timeout,
+        attr_timeout: config.attr_timeout,
+        negative_timeout: config.negative_timeout,
+    };
+    let adapter = Adapter::new(Arc::clone(&volume), control, counters, options);
+    let (fuse, mounted) = mount(&config)?;
+    let mounted = Arc::new(Mutex::new(mounted));
+    let session = start(&config, adapter, fuse)?;
+    volume.connect(Box::new(KernelCaches::start(session.notifier())?));
+    watch_signals(signals, Arc::clone(&mounted), executor)?;
+    let expiring = Arc::clone(&volume);
+    spawn("expire", move || expiring.expire())?;
+    log::info!("{source} is served on {}", config.mountpoint.display());
+    ready();
+
+    let ended = session.join();
+    volume.end();
+    log::info!("{} is unmounted", config.mountpoint.display());
+    match ended {
+        Ok(()) => Ok(()),
+        // Requests that were on their way when the mount went.
+        Err(err) if err.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        Err(err) => {
+            if let Err(err) = mounted.lock().unmount(true) {
+                log::error!("{err}");
+            }
+            Err(Failure::failed(config.mountpoint.display(), format!("serving it: {err}")))
+        }
+    }
+}
+
+fn open_volume(config: &MountConfig) -> Result<Volume, Failure> {
+    let file = config.source_kind == SourceKind::File;
+    let directory = if file { config.source.parent() } else { None };
+    let options = VolumeOptions {
+        source: directory.unwrap_or(&config.source).to_owned(),
+        only: config.source.file_name().filter(|_| file).map(Into::into),
+        root_is_file: file && config.mountpoint_kind == SourceKind::File,
+        reserved: has_control(config).then(|| config.control_name.clone()),
+        policy: Policy { mode: config.mode, rules: config.rules.clone() },
+        // Half of what the kernel allows: advice on a part of a mapping splits it.
+        max_mappings: config.max_mappings.unwrap_or_else(|| sys::file::max_map_count() / 2),
+        keeps_atime: !config.kernel.flags.contains(MountFlags::NOATIME),
+    };
+    if let Some(name) = options.reserved.as_ref().filter(|_| !file)
+        && config.source.join(name).symlink_metadata().is_ok()
+    {
+        log::warn!(
+            "{}: hidden behind the control directory; -o control_name= gives that another name",
+            config.source.join(name).display(),
+        );
+    }
+    Volume::open_source(options)
+        .map_err(|err| Failure::failed(config.source.display(), format!("opening it: {err}")))
+}
+
+fn has_control(config: &MountConfig) -> bool {
+    config.control != crate::config::ControlVisibility::Off
+}
+
+fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Context {
+    Context {
+        source: config.source.display().to_string(),
+        mountpoint: config.mountpoint.display().to_string(),
+        view: config.view,
+        mode: config.mode,
+        rules: config.rules_file.as_ref().map(|path| path.display().to_string()),
+        read_only: config.kernel.read_only,
+        privileged: sys::cred::has_capability(CAP_SYS_ADMIN),
+        threads: config.threads as u64,
+        clone_fd: config.clone_fd,
+        timeouts: [config.entry_timeout, config.attr_timeout, config.negative_timeout],
+        started: Instant::now(),
+        kernel: std::sync::OnceLock::new(),
+        counters,
+        reload,
+    }
+}
+
+/// The rules file is read again from where it was; a file with an error leaves the rules as they
+/// are.
+fn reload(config: &MountConfig, volume: Arc<Volume>) -> Reload {
+    let (path, view) = (config.rules_file.clone(), config.view);
+    Box::new(move || {
+        if let Some(path) = &path {
+            volume.set_rules(RuleSet::load(path, &view)?);
+        }
+        let shown = path.as_ref().map(|path| path.display().to_string());
+        Ok(ReloadReport { rules: volume.rule_count() as u64, path: shown })
+    })
+}
+
+fn start(
+    config: &MountConfig,
+    adapter: Adapter,
+    fuse: std::os::fd::OwnedFd,
+) -> Result<BackgroundSession, Failure> {
+    let acl = if config.kernel.allow_other {
+        SessionACL::All
+    } else if config.kernel.allow_root {
+        SessionACL::RootAndOwner
+    } else {
+        SessionACL::Owner
+    };
+    let mut options = fuser::Config::default();
+    options.n_threads = Some(config.threads);
+    options.clone_fd = config.clone_fd;
+    Session::from_fd(adapter, fuse, acl, options).and_then(Session::spawn).map_err(|err| {
+        Failure::failed(config.mountpoint.display(), format!("starting a session: {err}"))
+    })
+}
+
+fn watch_signals(
+    mut signals: Signals,
+    mounted: Arc<Mutex<Mounted>>,
+    executor: Arc<Executor>,
+) -> Result<(), Failure> {
+    let watch = move || {
+        let mut asked = false;
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => reload_rules(&executor),
+                // A second one: do not wait for what is still open.
+                _ if asked => std::process::exit(1),
+                _ => {
+                    asked = true;
+                    unmount(&mounted);
+                }
+            }
+        }
+    };
+    spawn("signals", watch)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|err| Failure::failed(name, format!("starting a thread: {err}")))
+}
+
+fn reload_rules(executor: &Executor) {
+    match executor.run(&crate::control::command::Command::Reload) {
+        Ok(report) => log::info!("{}", report.to_string().trim_end()),
+        Err(err) => log::error!("the rules stay as they are: {err}"),
+    }
+}
+
+fn unmount(mounted: &Mutex<Mounted>) {
+    let mut mounted = mounted.lock();
+    let Err(busy) = mounted.unmount(false) else { return };
+    log::warn!("{busy}; the mount point is freed now, open files are served until they are closed");
+    if let Err(err) = mounted.unmount(true) {
+        log::error!("{err}");
+    }
+}
