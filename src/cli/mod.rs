@@ -1,1 +1,69 @@
-//! Under construction.
+//! The command line: parse arguments, do what they say, print the outcome.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::error::Failure;
+
+pub mod args;
+mod background;
+mod client;
+mod help;
+pub mod invocation;
+mod logging;
+mod manual;
+mod mount;
+mod output;
+mod plan;
+mod ready;
+mod umount;
+mod values;
+
+use args::Verb;
+use client::Client;
+use invocation::Invocation;
+
+/// Does what the words of the command line say, the program's name among them. Prints a failure as
+/// one line on standard error.
+pub fn run(argv: &[OsString]) -> ExitCode {
+    let code = invocation::parse(argv).and_then(|invocation| dispatch(invocation, argv));
+    ExitCode::from(code.unwrap_or_else(|failure| tell(&failure)))
+}
+
+/// Prints a failure, and gives its exit code.
+fn tell(failure: &Failure) -> u8 {
+    // Nowhere is left to complain about standard error.
+    let _ = writeln!(io::stderr(), "mmapfs: {failure}");
+    failure.exit_code()
+}
+
+fn dispatch(invocation: Invocation, argv: &[OsString]) -> Result<u8, Failure> {
+    match invocation {
+        Invocation::Verb(verb) => run_verb(verb, argv),
+        Invocation::Helper(args) => mount::run_helper(&args, argv),
+        Invocation::Text(text) => output::print(&text).map(|()| 0),
+        Invocation::Nothing(text) => {
+            let _ = write!(io::stderr(), "{text}");
+            Ok(2)
+        }
+    }
+}
+
+fn run_verb(verb: Verb, argv: &[OsString]) -> Result<u8, Failure> {
+    match verb {
+        Verb::Mount(args) => mount::run(&args, argv),
+        Verb::Umount(args) => umount::run(&args).map(|()| 0),
+        Verb::Advise(args) => Client::new(&args.form).advise(&args),
+        Verb::Flush(args) => Client::new(&args.form).flush(&args),
+        Verb::Lock(args) => Client::new(&args.form).lock(&args),
+        Verb::Unlock(args) => Client::new(&args.form).unlock(&args),
+        Verb::Status(args) => Client::new(&args.form).status(&args),
+        Verb::Maps(args) => Client::new(&args.form).maps(&args),
+        Verb::Reload(args) => Client::new(&args.form).reload(&args),
+        Verb::Log(args) => Client::new(&args.form).log(&args),
+        Verb::Version(args) => Client::new(&args.form).version(&args),
+        Verb::Man { dir } => manual::write(&dir).map(|()| 0),
+        Verb::Completions { shell } => output::print(&manual::completions(shell)?).map(|()| 0),
+    }
+}

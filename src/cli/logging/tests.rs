@@ -1,0 +1,54 @@
+use log::Log;
+
+use super::*;
+
+/// What is let through, as levels of mmapfs and of another crate, before the ceiling.
+fn filtered(
+    level: Option<LevelFilter>,
+    variable: Option<&str>,
+) -> (bool, bool, Option<LevelFilter>) {
+    let mut builder = Builder::new();
+    let ceiling = filter(&mut builder, level, variable);
+    let logger = builder.build();
+    let passes = |target: &'static str| {
+        logger.enabled(&log::Metadata::builder().level(Level::Debug).target(target).build())
+    };
+    (passes("mmapfs::fuse"), passes("fuser::session"), ceiling)
+}
+
+#[test]
+fn a_bare_level_is_for_mmapfs_alone() {
+    for (level, variable, ceiling) in [
+        (None, None, LevelFilter::Info),
+        (None, Some(""), LevelFilter::Info),
+        (None, Some("DEBUG"), LevelFilter::Debug),
+        (Some(LevelFilter::Trace), Some("error"), LevelFilter::Trace),
+        (Some(LevelFilter::Off), Some("fuser=debug"), LevelFilter::Off),
+    ] {
+        assert_eq!(filtered(level, variable), (true, false, Some(ceiling)), "{variable:?}");
+    }
+}
+
+#[test]
+fn directives_are_taken_as_they_are() {
+    assert_eq!(filtered(None, Some("fuser=debug,warn")), (false, true, None));
+    assert_eq!(filtered(None, Some("mmapfs::fuse=debug")), (true, false, None));
+}
+
+#[test]
+fn severities_are_those_of_syslog() {
+    assert_eq!(
+        [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace].map(severity),
+        [3, 4, 6, 7, 7]
+    );
+}
+
+#[test]
+fn the_terminal_sees_warnings_and_errors_only() {
+    let warning = "<28>mmapfs[12]: warn mmapfs::volume: hidden: a name";
+    assert_eq!(terminal_line(warning), Some("warn mmapfs::volume: hidden: a name"));
+    assert_eq!(terminal_line("<27>mmapfs[12]: error x: y"), Some("error x: y"));
+    for quiet in ["<30>mmapfs[12]: info x: y", "<31>mmapfs[12]: debug x: y", "", "<x>a: b"] {
+        assert_eq!(terminal_line(quiet), None, "{quiet}");
+    }
+}
