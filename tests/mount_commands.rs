@@ -1,0 +1,206 @@
+//! The commands of the command line on files below a mount.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::mounted::{program, run};
+use common::*;
+use serde_json::Value;
+
+const LEN: usize = 1 << 20;
+
+fn on_a_mount(test: impl Fn(&Path, &Path)) {
+    if !require_fuse() {
+        return;
+    }
+    let mounted = MountedFs::new("access=write");
+    fs::create_dir(mounted.backing().join("data")).unwrap();
+    for name in ["data/a", "data/with blank", "b"] {
+        fs::write(mounted.backing().join(name), pattern(LEN)).unwrap();
+        create(mounted.backing().join(name)).sync_all().unwrap();
+    }
+    test(mounted.path(), mounted.backing());
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that has to succeed in a directory, and gives what it prints.
+#[track_caller]
+fn good(dir: &Path, words: &[&str]) -> String {
+    let output = output_in(dir, words);
+    assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
+    assert!(output.stderr.is_empty(), "{words:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn output_in(dir: &Path, words: &[&str]) -> Output {
+    Command::new(program()).args(words).current_dir(dir).output().unwrap()
+}
+
+/// As [`good`], for answers in JSON, one to a line.
+#[track_caller]
+fn json(dir: &Path, words: &[&str]) -> Vec<Value> {
+    let text = good(dir, words);
+    let parse = |line: &str| {
+        serde_json::from_str(line).unwrap_or_else(|err| panic!("not JSON: {err}: {line}"))
+    };
+    text.lines().map(parse).collect()
+}
+
+#[test]
+fn advice_is_given_to_files_anywhere_below_a_mount() {
+    on_a_mount(|mount, _| {
+        let absolute = mount.join("data/a");
+        let words = ["advise", "--json", "willneed", absolute.to_str().unwrap()];
+        let report = &json(Path::new("/"), &words)[0];
+        assert_eq!((&report["path"], &report["pages"]), (&"data/a".into(), &256.into()));
+        let words = ["advise", "--json", "--range", "4K-16K", "populate_read", "a", "with blank"];
+        let reports = json(&mount.join("data"), &words);
+        let paths: Vec<&str> =
+            reports.iter().map(|report| report["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, ["data/a", "data/with blank"]);
+        assert!(reports.iter().all(|report| report["resident_after"] == 3), "{reports:?}");
+        let printed = good(&mount.join("data"), &["advise", "MADV_RANDOM", "../b"]);
+        assert!(printed.contains("b") && printed.contains("random"), "{printed}");
+    });
+}
+
+#[test]
+fn a_path_is_found_through_links_and_dots() {
+    on_a_mount(|mount, _| {
+        let dir = TestDir::new();
+        symlink(mount.join("data"), dir.path().join("link")).unwrap();
+        let report = &json(dir.path(), &["status", "--json", "link/../data/a"])[0];
+        assert_eq!((&report["path"], &report["size"]), (&"data/a".into(), &LEN.into()));
+        let report = &json(&mount.join("data"), &["status", "--json", "./../data/./a"])[0];
+        assert_eq!(report["path"], "data/a");
+    });
+}
+
+#[test]
+fn flush_lock_and_unlock_answer() {
+    on_a_mount(|mount, _| {
+        fs::write(mount.join("b"), pattern(LEN / 2)).unwrap();
+        let report = &json(mount, &["flush", "--json", "b"])[0];
+        assert_eq!((&report["mode"], &report["path"]), (&"sync".into(), &"b".into()));
+        assert!(matches!(report["dirty_after"].as_u64(), None | Some(0)), "{report}");
+        let report = &json(mount, &["lock", "--json", "--range", "0-8K", "b"])[0];
+        assert_eq!((&report["locked"], &report["range"][1]), (&true.into(), &8192.into()));
+        assert_eq!(json(mount, &["status", "--json", "b"])[0]["locked_bytes"], 8192);
+        assert_eq!(json(mount, &["unlock", "--json", "b"])[0]["locked"], false);
+        assert_eq!(json(mount, &["status", "--json", "b"])[0]["locked_bytes"], 0);
+    });
+}
+
+#[test]
+fn status_and_maps_tell_of_mounts_and_files() {
+    on_a_mount(|mount, backing| {
+        let status = &json(Path::new("/"), &["status", "--json", mount.to_str().unwrap()])[0];
+        assert_eq!(status["source"], backing.to_str().unwrap());
+        assert!(status["requests"].is_object() && status["uptime_s"].is_f64(), "{status}");
+        good(mount, &["advise", "random", "data/a"]);
+        let maps = &json(mount, &["maps", "--json", "."])[0];
+        let map = &maps["mappings"][0];
+        assert_eq!((&map["path"], &map["advice"]), (&"data/a".into(), &"random".into()));
+        assert!(map["start"].as_u64() < map["end"].as_u64());
+        assert!(good(mount, &["maps", "."]).contains("data/a"));
+        let printed = good(mount, &["status", "."]);
+        assert!(printed.contains(backing.to_str().unwrap()), "{printed}");
+    });
+}
+
+#[test]
+fn failures_are_one_line_and_an_exit_code() {
+    on_a_mount(|mount, backing| {
+        let cases: [(&[&str], i32, &str); 11] = [
+            (&["advise", "wilneed", "b"], 2, "willneed"),
+            (&["advise", "willneed"], 2, "PATH"),
+            (&["advise", "--range", "9-3", "willneed", "b"], 2, "9-3"),
+            (&["advise", "--range", "0-2M", "willneed", "b"], 1, "b"),
+            (&["advise", "willneed", "missing"], 1, "missing"),
+            (&["advise", "remove", "b"], 1, "destroy"),
+            (&["advise", "hwpoison", "b"], 1, "hwpoison"),
+            (&["flush", "data/missing"], 1, "data/missing"),
+            (&["lock", "data"], 1, "data"),
+            (&["status", "/proc"], 1, "/proc"),
+            (&["log", "loudly", "."], 2, "loudly"),
+        ];
+        for (words, code, word) in cases {
+            let output = output_in(mount, words);
+            let error = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{words:?}: {error}");
+            assert!(error.contains(word), "{words:?}: {error}");
+            assert!(error.starts_with("mmapfs: ") || code == 2, "{words:?}: {error}");
+            assert!(output.stdout.is_empty(), "{words:?}: {}", text(&output.stdout));
+        }
+        let output = output_in(backing, &["advise", "willneed", "b"]);
+        assert_eq!(output.status.code(), Some(1), "not below a mount");
+        assert_content(backing.join("b"), &pattern(LEN));
+    });
+}
+
+#[test]
+fn one_bad_path_does_not_keep_the_others_from_being_served() {
+    on_a_mount(|mount, _| {
+        let output = output_in(mount, &["advise", "--json", "willneed", "b", "missing", "data/a"]);
+        assert_eq!(output.status.code(), Some(1));
+        let printed = text(&output.stdout);
+        assert!(printed.contains("\"b\"") && printed.contains("data/a"), "{printed}");
+        let errors = text(&output.stderr) + &printed;
+        assert!(errors.contains("missing"), "{errors}");
+    });
+}
+
+#[test]
+fn what_destroys_has_to_be_meant() {
+    on_a_mount(|mount, backing| {
+        good(mount, &["advise", "--destroy", "--range", "0-64K", "remove", "b"]);
+        let mut expected = pattern(LEN);
+        expected[..64 << 10].fill(0);
+        assert_content(backing.join("b"), &expected);
+        assert_content(mount.join("b"), &expected);
+    });
+}
+
+#[test]
+fn the_level_of_the_log_is_set_and_the_version_of_the_daemon_told() {
+    on_a_mount(|mount, _| {
+        good(mount, &["log", "debug", "."]);
+        good(mount, &["log", "info", "."]);
+        let version = good(mount, &["version", "."]);
+        assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+        assert!(good(mount, &["version"]).contains(env!("CARGO_PKG_VERSION")));
+    });
+}
+
+#[test]
+fn another_name_of_the_control_directory_is_found() {
+    if !require_fuse() {
+        return;
+    }
+    let mounted = MountedFs::new("access=write,control_name=.door");
+    fs::write(mounted.path().join("file"), b"x").unwrap();
+    assert_eq!(json(mounted.path(), &["status", "--json", "file"])[0]["size"], 1);
+    let without = MountedFs::new("access=write,control=off");
+    let output = output_in(without.path(), &["status", "."]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure_to_speak_of() {
+    on_a_mount(|mount, _| {
+        let script = format!("'{}' help advise | head -n 1", program().display());
+        let output = Command::new("sh").args(["-c", &script]).current_dir(mount).output().unwrap();
+        assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+        let output = run(&["help", "frobnicate"]);
+        assert_eq!(output.status.code(), Some(2));
+    });
+}
