@@ -157,7 +157,7 @@ impl BackingFile {
     /// # Errors
     /// Those of pwrite(2), when nothing arrived.
     pub fn write_plainly(&self, offset: u64, data: &[u8], caller: &Caller) -> Result<usize, Errno> {
-        let _as_caller = AsCaller::enter(caller, false)?;
+        let _as_caller = AsCaller::enter_to_write(caller)?;
         self.write_at(offset, data)
     }
 
@@ -221,7 +221,7 @@ impl BackingFile {
         data: &[u8],
         caller: &Caller,
     ) -> Result<(usize, bool), Errno> {
-        let _as_caller = AsCaller::enter(caller, false)?;
+        let _as_caller = AsCaller::enter_to_write(caller)?;
         let count = sys::file::append(self.descriptor().writer()?, data)?;
         let size = self.size()?;
         Ok((count, size == expected.saturating_add(count as u64)))

@@ -37,9 +37,12 @@ impl Caller {
     }
 }
 
-/// What root may do and the caller may not, beyond permissions: FSETID keeps setgid bits, and
-/// SYS_RESOURCE goes over quotas and into the blocks reserved for root.
-const DROPPED: CapabilitySet = CapabilitySet::FSETID.union(CapabilitySet::SYS_RESOURCE);
+/// What root may do and a caller that writes may not, beyond permissions: to go over quotas and
+/// into the blocks reserved for root.
+const NOT_TO_WRITE: CapabilitySet = CapabilitySet::SYS_RESOURCE;
+
+/// And one that makes something: FSETID keeps setgid bits.
+const NOT_TO_MAKE: CapabilitySet = NOT_TO_WRITE.union(CapabilitySet::FSETID);
 
 /// This thread has the caller's credentials until the value is dropped, on the same thread:
 ///
@@ -68,6 +71,23 @@ impl AsCaller {
     /// # Errors
     /// Those of capget(2) and setgroups(2); EPERM when the kernel refuses the user or group.
     pub fn enter(caller: &Caller, with_groups: bool) -> Result<Option<AsCaller>, Errno> {
+        AsCaller::enter_without(caller, with_groups, NOT_TO_MAKE)
+    }
+
+    /// The same for writing to a file whose setuid and setgid bits are as they should be: they
+    /// stay, whatever the caller's groups.
+    ///
+    /// # Errors
+    /// As [`AsCaller::enter`].
+    pub fn enter_to_write(caller: &Caller) -> Result<Option<AsCaller>, Errno> {
+        AsCaller::enter_without(caller, false, NOT_TO_WRITE)
+    }
+
+    fn enter_without(
+        caller: &Caller,
+        with_groups: bool,
+        dropped: CapabilitySet,
+    ) -> Result<Option<AsCaller>, Errno> {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if (uid, gid) == (caller.uid, caller.gid) {
             return Ok(None);
@@ -89,7 +109,7 @@ impl AsCaller {
             // The filesystem user took the rights over files along (CAP_FS_MASK). They come
             // back: permissions are the kernel's to check, and it has let this request through.
             let mut raised = capabilities;
-            raised.effective.remove(DROPPED);
+            raised.effective.remove(dropped);
             rustix::thread::set_capabilities(None, raised)?;
         }
         Ok(Some(entered))

@@ -187,7 +187,7 @@ impl Volume {
         }
         let mode = FallocateFlags::from_bits_retain(mode);
         let descriptor = open.file.descriptor();
-        let _as_caller = AsCaller::enter(caller, false)?;
+        let _as_caller = AsCaller::enter_to_write(caller)?;
         rustix::fs::fallocate(descriptor.writer()?, mode, offset, len)
     }
 
@@ -227,7 +227,7 @@ impl Volume {
         let (mut start, mut end) = (from.1, to.1);
         let (source, target) = (source.file.descriptor(), target.file.descriptor());
         let (source, target) = (source.reader()?, target.writer()?);
-        let _as_caller = AsCaller::enter(caller, false)?;
+        let _as_caller = AsCaller::enter_to_write(caller)?;
         rustix::fs::copy_file_range(source, Some(&mut start), target, Some(&mut end), len)
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
-use super::attr::{Attr, Time};
+use super::attr::{Attr, Time, stat_of};
 use super::inode::Ino;
 use super::{HandleId, Volume};
 use crate::sys;
@@ -63,6 +63,11 @@ impl Volume {
             return self.attr(ino, handle);
         }
         let fd = self.pin(&node)?;
+        if nothing && caller.uid != 0 && caller.uid != stat_of(&*fd)?.uid {
+            // By one who may not: the kernel sends the same before a change of the content, which
+            // takes the bits away by itself.
+            return self.attr(ino, handle);
+        }
         if owner || nothing {
             // chown(2) takes setuid and setgid away by itself, by the caller's groups.
             let _as_caller = AsCaller::enter(caller, true)?;
