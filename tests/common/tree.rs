@@ -18,6 +18,9 @@ use super::files::{xattr, xattr_names};
 pub enum Scope {
     /// Everything, inode numbers and modification times included: two views of one tree.
     Everything,
+    /// The same without inode numbers: a file that took the number of one that the kernel still
+    /// knows is shown under another.
+    ButInodes,
     /// What is the same in two trees with the same history: no inode numbers, times and sizes of
     /// directories.
     History,
@@ -150,11 +153,13 @@ impl Entry {
         compare("xattrs", &self.xattrs, &other.xattrs);
         compare("target", &self.target, &other.target);
         compare("content", &self.content, &other.content);
-        if scope == Scope::Everything || self.kind != "directory" {
+        if scope != Scope::History || self.kind != "directory" {
             compare("size", &self.size, &other.size);
         }
         if scope == Scope::Everything {
             compare("inode", &self.inode, &other.inode);
+        }
+        if scope != Scope::History {
             compare("modified", &self.modified, &other.modified);
         }
         text
