@@ -14,11 +14,13 @@ use std::str::FromStr;
 use crate::advice::{Advice, Effect};
 
 mod error;
+mod plane;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use error::FlagsError;
+pub use plane::PlaneChoice;
 use table::{HUGE_MASK, KNOWN, Known, Rule};
 
 /// The access modes of Python's mmap.
@@ -301,6 +303,8 @@ pub struct MapMode {
     pub prot: Prot,
     /// Passed to madvise(2) for the whole of every new mapping.
     pub advice: Advice,
+    /// The way on which the bytes are wanted.
+    pub plane: PlaneChoice,
 }
 
 impl MapMode {
@@ -312,6 +316,12 @@ impl MapMode {
     /// Whether a view of this mode can be written.
     pub fn writable(&self) -> bool {
         self.prot.write
+    }
+
+    /// What only a mapping can give, and a file that the kernel reads itself cannot: flags and
+    /// advice other than the usual.
+    pub fn asks_for_mapping(&self) -> bool {
+        self.flags != MapFlags::shared() || self.advice != Advice::Normal
     }
 }
 
@@ -326,6 +336,8 @@ pub struct ViewOptions {
     pub prot: Option<Prot>,
     /// `advice=`.
     pub advice: Option<Advice>,
+    /// `plane=`.
+    pub plane: Option<PlaneChoice>,
 }
 
 impl ViewOptions {
@@ -353,6 +365,6 @@ impl ViewOptions {
         if flags.sharing == Sharing::Private && prot.write {
             return Err(FlagsError::PrivateWrite);
         }
-        Ok(MapMode { flags, prot, advice })
+        Ok(MapMode { flags, prot, advice, plane: self.plane.unwrap_or_default() })
     }
 }

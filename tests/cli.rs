@@ -200,9 +200,9 @@ fn check_prints_the_plan_as_text() {
     assert_eq!(line("prot"), "r");
     assert_eq!(line("options"), "rw,nosuid,nodev,noatime,default_permissions");
     assert_eq!(line("rules"), places.path("rules.toml").display().to_string());
-    assert_eq!(line("  line 1"), "*.db access=read flags=shared prot=r advice=random");
+    assert_eq!(line("  line 1"), "*.db access=read flags=shared prot=r advice=random plane=auto");
     assert_eq!(line("control"), ".mmapfs (hidden)");
-    assert_eq!(line("timeouts"), "entry 1 s, attr 0.5 s, negative 0 s");
+    assert_eq!(line("timeouts"), "entry as watched, attr 0.5 s, negative as watched");
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn check_prints_the_plan_as_json_with_numbers_as_numbers() {
     assert_eq!(plan["clone_fd"], false);
     assert_eq!(plan["max_mappings"], 100);
     assert_eq!(plan["fsname"], "a,b");
-    assert_eq!(plan["entry_timeout_s"], 1.0);
+    assert!(plan["entry_timeout_s"].is_null());
     assert_eq!(plan["rules_file"], Value::Null);
     assert_eq!(plan["log"], "debug");
     assert_eq!(plan["log_file"], places.path("log").display().to_string());

@@ -68,6 +68,9 @@ pub enum Verb {
     /// Set the level of a mount's log
     #[command(long_about = ControlVerb::Log.doc())]
     Log(LogArgs),
+    /// Say what this machine and this user can have
+    #[command(long_about = help::DOCTOR)]
+    Doctor(DoctorArgs),
     /// Print the version, or that of a mount's daemon
     Version(VersionArgs),
     /// Write the man pages into a directory
@@ -293,6 +296,20 @@ pub struct LogArgs {
     /// The mount point
     #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     pub mountpoint: PathBuf,
+}
+
+/// The arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The form of the answer.
+    #[command(flatten)]
+    pub form: Form,
+    /// Say what everything is for and what happens without it, not only of what is missing
+    #[arg(short, long, conflicts_with = "json")]
+    pub verbose: bool,
+    /// A directory to be served; without it the current one
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
 }
 
 /// The arguments of `version`.

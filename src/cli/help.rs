@@ -33,6 +33,14 @@ pub const UMOUNT: &str = "\
 Unmounts a mount of mmapfs. --stale is for a mount whose daemon is gone, where every access says \
 `Transport endpoint is not connected`: it frees the mount point, and refuses if the daemon lives.";
 
+/// What `doctor` does.
+pub const DOCTOR: &str = "\
+Says what this machine and this user can have for mounts of DIR: the protocol and the capabilities \
+of FUSE in this kernel, passthrough, privilege, system calls, what the filesystem of DIR can do, \
+and limits; each with what it is used for, and, where it is missing, what happens without it. \
+Everything is tried: a mount is made for a moment in the directory for temporary files, and files without names in DIR. \
+The exit code is 0 when a mount is possible, and 1 when not, with the reason.";
+
 /// The exit codes, as (code, meaning).
 pub const EXIT_CODES: [(&str, &str); 3] = [
     ("0", "it was done"),

@@ -23,15 +23,17 @@ pub struct Plan {
     flags: String,
     prot: String,
     advice: String,
+    plane: String,
     rules_file: Option<String>,
     rules: Vec<RulePlan>,
     options: Vec<String>,
     fsname: String,
     control: &'static str,
     control_name: String,
-    entry_timeout_s: f64,
-    attr_timeout_s: f64,
-    negative_timeout_s: f64,
+    watch: &'static str,
+    entry_timeout_s: Option<f64>,
+    attr_timeout_s: Option<f64>,
+    negative_timeout_s: Option<f64>,
     threads: usize,
     clone_fd: bool,
     max_mappings: Option<u64>,
@@ -49,12 +51,13 @@ struct RulePlan {
     flags: String,
     prot: String,
     advice: String,
+    plane: String,
 }
 
 impl Plan {
     /// The plan of a mount.
     pub fn of(config: &MountConfig) -> Plan {
-        let [access, flags, prot, advice] = words(&config.view, &config.mode);
+        let [access, flags, prot, advice, plane] = words(&config.view, &config.mode);
         let by_kernel = may_mount() && !config.kernel.auto_unmount;
         Plan {
             source: config.source.display().to_string(),
@@ -68,15 +71,17 @@ impl Plan {
             flags,
             prot,
             advice,
+            plane,
             rules_file: config.rules_file.as_ref().map(|file| file.display().to_string()),
             rules: config.rules.rules().iter().map(RulePlan::of).collect(),
             options: options(config),
             fsname: config.kernel.fsname.to_string_lossy().into_owned(),
             control: config.control.name(),
             control_name: config.control_name.to_string_lossy().into_owned(),
-            entry_timeout_s: config.entry_timeout.as_secs_f64(),
-            attr_timeout_s: config.attr_timeout.as_secs_f64(),
-            negative_timeout_s: config.negative_timeout.as_secs_f64(),
+            watch: config.watch.name(),
+            entry_timeout_s: config.entry_timeout.map(|time| time.as_secs_f64()),
+            attr_timeout_s: config.attr_timeout.map(|time| time.as_secs_f64()),
+            negative_timeout_s: config.negative_timeout.map(|time| time.as_secs_f64()),
             threads: config.threads,
             clone_fd: config.clone_fd,
             max_mappings: config.max_mappings,
@@ -88,14 +93,16 @@ impl Plan {
 
 impl RulePlan {
     fn of(rule: &crate::config::rules::Rule) -> RulePlan {
-        let [access, flags, prot, advice] = words(&rule.view, &rule.mode);
-        RulePlan { pattern: rule.pattern.clone(), line: rule.line, access, flags, prot, advice }
+        let [access, flags, prot, advice, plane] = words(&rule.view, &rule.mode);
+        let pattern = rule.pattern.clone();
+        RulePlan { pattern, line: rule.line, access, flags, prot, advice, plane }
     }
 }
 
-fn words(view: &ViewOptions, mode: &MapMode) -> [String; 4] {
-    let MapMode { flags, prot, advice } = mode;
-    [view.access.to_string(), flags.to_string(), prot.to_string(), advice.to_string()]
+fn words(view: &ViewOptions, mode: &MapMode) -> [String; 5] {
+    let MapMode { flags, prot, advice, plane } = mode;
+    let words: [&dyn fmt::Display; 5] = [&view.access, flags, prot, advice, plane];
+    words.map(|word| word.to_string())
 }
 
 /// What the kernel is told, in the words of `-o`.
@@ -131,12 +138,16 @@ impl fmt::Display for Plan {
         line("flags", &self.flags)?;
         line("prot", &self.prot)?;
         line("advice", &self.advice)?;
+        line("plane", &self.plane)?;
         line("rules", &self.rules_file.as_deref().unwrap_or("none"))?;
-        for RulePlan { pattern, line: number, access, flags, prot, advice } in &self.rules {
+        for RulePlan { pattern, line: number, access, flags, prot, advice, plane } in &self.rules {
             let shown = pattern.escape_debug();
             line(
                 &format!("  line {number}"),
-                &format_args!("{shown} access={access} flags={flags} prot={prot} advice={advice}"),
+                &format_args!(
+                    "{shown} access={access} flags={flags} prot={prot} advice={advice} \
+                     plane={plane}"
+                ),
             )?;
         }
         match self.mountpoint_kind == file || self.control == "off" {
@@ -144,8 +155,9 @@ impl fmt::Display for Plan {
             false => line("control", &format_args!("{} ({})", self.control_name, self.control))?,
         }
         let [entry, attr, negative] =
-            [self.entry_timeout_s, self.attr_timeout_s, self.negative_timeout_s];
-        line("timeouts", &format_args!("entry {entry} s, attr {attr} s, negative {negative} s"))?;
+            [self.entry_timeout_s, self.attr_timeout_s, self.negative_timeout_s].map(seconds);
+        line("watch", &self.watch)?;
+        line("timeouts", &format_args!("entry {entry}, attr {attr}, negative {negative}"))?;
         line("threads", &format_args!("{} (clone_fd {})", self.threads, on_off(self.clone_fd)))?;
         match self.max_mappings {
             Some(most) => line("mappings", &format_args!("at most {most}"))?,
@@ -157,6 +169,10 @@ impl fmt::Display for Plan {
             None => Ok(()),
         }
     }
+}
+
+fn seconds(time: Option<f64>) -> String {
+    time.map_or_else(|| "as watched".into(), |time| format!("{time} s"))
 }
 
 fn on_off(on: bool) -> &'static str {

@@ -68,6 +68,59 @@ impl ControlVisibility {
     }
 }
 
+/// Whether the kernel asks when a client opens a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OpenRequests {
+    /// At every open and close.
+    #[default]
+    Ask,
+    /// Never: a file is opened when it is read.
+    None,
+}
+
+impl OpenRequests {
+    /// Every choice.
+    pub const ALL: [OpenRequests; 2] = [OpenRequests::Ask, OpenRequests::None];
+
+    /// The word of `-o open=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            OpenRequests::Ask => "ask",
+            OpenRequests::None => "none",
+        }
+    }
+}
+
+/// Whether changes made directly to the source are watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WatchMode {
+    /// Where it is permitted.
+    #[default]
+    Auto,
+    /// It must be possible.
+    On,
+    /// Only directories in use, as without privilege; it must be possible.
+    Directories,
+    /// No.
+    Off,
+}
+
+impl WatchMode {
+    /// Every choice.
+    pub const ALL: [WatchMode; 4] =
+        [WatchMode::Auto, WatchMode::On, WatchMode::Directories, WatchMode::Off];
+
+    /// The word of `-o watch=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            WatchMode::Auto => "auto",
+            WatchMode::On => "on",
+            WatchMode::Directories => "directories",
+            WatchMode::Off => "off",
+        }
+    }
+}
+
 /// A mount that was checked and may be made.
 #[derive(Debug, Clone)]
 pub struct MountConfig {
@@ -92,12 +145,16 @@ pub struct MountConfig {
     pub control: ControlVisibility,
     /// The control directory's name in the root.
     pub control_name: OsString,
-    /// How long the kernel may trust a name.
-    pub entry_timeout: Duration,
-    /// How long the kernel may trust attributes.
-    pub attr_timeout: Duration,
-    /// How long the kernel may trust that a name is not there.
-    pub negative_timeout: Duration,
+    /// Whether the kernel asks when a client opens a file.
+    pub open: OpenRequests,
+    /// Whether the source is watched for changes.
+    pub watch: WatchMode,
+    /// How long the kernel may trust a name; `None` leaves it to the daemon.
+    pub entry_timeout: Option<Duration>,
+    /// How long the kernel may trust attributes; `None` leaves it to the daemon.
+    pub attr_timeout: Option<Duration>,
+    /// How long the kernel may trust that a name is not there; `None` leaves it to the daemon.
+    pub negative_timeout: Option<Duration>,
     /// Event loops, 1 to 64.
     pub threads: usize,
     /// Whether every event loop has a `/dev/fuse` descriptor of its own.

@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// Its number, `stx_mnt_id` of every file in it; given anew after it is gone.
+    pub id: u64,
     /// Major and minor number of its device: `st_dev` of every file in it.
     pub dev: (u32, u32),
     /// The directory of the filesystem that is the root of this mount: `/` but in bind mounts.
@@ -96,6 +98,11 @@ impl MountTable {
         MountTable { mounts: text.split(|byte| *byte == b'\n').filter_map(mount).collect() }
     }
 
+    /// Every mount.
+    pub fn all(&self) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter()
+    }
+
     /// The mount at exactly this path (absolute, without symbolic links): the topmost, where
     /// several lie on one another.
     pub fn at(&self, path: &Path) -> Option<&Mount> {
@@ -129,11 +136,13 @@ impl MountTable {
 /// Parses `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [FIELD...] - TYPE SOURCE OPTIONS`.
 fn mount(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|byte| *byte == b' ');
-    let (major, minor) = std::str::from_utf8(words.nth(2)?).ok()?.split_once(':')?;
+    let id = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    let (major, minor) = std::str::from_utf8(words.nth(1)?).ok()?.split_once(':')?;
     let root = unescape(words.next()?);
     let mountpoint = unescape(words.next()?);
     words.find(|word| *word == b"-")?;
     Some(Mount {
+        id,
         dev: (major.parse().ok()?, minor.parse().ok()?),
         root: root.into(),
         mountpoint: mountpoint.into(),

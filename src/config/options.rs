@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::mount::MountFlags;
 
-use super::{ControlVisibility, KernelOptions};
+use super::{ControlVisibility, KernelOptions, OpenRequests, WatchMode};
 use crate::error::Failure;
 use crate::flags::ViewOptions;
 use crate::units::{nearest, quote};
@@ -37,12 +37,16 @@ pub struct MountOptions {
     pub control: ControlVisibility,
     /// `control_name=`: a file name.
     pub control_name: OsString,
+    /// `open=`.
+    pub open: OpenRequests,
+    /// `watch=`.
+    pub watch: WatchMode,
     /// `entry_timeout=`.
-    pub entry_timeout: Duration,
+    pub entry_timeout: Option<Duration>,
     /// `attr_timeout=`.
-    pub attr_timeout: Duration,
+    pub attr_timeout: Option<Duration>,
     /// `negative_timeout=`.
-    pub negative_timeout: Duration,
+    pub negative_timeout: Option<Duration>,
     /// `threads=`, 1 to 64.
     pub threads: usize,
     /// `clone_fd`.
@@ -66,9 +70,11 @@ impl Default for MountOptions {
             rules: None,
             control: ControlVisibility::default(),
             control_name: ".mmapfs".into(),
-            entry_timeout: Duration::from_secs(1),
-            attr_timeout: Duration::from_secs(1),
-            negative_timeout: Duration::ZERO,
+            open: OpenRequests::default(),
+            watch: WatchMode::default(),
+            entry_timeout: None,
+            attr_timeout: None,
+            negative_timeout: None,
             threads: 4,
             clone_fd: true,
             max_mappings: None,

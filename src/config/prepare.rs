@@ -13,7 +13,9 @@ use rustix::mount::MountFlags;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::mountinfo::{Answer, Mount};
-use super::{ControlVisibility, MountConfig, MountOptions, MountTable, RuleSet, SourceKind};
+use super::{
+    ControlVisibility, MountConfig, MountOptions, MountTable, OpenRequests, RuleSet, SourceKind,
+};
 use crate::error::Failure;
 use crate::flags::ViewOptions;
 
@@ -55,6 +57,15 @@ impl MountConfig {
         // Only `ro` makes the kernel refuse writing by itself: it would refuse the control file
         // too. Otherwise the daemon answers EROFS.
         kernel.read_only = kernel.flags.contains(MountFlags::RDONLY) || !writable;
+        if options.open == OpenRequests::None && !kernel.read_only {
+            let reason = "files in it could be written: it goes with access=read or ro";
+            return Err(Failure::usage("option `open=none`", reason));
+        }
+        if options.open == OpenRequests::None {
+            // The kernel then keeps no times of access, for which it would ask after every read.
+            // The control file cannot be opened to be written anyway.
+            kernel.flags.insert(MountFlags::RDONLY);
+        }
         kernel.fsname = options.fsname.unwrap_or_else(|| source.path.clone().into());
 
         Ok(MountConfig {
@@ -71,6 +82,8 @@ impl MountConfig {
             rules_file,
             rules,
             control_name: options.control_name,
+            open: options.open,
+            watch: options.watch,
             entry_timeout: options.entry_timeout,
             attr_timeout: options.attr_timeout,
             negative_timeout: options.negative_timeout,
@@ -91,12 +104,13 @@ pub fn may_mount() -> bool {
 
 /// The view options as they are typed, for messages.
 fn shown(options: &MountOptions) -> impl fmt::Display {
-    let ViewOptions { access, flags, prot, advice } = options.view;
+    let ViewOptions { access, flags, prot, advice, plane } = options.view;
     let words = [
         Some(format!("access={access}")),
         flags.map(|flags| format!("flags={flags}")),
         prot.map(|prot| format!("prot={prot}")),
         advice.map(|advice| format!("advice={advice}")),
+        plane.map(|plane| format!("plane={plane}")),
     ];
     format!("options `{}`", words.into_iter().flatten().collect::<Vec<_>>().join(","))
 }

@@ -38,7 +38,7 @@ mod tests;
 const LARGEST_FILE: u64 = 1 << 20;
 
 /// The keys of a rule.
-const KEYS: [&str; 5] = ["match", "access", "flags", "prot", "advice"];
+const KEYS: [&str; 6] = ["match", "access", "flags", "prot", "advice", "plane"];
 
 /// The rules of a mount, in their order.
 #[derive(Debug, Clone, Default)]
@@ -125,9 +125,10 @@ impl fmt::Display for RuleSet {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ViewOptions { access, flags, prot, advice } = &self.view;
+        let ViewOptions { access, flags, prot, advice, plane } = &self.view;
         writeln!(f, "[[rule]]\nmatch = {}", TomlString(&self.pattern))?;
-        if *access != Access::Default || (flags.is_none() && prot.is_none() && advice.is_none()) {
+        let others = flags.is_some() || prot.is_some() || advice.is_some() || plane.is_some();
+        if *access != Access::Default || !others {
             writeln!(f, "access = \"{access}\"")?;
         }
         if let Some(flags) = flags {
@@ -136,8 +137,11 @@ impl fmt::Display for Rule {
         if let Some(prot) = prot {
             writeln!(f, "prot = \"{prot}\"")?;
         }
-        match advice {
-            Some(advice) => writeln!(f, "advice = \"{advice}\""),
+        if let Some(advice) = advice {
+            writeln!(f, "advice = \"{advice}\"")?;
+        }
+        match plane {
+            Some(plane) => writeln!(f, "plane = \"{plane}\""),
             None => Ok(()),
         }
     }
@@ -248,6 +252,7 @@ fn rule(
             "flags" => given.flags = Some(entry.parse()?),
             "prot" => given.prot = Some(entry.parse()?),
             "advice" => given.advice = Some(entry.parse()?),
+            "plane" => given.plane = Some(entry.parse()?),
             unknown => return Err(unknown_key(unknown, key.span(), &KEYS)),
         }
     }
@@ -255,7 +260,7 @@ fn rule(
         return Err(Mistake::new(place, "the rule has no `match`"));
     };
     if table.len() == 1 {
-        let reason = "the rule has no effect: give it access, flags, prot or advice";
+        let reason = "the rule has no effect: give it access, flags, prot, advice or plane";
         return Err(Mistake::new(place, reason));
     }
     let view_and_mode = complete(given, base).and_then(|view| Ok((view, view.resolve()?)));
@@ -267,12 +272,12 @@ fn rule(
 /// What a rule says, completed by what the options of the mount say. An access mode is said as a
 /// whole: flags and protection of the mount do not mix with it.
 fn complete(given: ViewOptions, base: &ViewOptions) -> Result<ViewOptions, FlagsError> {
-    let advice = given.advice.or(base.advice);
+    let (advice, plane) = (given.advice.or(base.advice), given.plane.or(base.plane));
     if given.access != Access::Default {
-        return Ok(ViewOptions { advice, ..given });
+        return Ok(ViewOptions { advice, plane, ..given });
     }
     if given.flags.is_none() && given.prot.is_none() {
-        return Ok(ViewOptions { advice, ..*base });
+        return Ok(ViewOptions { advice, plane, ..*base });
     }
     let of_mount = base.resolve()?;
     Ok(ViewOptions {
@@ -280,6 +285,7 @@ fn complete(given: ViewOptions, base: &ViewOptions) -> Result<ViewOptions, Flags
         flags: given.flags.or(Some(of_mount.flags)),
         prot: given.prot.or(Some(of_mount.prot)),
         advice,
+        plane,
     })
 }
 

@@ -10,6 +10,7 @@ fn view(access: Access, flags: Option<&str>, prot: Option<&str>) -> ViewOptions 
         flags: flags.map(|text| text.parse().unwrap()),
         prot: prot.map(|text| text.parse().unwrap()),
         advice: None,
+        plane: None,
     }
 }
 

@@ -5,11 +5,12 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use log::LevelFilter;
 
 use super::MountOptions;
-use crate::config::ControlVisibility;
+use crate::config::{ControlVisibility, OpenRequests, WatchMode};
 use crate::units::{nearest, parse_seconds, quote};
 
 /// An option's effect, or the reason why its value is bad.
@@ -72,6 +73,16 @@ pub(super) fn access(options: &mut MountOptions, value: &OsStr) -> Result<(), St
 
 pub(super) fn flags(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
     options.view.flags = Some(parse(value)?);
+    Ok(())
+}
+
+pub(super) fn open(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
+    options.open = one_of(value, &OpenRequests::ALL.map(|choice| (choice.name(), choice)))?;
+    Ok(())
+}
+
+pub(super) fn plane(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
+    options.view.plane = Some(parse(value)?);
     Ok(())
 }
 
@@ -156,18 +167,28 @@ pub(super) fn max_read(options: &mut MountOptions, value: &OsStr) -> Result<(), 
     Ok(())
 }
 
+pub(super) fn watch(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
+    let known = WatchMode::ALL.map(|choice| (choice.name(), choice));
+    options.watch = one_of(value, &known)?;
+    Ok(())
+}
+
+fn seconds(value: &OsStr) -> Result<Duration, String> {
+    parse_seconds(text(value)?).map_err(|error| error.to_string())
+}
+
 pub(super) fn entry_timeout(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
-    options.entry_timeout = parse_seconds(text(value)?).map_err(|error| error.to_string())?;
+    options.entry_timeout = Some(seconds(value)?);
     Ok(())
 }
 
 pub(super) fn attr_timeout(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
-    options.attr_timeout = parse_seconds(text(value)?).map_err(|error| error.to_string())?;
+    options.attr_timeout = Some(seconds(value)?);
     Ok(())
 }
 
 pub(super) fn negative_timeout(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
-    options.negative_timeout = parse_seconds(text(value)?).map_err(|error| error.to_string())?;
+    options.negative_timeout = Some(seconds(value)?);
     Ok(())
 }
 

@@ -182,12 +182,30 @@ static KNOWN: &[Known] = &[
          willneed, hugepage ...",
     ),
     value(
+        "plane",
+        Group::View,
+        "PLANE",
+        set::plane,
+        "who moves the bytes: passthrough (the kernel, at the speed of the backing file), mapped \
+         (the daemon, from its mapping), auto (the default: passthrough where the kernel allows it \
+         and neither flags nor advice ask for a mapping)",
+    ),
+    value(
         "rules",
         Group::View,
         "FILE",
         set::rules,
-        "a TOML file of [[rule]] tables with match, access, flags, prot and advice: the first \
+        "a TOML file of [[rule]] tables with match, access, flags, prot, advice and plane: the first \
          rule whose glob matches a path decides",
+    ),
+    value(
+        "open",
+        Group::Daemon,
+        "WHEN",
+        set::open,
+        "whether opening a file is asked for: ask (the default), none (the kernel opens without a \
+         word and reads from its cache or asks for the bytes: for many small files in a mount \
+         where nothing can be written)",
     ),
     value(
         "control",
@@ -273,25 +291,35 @@ static KNOWN: &[Known] = &[
          (3.14 is one) find a killed daemon of a user other than root only with allow_other",
     ),
     value(
+        "watch",
+        Group::Daemon,
+        "HOW",
+        set::watch,
+        "watch the source for changes made directly and tell the kernel at once: auto (where it \
+         is permitted; the default), on (it must be), directories (only those in use, as without \
+         privilege), off",
+    ),
+    value(
         "entry_timeout",
         Group::Fuse,
         "SECONDS",
         set::entry_timeout,
-        "how long the kernel trusts a name; 1 by default",
+        "how long the kernel trusts a name; by default 1, or 3600 where changes are watched",
     ),
     value(
         "attr_timeout",
         Group::Fuse,
         "SECONDS",
         set::attr_timeout,
-        "how long the kernel trusts attributes; 1 by default",
+        "how long the kernel trusts attributes; by default 1, or 3600 where changes are watched",
     ),
     value(
         "negative_timeout",
         Group::Fuse,
         "SECONDS",
         set::negative_timeout,
-        "how long the kernel trusts that a name is not there; 0 by default",
+        "how long the kernel trusts that a name is not there; by default 0, or 3600 where changes \
+         are watched",
     ),
     value(
         "max_read",

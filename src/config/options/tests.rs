@@ -20,7 +20,7 @@ fn words(list: &[u8]) -> Vec<OsString> {
 fn nothing_given_means_the_defaults() {
     let options = parse("").unwrap();
     assert_eq!(options, MountOptions::default());
-    assert_eq!(options.entry_timeout, Duration::from_secs(1));
+    assert_eq!(options.entry_timeout, None);
     assert!(options.clone_fd && options.kernel.default_permissions);
     assert_eq!(options.kernel.flag_words(), ["rw", "nosuid", "nodev"]);
 }
@@ -61,9 +61,9 @@ fn values_arrive_where_they_belong() {
     assert_eq!(options.fsname, Some("a,b".into()));
     assert_eq!(options.kernel.fstype(), "fuse.x");
     assert_eq!(options.kernel.max_read, Some(65536));
-    assert_eq!(options.entry_timeout, Duration::from_millis(1500));
-    assert_eq!(options.attr_timeout, Duration::ZERO);
-    assert_eq!(options.negative_timeout, Duration::from_secs(60));
+    assert_eq!(options.entry_timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(options.attr_timeout, Some(Duration::ZERO));
+    assert_eq!(options.negative_timeout, Some(Duration::from_secs(60)));
     assert_eq!(options.kernel.contexts, [("context", OsString::from("u:r:t"))]);
 }
 
