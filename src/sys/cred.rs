@@ -54,8 +54,8 @@ const NOT_TO_MAKE: CapabilitySet = NOT_TO_WRITE.union(CapabilitySet::FSETID);
 /// Threads that it starts meanwhile have them too, and keep them.
 #[derive(Debug)]
 pub struct AsCaller {
-    uid: u32,
-    gid: u32,
+    /// The thread's own filesystem user and group, where they were changed.
+    ids: Option<(u32, u32)>,
     capabilities: CapabilitySets,
     groups: Option<Vec<Gid>>,
     /// Credentials belong to the thread.
@@ -83,12 +83,32 @@ impl AsCaller {
         AsCaller::enter_without(caller, false, NOT_TO_WRITE)
     }
 
+    /// The same for lending a file to the kernel, which then writes it with these credentials,
+    /// whoever writes: so that setuid and setgid bits go at the first write, CAP_FSETID is left
+    /// out for everybody, us included.
+    ///
+    /// # Errors
+    /// As [`AsCaller::enter`].
+    pub fn enter_to_lend(caller: &Caller) -> Result<Option<AsCaller>, Errno> {
+        let entered = AsCaller::enter_without(caller, false, NOT_TO_MAKE)?;
+        let mut lowered = rustix::thread::capabilities(None)?;
+        if !lowered.effective.contains(CapabilitySet::FSETID) {
+            return Ok(entered);
+        }
+        let as_it_is =
+            || AsCaller { ids: None, capabilities: lowered, groups: None, _here: PhantomData };
+        let entered = entered.unwrap_or_else(as_it_is);
+        lowered.effective.remove(CapabilitySet::FSETID);
+        rustix::thread::set_capabilities(None, lowered)?;
+        Ok(Some(entered))
+    }
+
     fn enter_without(
         caller: &Caller,
         with_groups: bool,
         dropped: CapabilitySet,
     ) -> Result<Option<AsCaller>, Errno> {
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let (uid, gid) = effective_ids();
         if (uid, gid) == (caller.uid, caller.gid) {
             return Ok(None);
         }
@@ -96,7 +116,8 @@ impl AsCaller {
         if !capabilities.effective.contains(CapabilitySet::SETUID | CapabilitySet::SETGID) {
             return Ok(None);
         }
-        let mut entered = AsCaller { uid, gid, capabilities, groups: None, _here: PhantomData };
+        let ids = Some((uid, gid));
+        let mut entered = AsCaller { ids, capabilities, groups: None, _here: PhantomData };
         if with_groups {
             entered.take_groups(caller)?;
         }
@@ -124,10 +145,12 @@ impl AsCaller {
 
 impl Drop for AsCaller {
     fn drop(&mut self) {
-        set_fs_user(self.uid);
-        set_fs_group(self.gid);
-        let mut restored = (fs_user(), fs_group()) == (self.uid, self.gid)
-            && rustix::thread::set_capabilities(None, self.capabilities).is_ok();
+        let mut restored = self.ids.is_none_or(|(uid, gid)| {
+            set_fs_user(uid);
+            set_fs_group(gid);
+            (fs_user(), fs_group()) == (uid, gid)
+        });
+        restored &= rustix::thread::set_capabilities(None, self.capabilities).is_ok();
         if let Some(groups) = &self.groups {
             let groups: Vec<_> = groups.iter().map(|group| group.as_raw()).collect();
             restored &= set_groups(&groups).is_ok();
@@ -137,6 +160,10 @@ impl Drop for AsCaller {
             std::process::abort();
         }
     }
+}
+
+fn effective_ids() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
 /// What no user and no group is: the kernel refuses it, and answers with the present one.

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -38,7 +39,7 @@ pub struct DirEntry<'a> {
 /// An open directory that is being listed.
 #[derive(Debug)]
 pub struct DirStream {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     buffer: Vec<u8>,
     /// Where in the buffer the next entry is.
     at: usize,
@@ -48,13 +49,8 @@ pub struct DirStream {
 
 impl DirStream {
     /// A listing from the start of a directory that is open for reading.
-    pub fn new(fd: OwnedFd) -> DirStream {
+    pub fn new(fd: Arc<OwnedFd>) -> DirStream {
         DirStream { fd, buffer: Vec::new(), at: 0, cookie: 0 }
-    }
-
-    /// The open directory.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 
     /// Goes to a cookie that an entry gave, or to the start with 0. Going to the start lists

@@ -76,6 +76,10 @@ const COMMAND_BASE: u32 = 1 << 30 | (b'M' as u32) << 8 | 1;
 /// The most bytes that the number of an ioctl can say.
 pub const LONGEST_COMMAND: usize = (1 << 14) - 1;
 
+/// The ioctl that takes the next piece of the answer, and returns its length: `_IOR('M', 2,
+/// char[LONGEST_COMMAND])`.
+pub const ANSWER: u32 = 2 << 30 | (LONGEST_COMMAND as u32) << 16 | (b'M' as u32) << 8 | 2;
+
 /// Whether an ioctl carries control lines.
 pub fn is_command(request: u32) -> bool {
     request & !((LONGEST_COMMAND as u32) << 16) == COMMAND_BASE
@@ -94,6 +98,49 @@ pub fn send_command(file: &impl AsFd, lines: &[u8]) -> Result<(), Errno> {
     // SAFETY: the request says that the kernel reads `len` bytes, which outlive the call.
     let value = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), request, lines.as_ptr()) };
     if value < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// The next piece of the answer to control lines that were sent by ioctl; empty at its end.
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn take_answer(file: &impl AsFd) -> Result<Vec<u8>, Errno> {
+    let mut piece = vec![0_u8; LONGEST_COMMAND];
+    let request = ANSWER as libc::Ioctl;
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the number says how many bytes the call may write, which the buffer has.
+    let count = unsafe { libc::ioctl(fd, request, piece.as_mut_ptr()) };
+    let count = usize::try_from(count).map_err(|_| last_errno())?;
+    piece.truncate(count);
+    Ok(piece)
+}
+
+/// Whether nobody has a file open or mapped but by this one descriptor: then the kernel grants a
+/// lease on it (fcntl(2), F_SETLEASE), which is given back at once. False where it cannot be told.
+///
+/// The lease may be asked back in that moment by a SIGIO, which [`ignore_lease_breaks`] makes
+/// harmless.
+pub fn is_only_open(file: impl AsFd) -> bool {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the call takes numbers only.
+    let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) } == 0;
+    if granted {
+        // SAFETY: the call takes numbers only.
+        let returned = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
+        if returned != 0 {
+            log::error!("lease: giving it back: {}", last_errno());
+        }
+    }
+    granted
+}
+
+/// Makes SIGIO, which would end the process, do nothing.
+pub fn ignore_lease_breaks() {
+    // SAFETY: SIG_IGN is no function that could be called.
+    let previous = unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    if previous == libc::SIG_ERR {
+        log::error!("SIGIO: ignoring it: {}", last_errno());
+    }
 }
 
 /// Whether an attribute ioctl sets something.

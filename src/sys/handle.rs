@@ -42,7 +42,8 @@ struct Raw {
 }
 
 impl FileHandle {
-    fn new(kind: i32, bytes: &[u8]) -> FileHandle {
+    /// A handle as the kernel has told it.
+    pub(super) fn new(kind: i32, bytes: &[u8]) -> FileHandle {
         let mut short = [0; INLINE];
         FileHandle(match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
             (Some(start), Ok(len)) => {
@@ -65,6 +66,19 @@ impl FileHandle {
             Form::Short { len, bytes, .. } => bytes.get(..usize::from(*len)).unwrap_or_default(),
             Form::Long(long) => &long.1,
         }
+    }
+
+    /// The numbers of which one is the inode's, on filesystems that put it into the handle: as 32
+    /// bits at the start (ext4 and most others), as 64 bits there (xfs, btrfs), or as two halves
+    /// behind a generation (tmpfs).
+    pub fn inode_candidates(&self) -> [u64; 3] {
+        let word = |at: usize| {
+            let bytes = self.bytes().get(at * 4..at * 4 + 4).and_then(|word| word.try_into().ok());
+            bytes.map_or(0, u32::from_ne_bytes)
+        };
+        let long = self.bytes().get(..8).and_then(|bytes| bytes.try_into().ok());
+        let halves = u64::from(word(2)) << 32 | u64::from(word(1));
+        [u64::from(word(0)), long.map_or(0, u64::from_ne_bytes), halves]
     }
 
     fn raw(&self) -> Result<Raw, Errno> {

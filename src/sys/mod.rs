@@ -11,9 +11,11 @@
 pub mod advise;
 pub mod cred;
 pub mod dir;
+pub mod fanotify;
 pub mod file;
 pub mod guard;
 pub mod handle;
+pub mod probe;
 pub mod region;
 pub mod residency;
 

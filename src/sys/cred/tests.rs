@@ -104,6 +104,22 @@ fn root_with_another_group_keeps_its_capabilities() {
 }
 
 #[test]
+fn nobody_lends_a_file_with_the_right_to_keep_its_bits() {
+    if !is_root() {
+        return;
+    }
+    let before = credentials();
+    let ours = Caller { uid: before.0, gid: before.1, ..caller() };
+    for caller in [caller(), ours, Caller { gid: GID, ..ours }] {
+        let lending = AsCaller::enter_to_lend(&caller).unwrap().unwrap();
+        assert!(!has_capability(4), "CAP_FSETID of {caller:?}");
+        assert_eq!((fs_user(), fs_group()), (caller.uid, caller.gid));
+        drop(lending);
+        assert_eq!(credentials(), before);
+    }
+}
+
+#[test]
 fn a_setgid_bit_goes_unless_the_caller_is_of_the_group() {
     if !is_root() {
         return;

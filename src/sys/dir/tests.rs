@@ -7,7 +7,7 @@ use super::*;
 const FILES: usize = 3000; // More than one buffer holds.
 
 fn stream(path: &Path) -> DirStream {
-    DirStream::new(std::fs::File::open(path).unwrap().into())
+    DirStream::new(std::sync::Arc::new(std::fs::File::open(path).unwrap().into()))
 }
 
 fn many_files() -> (tempfile::TempDir, BTreeSet<OsString>) {
