@@ -62,9 +62,11 @@ impl Descriptor {
         Descriptor { reader: slot(readable), writer: slot(writable), append_only: false }
     }
 
-    /// The same for a descriptor that can only append.
-    pub fn for_appending(fd: OwnedFd) -> Descriptor {
-        Descriptor { append_only: true, ..Descriptor::new(fd, false, true) }
+    /// The same for a descriptor that can only append, with another for reading if there is one.
+    /// They are two: a shared mapping of what can only grow is not to be had of a writer.
+    pub fn for_appending(writer: OwnedFd, reader: Option<OwnedFd>) -> Descriptor {
+        let reader = reader.map(Arc::new);
+        Descriptor { reader, append_only: true, ..Descriptor::new(writer, false, true) }
     }
 
     /// What can be done by either; the newer one is used where both can.
@@ -245,6 +247,11 @@ impl BackingFile {
 
     pub(super) fn resizes(&self) -> u64 {
         self.resizes.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody has it open for writing.
+    pub fn is_written(&self) -> bool {
+        self.writers.load(Ordering::Acquire) > 0
     }
 
     /// The number of open handles.

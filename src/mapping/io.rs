@@ -1,24 +1,48 @@
 //! Reading and writing a backing file through its mapping.
 //!
-//! A read hands a slice of the mapping to the kernel. The pages are faulted in first by
+//! A read hands a slice of the mapping to the kernel. The pages are entered first by
 //! MADV_POPULATE_READ, which reports a page that cannot be had instead of raising SIGBUS, and
 //! pread(2) then says what a plain read would have said. Only a file that is truncated between
 //! the two makes the kernel answer EIO to the one request.
+//!
+//! Pages that are not in memory are read by pread(2), whose readahead follows the reader: a fault
+//! in a mapping reads megabytes around every page, or with MADV_RANDOM a page at a time. Where
+//! flags or advice ask for a mapping, faults are what was asked for.
 //!
 //! A write inside the file copies into the mapping by the guarded copy. What it could not copy
 //! (a page behind a new end of file, a hole on a full disk) and what grows the file goes through
 //! pwrite(2), whose errno is exact. A mapped store does not move mtime once its page is dirty, so
 //! the daemon sets it.
 
+use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::file::BackingFile;
+use crate::flags::PlaneChoice;
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 use crate::sys::region::Region;
+
+/// The size in bytes up to which a file is read without a mapping: mmap, the first faults and
+/// munmap cost about as much as copying so much once more.
+const SMALL_FILE: u64 = 128 << 10;
+
+thread_local! {
+    /// What is read without a mapping, as long as the longest request so far.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether all of a range is in memory, as far as the kernel tells (mincore(2)).
+fn is_resident(region: &Region, range: Range<usize>) -> bool {
+    let page = sys::page_size();
+    let pages = range.start - range.start % page..range.end;
+    let count = pages.len().div_ceil(page) as u64;
+    sys::residency::resident_pages(region, pages).is_ok_and(|resident| resident == count)
+}
 
 impl BackingFile {
     /// Reads up to `len` bytes from `offset` and hands them to `deliver`, which must only pass
@@ -37,7 +61,9 @@ impl BackingFile {
         let size = self.size()?;
         let end = offset.saturating_add(len as u64).min(size);
         if offset < end
+            && self.is_worth_mapping(size)
             && let Some((region, start, stop)) = self.mapped_span(size, offset, end)
+            && (self.is_about_mapping() || is_resident(&region, start..stop))
         {
             match sys::advise::populate_read(&region, start..stop) {
                 Ok(()) => {
@@ -53,9 +79,28 @@ impl BackingFile {
             }
         }
         // The size of files of /proc and /sys is 0 and says nothing: only read(2) knows.
-        let mut buffer = vec![0; len];
-        let count = self.read_at(offset, &mut buffer)?;
-        Ok(deliver(buffer.get(..count).unwrap_or_default()))
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < len {
+                buffer.resize(len, 0);
+            }
+            let buffer = buffer.get_mut(..len).unwrap_or_default();
+            let count = self.read_at(offset, buffer)?;
+            Ok(deliver(buffer.get(..count).unwrap_or_default()))
+        })
+    }
+
+    /// Whether reads go through the mapping. To map a small file costs more than to copy it once;
+    /// one that is mapped already, or whose view is about the mapping, is read there.
+    fn is_worth_mapping(&self, size: u64) -> bool {
+        size > SMALL_FILE
+            || self.mode().plane == PlaneChoice::Mapped
+            || self.is_about_mapping()
+            || self.present_mapping().is_some()
+    }
+
+    /// Whether flags or advice, of the view or given since, decide how pages are read.
+    fn is_about_mapping(&self) -> bool {
+        self.mode().asks_for_mapping() || self.sticky.lock().holds()
     }
 
     /// A file that is shorter than what was just handed out may have made the kernel answer EIO,

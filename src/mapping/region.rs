@@ -66,7 +66,11 @@ impl BackingFile {
         if old.is_none() || !self.sticky.lock().holds() {
             return;
         }
-        if let Err(err) = self.size().and_then(|size| self.mapping(size)) {
+        let mapped = self.size().and_then(|size| match size {
+            0 => Ok(()), // Cut to nothing: there is nothing to map until it grows.
+            size => self.mapping(size).map(drop),
+        });
+        if let Err(err) = mapped {
             log::warn!("{}: mapping it anew: {err}", self.path().display());
         }
     }

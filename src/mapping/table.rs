@@ -106,12 +106,32 @@ impl FileTable {
         let mut files = self.files.lock();
         let last_writer = open.writes() && file.writers.fetch_sub(1, Ordering::AcqRel) == 1;
         let last = file.handles.fetch_sub(1, Ordering::AcqRel) == 1;
-        let old = if last && !file.sticky.lock().holds() {
-            close(&mut files, file)
-        } else if last_writer {
-            hold_for_reading(file)
-        } else {
-            None
+        let closes = last && !file.sticky.lock().holds();
+        let old = if closes { close(&mut files, file) } else { None };
+        drop(files);
+        if last_writer && !closes {
+            self.hold_for_reading(file);
+        }
+        file.map_anew(old);
+    }
+
+    /// Swaps a writable descriptor for a read-only one of the same file. Opening that may take
+    /// as long as its filesystem does, and nobody waits for it.
+    fn hold_for_reading(&self, file: &BackingFile) {
+        let present = file.descriptor();
+        let reader = present.without_writer().map_or_else(|| read_only(&present), Ok);
+        let reader = match reader {
+            Ok(reader) => reader,
+            Err(err) => {
+                log::debug!("{}: reopening it for reading: {err}", file.path().display());
+                return;
+            }
+        };
+        let files = self.files.lock();
+        // Somebody may write again by now.
+        let old = match file.writers.load(Ordering::Acquire) {
+            0 => file.replace_descriptor(reader),
+            _ => None,
         };
         drop(files);
         file.map_anew(old);
@@ -187,18 +207,8 @@ fn close(
     file.unmap()
 }
 
-/// Swaps a writable descriptor for a read-only one of the same file.
-fn hold_for_reading(file: &BackingFile) -> Option<Arc<Region>> {
-    let present = file.descriptor();
-    if let Some(reader) = present.without_writer() {
-        return file.replace_descriptor(reader);
-    }
-    let path = crate::sys::fd_path(present.reader().ok()?.as_fd());
-    match rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(fd) => file.replace_descriptor(Descriptor::new(fd, true, false)),
-        Err(err) => {
-            log::debug!("{}: reopening it for reading: {err}", file.path().display());
-            None
-        }
-    }
+fn read_only(present: &Descriptor) -> Result<Descriptor, Errno> {
+    let path = crate::sys::fd_path(present.reader()?.as_fd());
+    let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(Descriptor::new(fd, true, false))
 }
