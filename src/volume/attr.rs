@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
 use super::inode::Ino;
+use super::watched::Trust;
 use crate::mapping::FileKey;
 
 /// A time stamp: seconds since the epoch, negative before it, and nanoseconds after them.
@@ -58,6 +59,10 @@ pub struct Stat {
     /// A number made from the time of birth, which tells a file from a later one with the same
     /// inode number; 0 where the filesystem keeps no such time.
     pub birth: u32,
+    /// It cannot be changed (`chattr +i`).
+    pub immutable: bool,
+    /// It can only grow (`chattr +a`).
+    pub append_only: bool,
 }
 
 impl Stat {
@@ -98,6 +103,8 @@ impl From<Statx> for Stat {
             mtime: stat.stx_mtime.into(),
             ctime: stat.stx_ctime.into(),
             birth: fold(birth),
+            immutable: stat.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+            append_only: stat.stx_attributes.contains(StatxAttributes::APPEND),
         }
     }
 }
@@ -129,6 +136,8 @@ pub struct Attr {
     pub ino: Ino,
     /// The rest.
     pub stat: Stat,
+    /// How long it may be used.
+    pub trust: Trust,
 }
 
 /// The answer to a lookup, which counts as one.
@@ -138,4 +147,6 @@ pub struct Entry {
     pub attr: Attr,
     /// Tells this file from an earlier one with the same inode number.
     pub generation: u32,
+    /// How long it may be used that this is what the name leads to.
+    pub trust: Trust,
 }

@@ -3,14 +3,16 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, SeekFrom};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::attr::stat_of;
 use super::handle::OpenFile;
 use super::inode::{Ino, Node};
+use super::plane::{Candidate, Lend, Plane};
 use super::{HandleId, Volume};
-use crate::mapping::OpenMode;
+use crate::flags::{MapMode, PlaneChoice};
+use crate::mapping::{BackingFile, OpenMode};
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 
@@ -23,8 +25,32 @@ pub struct Open {
     pub write: bool,
     /// With O_APPEND.
     pub append: bool,
+    /// With O_DIRECT.
+    pub direct: bool,
     /// As long as it takes, on a thread that may wait.
     pub wait: bool,
+}
+
+impl Open {
+    pub(super) fn mode(&self) -> OpenMode {
+        match (self.write, self.append) {
+            (false, _) => OpenMode::Read,
+            (true, false) => OpenMode::Write,
+            (true, true) => OpenMode::Append,
+        }
+    }
+}
+
+/// A file that was opened.
+pub struct Opened {
+    /// Its handle.
+    pub id: HandleId,
+    /// Who moves the bytes of the inode.
+    pub plane: Plane,
+    /// Its own reads and writes come to the daemon whatever the plane, and only its mappings are
+    /// the kernel's: O_APPEND and O_DIRECT may be taken back by fcntl(2), and the kernel's
+    /// backing file would keep them.
+    pub by_request: bool,
 }
 
 /// A write as the caller's descriptor asks for it.
@@ -57,28 +83,85 @@ impl Volume {
     /// # Errors
     /// EROFS or EACCES where the view does not allow it; EAGAIN when it would have to wait; those
     /// of open(2) on the backing file.
-    pub fn open(&self, ino: Ino, how: Open) -> Result<HandleId, Errno> {
+    pub fn open(
+        &self,
+        ino: Ino,
+        how: Open,
+        caller: &Caller,
+        lend: &Lend<'_>,
+    ) -> Result<Opened, Errno> {
         let node = self.node(ino)?;
-        let mode = self.mode_of(&node);
+        let (file, mode) = self.open_file(&node, &how)?;
+        let opened = self.add_handle(&node, file, &how, &mode, (caller, lend))?;
+        if how.write && matches!(opened.plane, Plane::Passthrough(_)) {
+            // What it was told of the attributes was said for long: see `trust_in_attr`.
+            self.invalidate_soon(ino);
+        }
+        self.checked_for_direct(opened, how)
+    }
+
+    /// Takes a backing file into use.
+    fn open_file(&self, node: &Node, how: &Open) -> Result<(Arc<BackingFile>, MapMode), Errno> {
+        let mode = self.mode_of(node);
         if how.write && !mode.writable() {
             return Err(Errno::ROFS);
         }
         if how.read && !mode.readable() {
             return Err(Errno::ACCESS);
         }
-        let open = match (how.write, how.append) {
-            (false, _) => OpenMode::Read,
-            (true, false) => OpenMode::Write,
-            (true, true) => OpenMode::Append,
-        };
-        let file = match self.files.reopen(node.key, open, &mode) {
-            Some(file) => file,
+        let open = how.mode();
+        let file = match self.files.reopen(node.key(), open, &mode) {
+            Some(file) => {
+                check_guards(&file, open).inspect_err(|_| self.files.release(&file, open))?;
+                file
+            }
             None => {
-                let descriptor = self.open_backing(&node, open, how.wait)?;
-                self.files.open(node.key, descriptor, open, &mode)
+                let opened = || self.open_backing(node, open, how.wait);
+                let descriptor = self.with_a_descriptor(|| self.planes.past_probes(opened))?;
+                self.files.open(node.key(), descriptor, open, &mode)
             }
         };
-        Ok(self.handles.add_file(OpenFile::new(ino, file, open, mode.readable())))
+        Ok((file, mode))
+    }
+
+    /// Makes a handle of a file in use, on the plane of its inode.
+    pub(super) fn add_handle(
+        &self,
+        node: &Node,
+        file: Arc<BackingFile>,
+        how: &Open,
+        mode: &MapMode,
+        candidate: (&Caller, &Lend<'_>),
+    ) -> Result<Opened, Errno> {
+        let open = how.mode();
+        let (caller, lend) = candidate;
+        let descriptor = file.descriptor();
+        let fd = descriptor.any().inspect_err(|_| self.files.release(&file, open))?.as_fd();
+        let writable = descriptor.writer().is_ok();
+        let candidate = Candidate { mode, node, file: fd, writable, caller, lend };
+        let (hold, plane) = self.planes.hold(node.ino, &candidate);
+        let handle = OpenFile::new(node.ino, file, open, mode.readable(), Some(hold));
+        let by_request = (how.append || how.direct) && mode.plane != PlaneChoice::Passthrough;
+        Ok(Opened { id: self.handles.add_file(handle), plane, by_request })
+    }
+
+    /// The kernel opens the backing file with the caller's flags, and makes EIO of whatever goes
+    /// wrong: that its filesystem has no direct I/O is said here.
+    pub(super) fn checked_for_direct(&self, opened: Opened, how: Open) -> Result<Opened, Errno> {
+        if !how.direct || !matches!(opened.plane, Plane::Passthrough(_)) {
+            return Ok(opened);
+        }
+        let file = Arc::clone(&self.handles.file(opened.id)?.file);
+        let descriptor = file.descriptor();
+        let path = sys::fd_path(descriptor.any()?.as_fd());
+        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Err(Errno::INVAL) => {
+                self.release(opened.id)?;
+                Err(Errno::INVAL)
+            }
+            _ => Ok(opened),
+        }
     }
 
     /// Ends an open file.
@@ -86,9 +169,29 @@ impl Volume {
     /// # Errors
     /// EBADF for an unknown handle.
     pub fn release(&self, id: HandleId) -> Result<(), Errno> {
-        let open = self.handles.remove_file(id)?;
-        self.files.release(&open.file, open.mode);
+        self.close(&*self.handles.remove_file(id)?);
         Ok(())
+    }
+
+    pub(super) fn close(&self, open: &OpenFile) {
+        self.files.release(&open.file, open.mode);
+    }
+
+    /// The file that a request is about: an open one, or one that the kernel has opened without
+    /// asking ([`HandleId::NONE`]), which is then held open for a moment.
+    fn file_of(&self, ino: Ino, id: HandleId) -> Result<Arc<OpenFile>, Errno> {
+        if id != HandleId::NONE {
+            return self.handles.file(id);
+        }
+        if let Some(open) = self.unopened.get(ino) {
+            return Ok(open);
+        }
+        let how = Open { read: true, wait: true, ..Open::default() };
+        let (file, mode) = self.open_file(&*self.node(ino)?, &how)?;
+        let open = Arc::new(OpenFile::new(ino, file, how.mode(), mode.readable(), None));
+        self.unopened.put(ino, Arc::clone(&open)).iter().for_each(|gone| self.close(gone));
+        self.sweeper.note();
+        Ok(open)
     }
 
     /// Reads up to `len` bytes at `offset`; fewer mean the end of the file. `deliver` must only
@@ -98,12 +201,13 @@ impl Volume {
     /// EBADF for an unknown handle; those of pread(2).
     pub fn read<R>(
         &self,
+        ino: Ino,
         id: HandleId,
         offset: u64,
         len: usize,
         deliver: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, Errno> {
-        let open = self.handles.file(id)?;
+        let open = self.file_of(ino, id)?;
         if !open.readable {
             return Err(Errno::ACCESS);
         }
@@ -165,8 +269,8 @@ impl Volume {
     ///
     /// # Errors
     /// EBADF for an unknown handle; those of fsync(2).
-    pub fn sync(&self, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
-        self.handles.file(id)?.file.sync(data_only)
+    pub fn sync(&self, ino: Ino, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
+        self.file_of(ino, id)?.file.sync(data_only)
     }
 
     /// fallocate(2) in any mode that the backing filesystem has.
@@ -182,21 +286,28 @@ impl Volume {
         caller: &Caller,
     ) -> Result<(), Errno> {
         let open = self.writable_handle(id)?;
-        if caller.uid != 0 {
-            kill_privileges(open.file.descriptor().any()?, caller)?;
-        }
-        let mode = FallocateFlags::from_bits_retain(mode);
         let descriptor = open.file.descriptor();
-        let _as_caller = AsCaller::enter_to_write(caller)?;
-        rustix::fs::fallocate(descriptor.writer()?, mode, offset, len)
+        let fd = descriptor.writer()?;
+        let set_id = libc::S_ISUID | libc::S_ISGID;
+        let had_bits = caller.uid != 0 && stat_of(fd)?.mode & set_id != 0;
+        let result = {
+            // The filesystem takes setuid and setgid away, if it does what it is asked for.
+            let _as_caller = AsCaller::enter(caller, had_bits)?;
+            rustix::fs::fallocate(fd, FallocateFlags::from_bits_retain(mode), offset, len)
+        };
+        if had_bits {
+            // The kernel goes on with the mode that it knows.
+            self.invalidate_soon(open.ino);
+        }
+        result
     }
 
     /// Finds the next data or hole.
     ///
     /// # Errors
     /// ENXIO behind the end of the file; those of lseek(2).
-    pub fn seek(&self, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
-        let open = self.handles.file(id)?;
+    pub fn seek(&self, ino: Ino, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
+        let open = self.file_of(ino, id)?;
         let from = match to {
             SeekTo::Data => SeekFrom::Data(offset),
             SeekTo::Hole => SeekFrom::Hole(offset),
@@ -237,25 +348,22 @@ impl Volume {
     /// ENOTTY for any other; those of ioctl(2).
     pub fn ioctl(
         &self,
+        ino: Ino,
         id: HandleId,
         command: u32,
         data: &[u8],
         out_size: usize,
     ) -> Result<(i32, Vec<u8>), Errno> {
-        let file = self.handles.file(id);
+        let node = self.node(ino)?;
         if sys::file::changes_attributes(command) {
-            let ino = match &file {
-                Ok(open) => open.ino,
-                Err(_) => self.handles.dir(id)?.ino,
-            };
-            self.check_changeable(&*self.node(ino)?)?;
+            self.check_changeable(&node)?;
         }
-        if let Ok(open) = file {
-            return sys::file::ioctl_attr(open.file.descriptor().any()?, command, data, out_size);
+        if node.is_dir() {
+            let dir = self.handles.dir(id)?;
+            return sys::file::ioctl_attr(&dir.fd, command, data, out_size);
         }
-        let dir = self.handles.dir(id)?;
-        let stream = dir.stream.lock();
-        sys::file::ioctl_attr(&stream.fd(), command, data, out_size)
+        let file = Arc::clone(&self.file_of(ino, id)?.file);
+        sys::file::ioctl_attr(file.descriptor().any()?, command, data, out_size)
     }
 
     /// Sets the size of a file, by an open handle that can write where there is one.
@@ -267,7 +375,7 @@ impl Volume {
         caller: &Caller,
     ) -> Result<(), Errno> {
         self.check_changeable(node)?;
-        let file = self.files.get(node.key);
+        let file = self.files.get(node.key());
         let open = handle
             .and_then(|id| self.writable_handle(id).ok())
             .map(|open| open.file.descriptor())
@@ -287,6 +395,17 @@ impl Volume {
             None => truncate(),
         }
     }
+}
+
+/// Whether a file in use may be opened once more: what chattr(1) has made of it meanwhile, its
+/// descriptor does not know.
+fn check_guards(file: &BackingFile, open: OpenMode) -> Result<(), Errno> {
+    if !open.writes() {
+        return Ok(());
+    }
+    let stat = stat_of(file.descriptor().any()?)?;
+    let refused = stat.immutable || stat.append_only && !matches!(open, OpenMode::Append);
+    if refused { Err(Errno::PERM) } else { Ok(()) }
 }
 
 /// Takes setuid, setgid and file capabilities away, as the kernel does when somebody without

@@ -25,38 +25,58 @@ const OVERLAYFS: u64 = 0x794c_7630;
 /// A device as seen through a mount: the same directory may be mounted at two places, and the
 /// same place may show files of several devices (overlayfs).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Origin {
     pub(super) dev: u64,
     pub(super) mount: u64,
 }
 
-impl From<&Stat> for Place {
-    fn from(stat: &Stat) -> Place {
-        Place { dev: stat.dev, mount: stat.mount }
+/// Every place that a node was ever made of.
+static KEPT: RwLock<Vec<&'static Origin>> = RwLock::new(Vec::new());
+
+impl Origin {
+    /// The same place in memory that is never given back: one for each mount that was ever looked
+    /// into, so that a million nodes need no more than a pointer to it.
+    pub(super) fn kept(self) -> &'static Origin {
+        let find = |kept: &[&'static Origin]| kept.iter().copied().find(|kept| **kept == self);
+        if let Some(kept) = find(&KEPT.read()) {
+            return kept;
+        }
+        let mut all = KEPT.write();
+        find(&all).unwrap_or_else(|| {
+            let kept: &'static Origin = Box::leak(Box::new(self));
+            all.push(kept);
+            kept
+        })
     }
 }
 
-impl From<FileKey> for Place {
-    fn from(key: FileKey) -> Place {
-        Place { dev: key.dev, mount: key.mount }
+impl From<&Stat> for Origin {
+    fn from(stat: &Stat) -> Origin {
+        Origin { dev: stat.dev, mount: stat.mount }
+    }
+}
+
+impl From<FileKey> for Origin {
+    fn from(key: FileKey) -> Origin {
+        Origin { dev: key.dev, mount: key.mount }
     }
 }
 
 /// The mount of the source and those that are inside it. Of the others nothing is kept open, so
 /// that they can be unmounted: their files are found by name.
 pub(super) struct Devices {
-    main: Place,
+    main: Origin,
     source: Arc<OwnedFd>,
     /// A file keeps its time of birth while it has its inode number. Not so on overlayfs, where a
     /// file that is copied up has that of the copy.
     births: bool,
-    others: RwLock<Vec<Place>>,
+    others: RwLock<Vec<Origin>>,
 }
 
 impl Devices {
     /// `source` is the open source directory.
     pub(super) fn new(source: OwnedFd) -> Result<Devices, Errno> {
-        let main = Place::from(&stat_of(&source)?);
+        let main = Origin::from(&stat_of(&source)?);
         let births = rustix::fs::fstatfs(&source)?.f_type as u64 != OVERLAYFS;
         Ok(Devices { main, source: Arc::new(source), births, others: RwLock::default() })
     }
@@ -67,8 +87,18 @@ impl Devices {
     }
 
     /// Whether a place is the source's own, where files can be opened by handle.
-    pub(super) fn is_main(&self, place: impl Into<Place>) -> bool {
+    pub(super) fn is_main(&self, place: impl Into<Origin>) -> bool {
         place.into() == self.main
+    }
+
+    /// Whether there are files of other places than the source's own.
+    pub(super) fn has_others(&self) -> bool {
+        !self.others.read().is_empty()
+    }
+
+    /// Whether one of them is the source's own filesystem, mounted once more.
+    pub(super) fn has_twin(&self) -> bool {
+        self.others.read().iter().any(|other| other.dev == self.main.dev)
     }
 
     /// What tells a file from a later one with its inode number; 0 is nothing.
@@ -78,7 +108,7 @@ impl Devices {
 
     /// The number in the mount of a backing file. On the source's own mount it is the same
     /// number; elsewhere, or where FUSE has another use for it, it is moved out of the way.
-    pub(super) fn number(&self, place: impl Into<Place>, ino: u64) -> Ino {
+    pub(super) fn number(&self, place: impl Into<Origin>, ino: u64) -> Ino {
         let place = place.into();
         let main = place == self.main;
         if main && ino > Ino::ROOT.0 && ino < FIRST_RESERVED {
@@ -94,8 +124,13 @@ impl Devices {
         Ino(1 << 62 | (ino ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 2)
     }
 
-    fn index(&self, place: Place) -> u64 {
-        let position = |places: &[Place]| places.iter().position(|known| *known == place);
+    /// The number in the mount of a file of the source's own mount.
+    pub(super) fn main_number(&self, ino: u64) -> Ino {
+        self.number(self.main, ino)
+    }
+
+    fn index(&self, place: Origin) -> u64 {
+        let position = |places: &[Origin]| places.iter().position(|known| *known == place);
         if let Some(index) = position(&self.others.read()) {
             return index as u64 + 1;
         }
@@ -112,7 +147,7 @@ impl Devices {
 mod tests {
     use super::*;
 
-    fn devices() -> (Devices, Place) {
+    fn devices() -> (Devices, Origin) {
         let devices = Devices::new(std::fs::File::open("/").unwrap().into()).unwrap();
         let main = devices.main;
         (devices, main)
@@ -127,8 +162,8 @@ mod tests {
     #[test]
     fn the_same_number_on_another_device_or_mount_is_another_inode() {
         let (devices, main) = devices();
-        let device = Place { dev: main.dev + 1, ..main };
-        let mount = Place { mount: main.mount + 1, ..main };
+        let device = Origin { dev: main.dev + 1, ..main };
+        let mount = Origin { mount: main.mount + 1, ..main };
         let (at_device, at_mount) = (devices.number(device, 1234), devices.number(mount, 1234));
         assert_ne!(at_device, Ino(1234));
         assert_ne!(at_mount, Ino(1234));

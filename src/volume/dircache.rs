@@ -45,6 +45,12 @@ impl DirCache {
         inner.open.insert(ino, (Arc::clone(fd), now));
     }
 
+    /// Closes all of them.
+    pub(super) fn clear(&self) {
+        let open = std::mem::take(&mut self.0.lock().open);
+        drop(open);
+    }
+
     pub(super) fn remove(&self, ino: Ino) {
         self.0.lock().open.remove(&ino);
     }

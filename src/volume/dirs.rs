@@ -5,13 +5,14 @@
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attr::{Entry, Stat, stat_at, stat_of};
-use super::device::Place;
+use super::device::Origin;
 use super::handle::OpenDir;
 use super::inode::Ino;
 use super::{HandleId, Volume};
@@ -40,12 +41,18 @@ impl Volume {
     /// # Errors
     /// Those of open(2).
     pub fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno> {
+        self.with_a_descriptor(|| self.open_stream(ino)).map(|dir| self.handles.add_dir(dir))
+    }
+
+    fn open_stream(&self, ino: Ino) -> Result<OpenDir, Errno> {
         let dir = self.open_parent(ino)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // By its own link: a step to `.` would need the right to search it.
         let fd = rustix::fs::open(sys::fd_path(dir.as_fd()), flags, Mode::empty())?;
-        let place = Place::from(&stat_of(&fd)?);
-        Ok(self.handles.add_dir(OpenDir { ino, place, stream: Mutex::new(DirStream::new(fd)) }))
+        let place = Origin::from(&stat_of(&fd)?);
+        let fd = Arc::new(fd);
+        let stream = Mutex::new(DirStream::new(Arc::clone(&fd)));
+        Ok(OpenDir { ino, place, fd, stream })
     }
 
     /// Ends an open directory.
@@ -61,9 +68,8 @@ impl Volume {
     /// # Errors
     /// Those of fsync(2).
     pub fn sync_dir(&self, id: HandleId, data_only: bool) -> Result<(), Errno> {
-        let dir = self.handles.dir(id)?;
-        let stream = dir.stream.lock();
-        if data_only { rustix::fs::fdatasync(stream.fd()) } else { rustix::fs::fsync(stream.fd()) }
+        let fd = &self.handles.dir(id)?.fd;
+        if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
     }
 
     /// Lists a directory from `offset` (0 is the start) until `add` says that it is full. With
@@ -82,7 +88,6 @@ impl Volume {
         let dir = self.handles.dir(id)?;
         let mut stream = dir.stream.lock();
         stream.seek(offset)?;
-        let fd = rustix::io::dup(stream.fd())?;
         let mut listed = 0_usize;
         loop {
             let raw = match stream.peek() {
@@ -105,7 +110,7 @@ impl Volume {
                 known: true,
             };
             if look_up && !dots {
-                match self.enter(dir.ino, &fd, raw.name) {
+                match self.enter(dir.ino, &dir.fd, raw.name) {
                     Ok(entry) => item.entry = Some(entry),
                     Err(Errno::NOENT) => {
                         stream.advance(); // Removed since it was listed.
@@ -121,12 +126,13 @@ impl Volume {
                             mode: item.kind,
                             ..Stat::default()
                         };
-                        item.entry = Some(self.remember(dir.ino, &fd, raw.name, &stat, raw.name));
+                        item.entry =
+                            Some(self.remember(dir.ino, &dir.fd, raw.name, &stat, raw.name));
                         item.known = false;
                     }
                 }
             } else if item.kind == 0 {
-                item.kind = stat_at(&fd, raw.name).map_or(0, |stat| stat.kind());
+                item.kind = stat_at(&dir.fd, raw.name).map_or(0, |stat| stat.kind());
             }
             if add(&item) {
                 if let Some(entry) = item.entry {

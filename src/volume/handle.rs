@@ -1,20 +1,27 @@
 //! Open files and directories by the number that the kernel keeps for them.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
-use super::device::Place;
+use super::device::Origin;
 use super::inode::Ino;
+use super::plane::Hold;
 use crate::mapping::{BackingFile, OpenMode};
 use crate::sys::dir::DirStream;
 
 /// The number of an open file or directory; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HandleId(pub u64);
+
+impl HandleId {
+    /// What the kernel sends for what it has opened without asking.
+    pub const NONE: HandleId = HandleId(0);
+}
 
 /// An open file.
 pub(super) struct OpenFile {
@@ -25,6 +32,8 @@ pub(super) struct OpenFile {
     pub(super) readable: bool,
     /// It was read through this handle.
     accessed: AtomicBool,
+    /// Keeps the plane of the inode, where the kernel has asked for it.
+    _hold: Option<Hold>,
 }
 
 impl OpenFile {
@@ -33,8 +42,9 @@ impl OpenFile {
         file: Arc<BackingFile>,
         mode: OpenMode,
         readable: bool,
+        hold: Option<Hold>,
     ) -> OpenFile {
-        OpenFile { ino, file, mode, readable, accessed: AtomicBool::new(false) }
+        OpenFile { ino, file, mode, readable, accessed: AtomicBool::new(false), _hold: hold }
     }
 
     /// True once: before the first read.
@@ -47,7 +57,8 @@ impl OpenFile {
 pub(super) struct OpenDir {
     pub(super) ino: Ino,
     /// The device and the mount of its entries.
-    pub(super) place: Place,
+    pub(super) place: Origin,
+    pub(super) fd: Arc<OwnedFd>,
     pub(super) stream: Mutex<DirStream>,
 }
 
@@ -90,6 +101,10 @@ impl HandleTable {
 
     pub(super) fn remove_dir(&self, id: HandleId) -> Result<(), Errno> {
         self.dirs.write().remove(&id.0).map(drop).ok_or(Errno::BADF)
+    }
+
+    pub(super) fn all_files(&self) -> Vec<Arc<OpenFile>> {
+        self.files.read().values().cloned().collect()
     }
 
     /// Open files and open directories.

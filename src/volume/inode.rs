@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::attr::Stat;
-use super::device::{FIRST_SUBSTITUTE, PLACE_SHIFT};
+use super::device::{FIRST_SUBSTITUTE, Origin, PLACE_SHIFT};
 use crate::mapping::FileKey;
 use crate::sys::handle::FileHandle;
 
@@ -32,6 +32,9 @@ impl std::fmt::Display for Ino {
     }
 }
 
+/// The parent of what nobody has seen since it left its name: no inode has this number.
+const NOWHERE: Ino = Ino(0);
+
 /// Where an inode was seen last.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -45,12 +48,16 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) ino: Ino,
-    pub(super) key: FileKey,
-    /// Type bits of the mode.
-    pub(super) kind: u32,
+    /// The backing file: its place, and its number there.
+    origin: &'static Origin,
+    number: u64,
+    /// Type bits of the mode, of which there are 16.
+    kind: u16,
     /// See [`Stat::birth`]; 0 where it says nothing.
     pub(super) birth: u32,
     pub(super) handle: Option<FileHandle>,
+    /// It was lent to the kernel: a client may still map it, though all descriptors are closed.
+    pub(super) lent: AtomicBool,
     lookups: AtomicU64,
     pub(super) place: Mutex<Place>,
 }
@@ -66,24 +73,37 @@ impl Node {
     ) -> Node {
         Node {
             ino,
-            key: stat.key(),
-            kind: stat.kind(),
+            origin: Origin::from(stat).kept(),
+            number: stat.ino,
+            kind: stat.kind() as u16,
             birth,
             handle,
+            lent: AtomicBool::new(false),
             lookups: AtomicU64::new(1),
             place: Mutex::new(Place { parent, name: name.into(), pinned: None }),
         }
     }
 
+    /// The backing file.
+    pub(super) fn key(&self) -> FileKey {
+        let Origin { dev, mount } = *self.origin;
+        FileKey { dev, ino: self.number, mount }
+    }
+
+    /// Type bits of the mode.
+    pub(super) fn kind(&self) -> u32 {
+        u32::from(self.kind)
+    }
+
     /// Whether `stat` is of this very file and not of another one that took its number.
     pub(super) fn is(&self, stat: &Stat) -> bool {
-        self.key == stat.key()
-            && self.kind == stat.kind()
+        self.key() == stat.key()
+            && self.kind() == stat.kind()
             && (self.birth == 0 || self.birth == stat.birth)
     }
 
     pub(super) fn is_dir(&self) -> bool {
-        self.kind == libc::S_IFDIR
+        self.kind() == libc::S_IFDIR
     }
 
     /// Notes the name under which it was just seen.
@@ -105,6 +125,14 @@ impl Node {
     pub(super) fn seen(&self) -> (Ino, Box<OsStr>) {
         let place = self.place.lock();
         (place.parent, place.name.clone())
+    }
+
+    /// Notes that it is no longer where it was seen.
+    pub(super) fn left(&self, parent: Ino, name: &OsStr) {
+        let mut place = self.place.lock();
+        if place.parent == parent && *place.name == *name {
+            (place.parent, place.name) = (NOWHERE, OsStr::new("").into());
+        }
     }
 
     pub(super) fn pinned(&self) -> Option<Arc<OwnedFd>> {
@@ -202,6 +230,24 @@ impl InodeTable {
     /// The node of a file, by whatever number it has.
     pub(super) fn find(&self, number: Ino, stat: &Stat) -> Option<Arc<Node>> {
         self.find_and(number, stat, |table, ino, stat| table.get(ino).filter(|node| node.is(stat)))
+    }
+
+    /// The node with this number, or one instead of it, that is the one looked for.
+    pub(super) fn find_where(&self, number: Ino, is: impl Fn(&Node) -> bool) -> Option<Arc<Node>> {
+        if let Some(node) = self.get(number).filter(|node| is(node)) {
+            return Some(node);
+        }
+        if !self.substituted.load(Ordering::Acquire) {
+            return None;
+        }
+        substitutes(number).find_map(|ino| self.get(ino).filter(|node| is(node)))
+    }
+
+    /// Calls `visit` with every node.
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&Node)) {
+        for shard in &self.shards {
+            shard.read().values().for_each(|node| visit(node));
+        }
     }
 
     fn find_and(
@@ -359,6 +405,6 @@ mod tests {
 
     #[test]
     fn a_node_stays_small() {
-        assert!(size_of::<Node>() <= 128, "{} bytes", size_of::<Node>());
+        assert!(size_of::<Node>() <= 104, "{} bytes", size_of::<Node>());
     }
 }

@@ -16,37 +16,38 @@ mod dirs;
 mod handle;
 mod inode;
 mod names;
+mod plane;
 mod policy;
 mod recent;
 mod resolve;
 mod setattr;
 mod view;
+mod watched;
 mod xattr;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 pub use attr::{Attr, Entry, Stat, Time};
-pub use data::{DataOnly, Open, SeekTo, WriteRequest};
+pub use data::{DataOnly, Open, Opened, SeekTo, WriteRequest};
 pub use device::FIRST_RESERVED;
 pub use dirs::DirItem;
 pub use handle::HandleId;
 pub use inode::Ino;
 pub use names::NewNode;
+pub use plane::{Lend, Lent, OpenInode, Plane, WhyMapped};
 pub use policy::Policy;
 pub use setattr::{NewTime, SetAttr};
 pub use view::{Found, View, VolumeCounts};
+pub use watched::{Coverage, Trust, WatchCounts, WatchDirectories};
 pub use xattr::XattrFlags;
 
 use crate::mapping::FileTable;
-
-/// The number of capability CAP_DAC_READ_SEARCH, which opening by file handle needs.
-const CAP_DAC_READ_SEARCH: u32 = 2;
 
 /// How to build a [`Volume`].
 #[derive(Debug)]
@@ -75,6 +76,22 @@ pub trait Invalidate: Send + Sync {
 
     /// The same for the whole file, soon, by another thread.
     fn soon(&self, ino: Ino);
+
+    /// Drops what a name in a directory leads to, or that it is not there. Waits for the lookups
+    /// in that directory that are under way; as [`Invalidate::now`] not for everybody to call.
+    fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno>;
+
+    /// Drops the attributes and access lists of a file, and with `data` its cached content.
+    ///
+    /// # Errors
+    /// ENOENT when the kernel does not know the inode, or not yet.
+    fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno>;
+
+    /// Drops every name, known or known not to be there.
+    ///
+    /// # Errors
+    /// EINVAL before Linux 6.16.
+    fn names(&self) -> Result<(), Errno>;
 }
 
 /// A tree of mapped views.
@@ -82,9 +99,14 @@ pub struct Volume {
     inodes: inode::InodeTable,
     devices: device::Devices,
     directories: dircache::DirCache,
-    recent: recent::Recent,
+    /// Files that were looked up.
+    recent: recent::Recent<OwnedFd>,
+    /// Files that are read without having been opened.
+    unopened: recent::Recent<handle::OpenFile>,
+    sweeper: recent::Sweeper,
     files: FileTable,
     handles: handle::HandleTable,
+    planes: Arc<plane::Planes>,
     policy: RwLock<Policy>,
     only: Option<OsString>,
     root_is_file: bool,
@@ -92,6 +114,7 @@ pub struct Volume {
     keeps_atime: bool,
     /// File handles can be opened.
     by_handle: bool,
+    watched: watched::Watched,
     invalidate: OnceLock<Box<dyn Invalidate>>,
 }
 
@@ -114,21 +137,28 @@ impl Volume {
             _ => rustix::io::fcntl_dupfd_cloexec(&directory, 0)?,
         };
         let stat = attr::stat_of(&root)?;
-        let by_handle = crate::sys::cred::has_capability(CAP_DAC_READ_SEARCH)
-            && crate::sys::handle::handle_of(&directory, c"").is_ok();
+        // Tried out: root of a user namespace has the capability, and not for this.
+        let by_handle = crate::sys::handle::handle_of(&directory, c"")
+            .and_then(|handle| crate::sys::handle::open_handle(&directory, &handle, OFlags::PATH))
+            .is_ok();
+        let watched = watched::Watched::new(&root, &stat);
         Ok(Volume {
             inodes: inode::InodeTable::new(&stat, root),
             devices: device::Devices::new(directory)?,
             directories: dircache::DirCache::default(),
-            recent: recent::Recent::default(),
+            recent: recent::Recent::new(512),
+            unopened: recent::Recent::new(256),
+            sweeper: recent::Sweeper::default(),
             files: FileTable::new(options.max_mappings),
             handles: handle::HandleTable::default(),
+            planes: plane::Planes::new(),
             policy: RwLock::new(options.policy),
             only: options.only,
             root_is_file: options.root_is_file,
             reserved: options.reserved,
             keeps_atime: options.keeps_atime,
             by_handle,
+            watched,
             invalidate: OnceLock::new(),
         })
     }
@@ -142,12 +172,32 @@ impl Volume {
 
     /// Closes what is held open for a moment only, until [`Volume::end`]; for a thread of its own.
     pub fn expire(&self) {
-        self.recent.expire();
+        while self.sweeper.wait() {
+            drop(self.recent.sweep());
+            self.unopened.sweep().iter().for_each(|open| self.close(open));
+            if !(self.recent.is_empty() && self.unopened.is_empty()) {
+                self.sweeper.note();
+            }
+        }
+    }
+
+    /// Opens something, and where there is no descriptor to be had, once more without those that
+    /// are held only to save time.
+    fn with_a_descriptor<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        match open() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                drop(self.recent.clear());
+                self.unopened.clear().iter().for_each(|open| self.close(open));
+                self.directories.clear();
+                open()
+            }
+            result => result,
+        }
     }
 
     /// Makes [`Volume::expire`] return.
     pub fn end(&self) {
-        self.recent.end();
+        self.sweeper.end();
     }
 
     /// Whether backing files are found by file handle, which survives renames behind our back.

@@ -9,10 +9,10 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::attr::{Attr, Entry, Stat, stat_at, stat_of};
-use super::handle::OpenFile;
 use super::inode::{Ino, Node};
-use super::{HandleId, Volume};
-use crate::mapping::{Descriptor, OpenMode};
+use super::plane::Lend;
+use super::{Open, Opened, Volume};
+use crate::mapping::Descriptor;
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 
@@ -53,20 +53,24 @@ impl Volume {
             Err(Errno::MFILE | Errno::NFILE) => return self.enter(parent, &*dir, name),
             Err(err) => return Err(err),
         };
+        let changes = self.watched.changes();
         let stat = stat_of(&fd)?;
         let entry = self.remember(parent, &fd, OsStr::new(""), &stat, name);
+        let entry = self.settled(entry, changes);
         if stat.is_dir() && self.devices.is_main(&stat) {
             self.directories.put(entry.attr.ino, &Arc::new(fd));
         } else {
-            self.recent.put(entry.attr.ino, fd);
+            drop(self.recent.put(entry.attr.ino, Arc::new(fd)));
+            self.sweeper.note();
         }
         Ok(entry)
     }
 
     /// Counts a lookup of a name in an open directory.
     pub(super) fn enter(&self, parent: Ino, dir: impl AsFd, name: &OsStr) -> Result<Entry, Errno> {
+        let changes = self.watched.changes();
         let stat = stat_at(&dir, name)?;
-        Ok(self.remember(parent, dir, name, &stat, name))
+        Ok(self.settled(self.remember(parent, dir, name, &stat, name), changes))
     }
 
     /// Counts a lookup of the file that has `stat` and is called `name` in `parent`. It is reached
@@ -87,11 +91,13 @@ impl Volume {
         });
         let ino = node.ino;
         node.seen_at(parent, name, stat.nlink > 0);
-        Entry { attr: Attr { ino, stat: *stat }, generation: node.birth }
+        let attr = Attr { ino, stat: *stat, trust: self.trust_in_attr(ino, stat) };
+        let trust = self.trust_in_entry(parent, stat);
+        Entry { attr, generation: node.birth, trust }
     }
 
     fn handle_of(&self, dir: impl AsFd, name: &OsStr) -> Option<sys::handle::FileHandle> {
-        if !self.by_handle {
+        if !self.by_handle && !self.watched.needs_handles() {
             return None;
         }
         let name = std::ffi::CString::new(name.as_bytes()).ok()?;
@@ -105,6 +111,7 @@ impl Volume {
         if let Some(node) = self.inodes.forget(ino, count)
             && node.is_dir()
         {
+            self.unwatch_directory(&node);
             self.directories.remove(ino);
         }
     }
@@ -193,15 +200,17 @@ impl Volume {
     /// is left to the kernel to open, with its checks of permission.
     ///
     /// # Errors
-    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; those of open(2).
+    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; those of open(2). EINVAL,
+    /// with the file made, where there is no direct I/O and it was asked for.
     pub fn create(
         &self,
         parent: Ino,
         name: &OsStr,
         new: &NewNode<'_>,
-        write: bool,
+        how: &Open,
         exclusive: bool,
-    ) -> Result<(Entry, HandleId), Errno> {
+        lend: &Lend<'_>,
+    ) -> Result<(Entry, Opened), Errno> {
         let mut created = None;
         let new = NewNode { mode: new.mode & 0o7777 | libc::S_IFREG, ..*new };
         let entry = self.make(parent, name, &new, |dir, permissions| {
@@ -215,9 +224,18 @@ impl Volume {
             Err(err) => return Err(err),
             Ok(entry) => entry,
         };
-        let opened = created.ok_or(Errno::IO).and_then(|fd| self.adopt(&entry, fd, write));
+        let opened = created
+            .ok_or(Errno::IO)
+            .and_then(|fd| self.adopt(&entry, fd, how, (new.caller, lend)))
+            .and_then(|opened| self.checked_for_direct(opened, *how));
         match opened {
-            Ok(handle) => Ok((entry, handle)),
+            Ok(opened) => {
+                let attr = Attr {
+                    trust: self.trust_in_attr(entry.attr.ino, &entry.attr.stat),
+                    ..entry.attr
+                };
+                Ok((Entry { attr, ..entry }, opened))
+            }
             Err(err) => {
                 self.forget(entry.attr.ino, 1);
                 Err(err)
@@ -226,24 +244,31 @@ impl Volume {
     }
 
     /// Turns the descriptor of a file just made into a handle.
-    fn adopt(&self, entry: &Entry, fd: OwnedFd, write: bool) -> Result<HandleId, Errno> {
+    fn adopt(
+        &self,
+        entry: &Entry,
+        fd: OwnedFd,
+        how: &Open,
+        candidate: (&Caller, &Lend<'_>),
+    ) -> Result<Opened, Errno> {
         let node = self.node(entry.attr.ino)?;
-        if stat_of(&fd)?.key() != node.key {
+        if stat_of(&fd)?.key() != node.key() {
             return Err(Errno::STALE); // Replaced between making and looking it up.
         }
         let mode = self.mode_of(&node);
-        let (open, fd, writable) = if write {
-            (OpenMode::Write, fd, true)
+        let (fd, writable) = if how.write {
+            (fd, true)
         } else {
             // Not held open for writing, so that the backing file can be executed.
             let path = sys::fd_path(fd.as_fd());
             match rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-                Ok(reader) => (OpenMode::Read, reader, false),
-                Err(_) => (OpenMode::Read, fd, true), // Its permissions do not even let us read.
+                Ok(reader) => (reader, false),
+                Err(_) => (fd, true), // Its permissions do not even let us read.
             }
         };
-        let file = self.files.open(node.key, Descriptor::new(fd, true, writable), open, &mode);
-        Ok(self.handles.add_file(OpenFile::new(node.ino, file, open, mode.readable())))
+        let descriptor = Descriptor::new(fd, true, writable);
+        let file = self.files.open(node.key(), descriptor, how.mode(), &mode);
+        self.add_handle(&node, file, how, &mode, candidate)
     }
 
     /// link(2): another name for a file.
@@ -274,7 +299,7 @@ impl Volume {
         let stat = stat_at(dir, name).ok()?;
         let node = self.inodes.find(self.devices.number(&stat, stat.ino), &stat)?;
         // One of several names: the file lives on, and its handle finds it.
-        if !stat.is_dir() && stat.nlink > 1 && node.handle.is_some() {
+        if !stat.is_dir() && stat.nlink > 1 && self.by_handle && node.handle.is_some() {
             return None;
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -346,7 +371,7 @@ impl Volume {
             rustix::fs::renameat_with(&*old, from.1, &*new, to.1, flags)?;
         }
         // Two names of one file: nothing was renamed, and nothing has lost its name.
-        if held.as_ref().is_none_or(|held| held.node.key != moved.key()) {
+        if held.as_ref().is_none_or(|held| held.node.key() != moved.key()) {
             self.keep(held);
         }
         self.moved_to(&moved, to.0, to.1);

@@ -1,12 +1,12 @@
-//! Files looked up a moment ago, held open until the kernel has done what it looked them up for.
+//! What was used a moment ago, held open until the kernel has done what it asked for it for.
 //!
 //! Between a lookup and the open that it is for, a file may be replaced by rename in the backing
 //! tree. A plain open(2) is one step and never fails for that; held by a descriptor, the file that
-//! was found can still be opened. The descriptors are closed after a second at the latest, so that
-//! a file that is removed directly does not keep its space.
+//! was found can still be opened. Where the kernel opens files without asking, what it reads is held
+//! here between two requests. All is closed after a second at the latest,
+//! so that a file that is removed directly does not keep its space.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,88 +14,127 @@ use parking_lot::{Condvar, Mutex};
 
 use super::inode::Ino;
 
-/// How many files are held at most: more than there are lookups under way at one time.
-const CAPACITY: usize = 512;
-
-/// How long a file is held.
+/// How long something is held.
 const LIFETIME: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
-struct Inner {
-    held: HashMap<Ino, (Arc<OwnedFd>, Instant)>,
+struct Inner<T> {
+    held: HashMap<Ino, (Arc<T>, Instant)>,
     /// What was put in and when, the oldest first; some of it may be gone again, or put in anew.
     order: VecDeque<(Ino, Instant)>,
-    ended: bool,
 }
 
-impl Inner {
+impl<T> Inner<T> {
     fn is_held_since(&self, ino: Ino, since: Instant) -> bool {
         self.held.get(&ino).is_some_and(|(_, put)| *put == since)
     }
 }
 
-/// O_PATH descriptors of files by inode number.
-#[derive(Default)]
-pub(super) struct Recent {
-    inner: Mutex<Inner>,
-    changed: Condvar,
+/// Open things by inode number.
+pub(super) struct Recent<T> {
+    inner: Mutex<Inner<T>>,
+    /// How many are held at most: more than there are requests under way at one time.
+    capacity: usize,
 }
 
-impl Recent {
-    pub(super) fn get(&self, ino: Ino) -> Option<Arc<OwnedFd>> {
-        self.inner.lock().held.get(&ino).map(|(fd, _)| Arc::clone(fd))
+impl<T> Recent<T> {
+    pub(super) fn new(capacity: usize) -> Recent<T> {
+        let inner = Inner { held: HashMap::new(), order: VecDeque::new() };
+        Recent { inner: Mutex::new(inner), capacity }
     }
 
-    pub(super) fn put(&self, ino: Ino, fd: OwnedFd) {
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<T>> {
+        self.inner.lock().held.get(&ino).map(|(held, _)| Arc::clone(held))
+    }
+
+    /// Puts one in and returns what has to go for it, in its place or because it is full.
+    #[must_use]
+    pub(super) fn put(&self, ino: Ino, new: Arc<T>) -> Vec<Arc<T>> {
         let mut inner = self.inner.lock();
-        let was_empty = inner.held.is_empty();
         let now = Instant::now();
         let mut gone = Vec::new();
-        gone.extend(inner.held.insert(ino, (Arc::new(fd), now)));
+        gone.extend(inner.held.insert(ino, (new, now)).map(|(held, _)| held));
         inner.order.push_back((ino, now));
-        while inner.held.len() > CAPACITY {
+        while inner.held.len() > self.capacity {
             let Some((oldest, since)) = inner.order.pop_front() else { break };
             if inner.is_held_since(oldest, since) {
-                gone.extend(inner.held.remove(&oldest));
+                gone.extend(inner.held.remove(&oldest).map(|(held, _)| held));
             }
         }
-        if inner.order.len() > 8 * CAPACITY {
+        if inner.order.len() > 8 * self.capacity {
             let order = std::mem::take(&mut inner.order);
             inner.order = order
                 .into_iter()
                 .filter(|(ino, since)| inner.is_held_since(*ino, *since))
                 .collect();
         }
-        drop(inner);
-        drop(gone);
-        if was_empty {
+        gone
+    }
+
+    /// Takes out everything.
+    #[must_use]
+    pub(super) fn clear(&self) -> Vec<Arc<T>> {
+        let mut inner = self.inner.lock();
+        inner.order.clear();
+        std::mem::take(&mut inner.held).into_values().map(|(held, _)| held).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.inner.lock().held.is_empty()
+    }
+
+    /// Takes out what is too old, if it is done twice a lifetime.
+    #[must_use]
+    pub(super) fn sweep(&self) -> Vec<Arc<T>> {
+        let mut inner = self.inner.lock();
+        let old = |(_, since): &(_, Instant)| since.elapsed() >= LIFETIME / 2;
+        let gone = inner.held.extract_if(|_, held| old(held)).map(|(_, (held, _))| held).collect();
+        if inner.held.is_empty() {
+            inner.order.clear();
+        }
+        gone
+    }
+}
+
+/// Wakes the thread that sweeps, twice a lifetime while there is something to sweep.
+#[derive(Default)]
+pub(super) struct Sweeper {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Something may be held.
+    pending: bool,
+    ended: bool,
+}
+
+impl Sweeper {
+    /// Something was put in.
+    pub(super) fn note(&self) {
+        let mut state = self.state.lock();
+        if !state.pending {
+            state.pending = true;
+            drop(state);
             self.changed.notify_one();
         }
     }
 
-    /// Closes what is too old, until [`Recent::end`].
-    pub(super) fn expire(&self) {
-        loop {
-            let mut inner = self.inner.lock();
-            if inner.held.is_empty() && !inner.ended {
-                self.changed.wait(&mut inner);
-            }
-            if inner.ended {
-                return;
-            }
-            self.changed.wait_for(&mut inner, LIFETIME / 2);
-            let old = |(_, since): &(_, Instant)| since.elapsed() >= LIFETIME / 2;
-            let expired: Vec<_> = inner.held.extract_if(|_, held| old(held)).collect();
-            if inner.held.is_empty() {
-                inner.order.clear();
-            }
-            drop(inner);
-            drop(expired);
+    /// Waits until it is time to sweep; false at the end.
+    pub(super) fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        while !state.pending && !state.ended {
+            self.changed.wait(&mut state);
         }
+        if !state.ended {
+            self.changed.wait_for(&mut state, LIFETIME / 2);
+        }
+        state.pending = false;
+        !state.ended
     }
 
     pub(super) fn end(&self) {
-        self.inner.lock().ended = true;
+        self.state.lock().ended = true;
         self.changed.notify_all();
     }
 }
@@ -104,15 +143,21 @@ impl Recent {
 mod tests {
     use super::*;
 
-    fn fd() -> OwnedFd {
-        std::fs::File::open("/").unwrap().into()
+    const CAPACITY: usize = 512;
+
+    fn recent() -> Recent<()> {
+        Recent::new(CAPACITY)
+    }
+
+    fn put(recent: &Recent<()>, ino: Ino) {
+        drop(recent.put(ino, Arc::new(())));
     }
 
     #[test]
     fn the_oldest_goes_when_it_is_full() {
-        let recent = Recent::default();
+        let recent = recent();
         for ino in 0..CAPACITY as u64 + 10 {
-            recent.put(Ino(ino), fd());
+            put(&recent, Ino(ino));
         }
         assert_eq!(recent.inner.lock().held.len(), CAPACITY);
         assert!(recent.get(Ino(9)).is_none());
@@ -121,9 +166,9 @@ mod tests {
 
     #[test]
     fn the_same_file_again_does_not_fill_it() {
-        let recent = Recent::default();
+        let recent = recent();
         for _ in 0..CAPACITY * 30 {
-            recent.put(Ino(7), fd());
+            put(&recent, Ino(7));
         }
         assert_eq!(recent.inner.lock().held.len(), 1);
         assert!(recent.inner.lock().order.len() <= 8 * CAPACITY);
@@ -131,28 +176,40 @@ mod tests {
 
     #[test]
     fn what_was_put_in_anew_is_as_young_as_that() {
-        let recent = Recent::default();
+        let recent = recent();
         for ino in 0..CAPACITY as u64 {
-            recent.put(Ino(ino), fd());
+            put(&recent, Ino(ino));
         }
-        recent.put(Ino(0), fd());
-        recent.put(Ino(u64::MAX), fd());
+        put(&recent, Ino(0));
+        put(&recent, Ino(u64::MAX));
         assert!(recent.get(Ino(0)).is_some());
         assert!(recent.get(Ino(1)).is_none());
     }
 
     #[test]
-    fn what_is_old_is_closed_without_being_asked_for() {
-        let recent = Arc::new(Recent::default());
-        recent.put(Ino(7), fd());
-        let worker = Arc::clone(&recent);
-        let thread = std::thread::spawn(move || worker.expire());
-        let deadline = Instant::now() + LIFETIME * 20;
-        while recent.get(Ino(7)).is_some() {
-            assert!(Instant::now() < deadline, "it is still held");
-            std::thread::yield_now();
-        }
-        recent.end();
-        thread.join().unwrap();
+    fn what_is_old_is_taken_out_by_a_sweeper_that_wakes_by_itself() {
+        let (recent, sweeper) = (recent(), Sweeper::default());
+        std::thread::scope(|scope| {
+            let sweeping = scope.spawn(|| {
+                while sweeper.wait() {
+                    if !recent.sweep().is_empty() {
+                        return true;
+                    }
+                    sweeper.note();
+                }
+                false
+            });
+            put(&recent, Ino(7));
+            sweeper.note();
+            assert!(sweeping.join().unwrap());
+        });
+        assert!(recent.is_empty());
+    }
+
+    #[test]
+    fn a_sweeper_that_has_ended_does_not_wait() {
+        let sweeper = Sweeper::default();
+        sweeper.end();
+        assert!(!sweeper.wait());
     }
 }

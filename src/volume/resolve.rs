@@ -45,15 +45,16 @@ impl Volume {
     /// Attributes as the mount shows them: the directory of a single-file mount is nobody's to
     /// change.
     pub(super) fn shown(&self, ino: Ino, mut stat: Stat) -> Attr {
+        let trust = self.trust_in_attr(ino, &stat);
         if ino == Ino::ROOT {
             if self.shows_one_file() {
                 stat.mode &= !0o222;
                 stat.nlink = 2;
             }
             // The kernel calls the root by its own number; its attributes carry the real one.
-            return Attr { ino: Ino(stat.ino), stat };
+            return Attr { ino: Ino(stat.ino), stat, trust };
         }
-        Attr { ino, stat }
+        Attr { ino, stat, trust }
     }
 
     /// Attributes of a node.
@@ -66,7 +67,7 @@ impl Volume {
         {
             return stat_of(&*fd);
         }
-        if let Some(file) = self.files.get(node.key) {
+        if let Some(file) = self.files.get(node.key()) {
             let stat = stat_of(file.descriptor().any()?)?;
             if node.is(&stat) {
                 return Ok(stat);
@@ -105,14 +106,14 @@ impl Volume {
             return Ok(Arc::new(fd));
         }
         // Without file handles an open file can still be reached through its own descriptor.
-        let file = self.files.get(node.key).ok_or(Errno::STALE)?;
+        let file = self.files.get(node.key()).ok_or(Errno::STALE)?;
         let descriptor = file.descriptor();
         let path = sys::fd_path(descriptor.any()?.as_fd());
         let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         verified(node, fd).map(Arc::new)
     }
 
-    fn pin_by_name(&self, node: &Node) -> Option<OwnedFd> {
+    pub(super) fn pin_by_name(&self, node: &Node) -> Option<OwnedFd> {
         let (parent, name) = node.seen();
         let dir = self.directory(&*self.inodes.get(parent)?).ok()?;
         let fd = rustix::fs::openat(&*dir, &*name, PATH, Mode::empty()).ok()?;
@@ -121,7 +122,9 @@ impl Volume {
 
     /// Opens a node by its file handle: `None` when it has none.
     fn open_by_handle(&self, node: &Node, flags: OFlags) -> Result<Option<OwnedFd>, Errno> {
-        let Some(handle) = &node.handle else { return Ok(None) };
+        let Some(handle) = node.handle.as_ref().filter(|_| self.by_handle) else {
+            return Ok(None);
+        };
         let mount = self.devices.source();
         let fd = sys::handle::open_handle(&**mount, handle, flags | OFlags::CLOEXEC)?;
         verified(node, fd).map(Some)
@@ -146,7 +149,7 @@ impl Volume {
 
     /// Keeps a directory open, unless it is of another mount, which could not be unmounted then.
     fn remember_open(&self, node: &Node, fd: &Arc<OwnedFd>) {
-        if self.devices.is_main(node.key) {
+        if self.devices.is_main(node.key()) {
             self.directories.put(node.ino, fd);
         }
     }
@@ -176,9 +179,12 @@ impl Volume {
         Ok(fd)
     }
 
-    /// The directory with this number, open.
+    /// The directory with this number, open, for its names to be looked at or changed.
     pub(super) fn open_parent(&self, ino: Ino) -> Result<Arc<OwnedFd>, Errno> {
-        self.directory(&*self.node(ino)?)
+        let node = self.node(ino)?;
+        let dir = self.with_a_descriptor(|| self.directory(&node))?;
+        self.watch_directory(&node, &*dir);
+        Ok(dir)
     }
 
     /// Opens the backing file of a node. With `wait` it waits for the holder of a lease to give
@@ -192,7 +198,7 @@ impl Volume {
         mode: OpenMode,
         wait: bool,
     ) -> Result<Descriptor, Errno> {
-        if node.kind != libc::S_IFREG {
+        if node.kind() != libc::S_IFREG {
             return Err(Errno::INVAL);
         }
         let open = |flags: OFlags| {
@@ -206,7 +212,8 @@ impl Volume {
             Ok(fd) => Ok(Descriptor::new(fd, true, true)),
             Err(Errno::ACCESS) => Ok(Descriptor::new(open(OFlags::WRONLY)?, false, true)),
             Err(Errno::PERM) if mode == OpenMode::Append => {
-                open(OFlags::WRONLY | OFlags::APPEND).map(Descriptor::for_appending)
+                let writer = open(OFlags::WRONLY | OFlags::APPEND)?;
+                Ok(Descriptor::for_appending(writer, open(OFlags::RDONLY).ok()))
             }
             Err(err) => Err(err),
         }

@@ -76,7 +76,7 @@ impl Volume {
             rustix::fs::chownat(&*fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if let Some(mode) = change.mode {
-            if node.kind == libc::S_IFLNK {
+            if node.kind() == libc::S_IFLNK {
                 return Err(Errno::OPNOTSUPP);
             }
             let path = sys::fd_path(fd.as_fd());

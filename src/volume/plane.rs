@@ -1,0 +1,334 @@
+//! Planes: who moves the bytes of an open file, the kernel or the daemon.
+//!
+//! The kernel takes one way for an inode at a time: while a file is open in one mode, an open in
+//! another fails with EIO (fs/fuse/iomode.c). So the first open of an inode chooses, every later
+//! one follows. The kernel ends a mode before it tells us of the release: what is counted here is
+//! never less than what it holds. Only a mapping of a file that was lent outlives all of that, and
+//! reaches the backing file: such a file is lent again while anybody else has it open.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::attr::{Stat, stat_of};
+use super::inode::{Ino, Node};
+use super::{Found, Volume};
+use crate::flags::{MapMode, PlaneChoice};
+use crate::mapping::BackingFile;
+use crate::sys;
+use crate::sys::cred::{AsCaller, Caller};
+
+/// Filesystems on top of others, which the kernel lends one level deeper (linux/magic.h):
+/// overlayfs, ecryptfs, and FUSE, which may pass through itself.
+const STACKED: [u64; 3] = [0x794c_7630, 0xf15f, 0x6573_5546];
+
+/// A backing file that is lent to the kernel until the value goes. What it is made of is known to
+/// the session with the kernel alone.
+pub type Lent = Arc<dyn Any + Send + Sync>;
+
+/// Lends an open file to the kernel.
+pub type Lend<'a> = dyn Fn(BorrowedFd<'_>) -> io::Result<Lent> + 'a;
+
+/// Who moves the bytes of an open file.
+#[derive(Clone)]
+pub enum Plane {
+    /// The daemon, out of the mapping, and why.
+    Mapped(WhyMapped),
+    /// The kernel.
+    Passthrough(Lent),
+}
+
+/// Why a file is not handed to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyMapped {
+    /// The mount or a rule says `plane=mapped`.
+    Chosen,
+    /// Its flags or advice need a mapping.
+    View,
+    /// Setuid or setgid: who may keep them at a write is decided by the daemon.
+    SetId,
+    /// It can only grow, which the kernel does not look at when it maps a file that was lent.
+    AppendOnly,
+    /// No file of this mount is.
+    Mount,
+    /// The kernel refused this one.
+    Refused(Errno),
+}
+
+impl fmt::Display for WhyMapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WhyMapped::Chosen => f.write_str("plane=mapped"),
+            WhyMapped::View => f.write_str("its flags or advice ask for a mapping"),
+            WhyMapped::SetId => f.write_str("it has the setuid or setgid bit"),
+            WhyMapped::AppendOnly => f.write_str("it can only be appended to"),
+            WhyMapped::Mount => f.write_str("passthrough is not in use"),
+            WhyMapped::Refused(Errno::LOOP) => {
+                f.write_str("the kernel refused: its filesystem is stacked too deep")
+            }
+            WhyMapped::Refused(err) => write!(f, "the kernel refused: {err}"),
+        }
+    }
+}
+
+/// An inode that clients have open.
+pub struct OpenInode {
+    /// Its number in the mount.
+    pub ino: Ino,
+    /// Its backing file.
+    pub file: Arc<BackingFile>,
+    /// Why it is not handed to the kernel, if it is not.
+    pub why_mapped: Option<WhyMapped>,
+    /// How often it is open.
+    pub handles: u64,
+}
+
+/// The planes of what is open.
+pub(super) struct Planes {
+    slots: Mutex<HashMap<Ino, Slot>>,
+    /// Why no file is handed to the kernel; `None` while some may be.
+    closed: RwLock<Option<String>>,
+    /// Odd while a lease is held to see whether a file is in use elsewhere.
+    probes: AtomicU64,
+    probing: Mutex<()>,
+}
+
+/// The plane of one inode, with the opens that hold it.
+#[derive(Default)]
+struct Slot {
+    opens: u64,
+    plane: Arc<OnceLock<Plane>>,
+}
+
+/// One open of an inode; its plane stays while one is left.
+pub(super) struct Hold {
+    planes: Arc<Planes>,
+    ino: Ino,
+}
+
+/// What decides about the plane of a file at its first open.
+pub(super) struct Candidate<'a> {
+    pub(super) mode: &'a MapMode,
+    pub(super) node: &'a Node,
+    pub(super) file: BorrowedFd<'a>,
+    /// `file` is open for writing.
+    pub(super) writable: bool,
+    pub(super) caller: &'a Caller,
+    pub(super) lend: &'a Lend<'a>,
+}
+
+impl Planes {
+    /// Nothing is handed to the kernel until [`Planes::set_closed`] says otherwise.
+    pub(super) fn new() -> Arc<Planes> {
+        let closed = RwLock::new(Some(String::from("there is no session with the kernel yet")));
+        Arc::new(Planes {
+            slots: Mutex::default(),
+            closed,
+            probes: AtomicU64::new(0),
+            probing: Mutex::new(()),
+        })
+    }
+
+    /// Says why no file is handed to the kernel, or that they may be. Holds for later opens.
+    pub(super) fn set_closed(&self, reason: Option<String>) {
+        *self.closed.write() = reason;
+    }
+
+    /// Why no file is handed to the kernel.
+    pub(super) fn closed(&self) -> Option<String> {
+        self.closed.read().clone()
+    }
+
+    /// The plane of an inode that is open.
+    pub(super) fn of(&self, ino: Ino) -> Option<Plane> {
+        self.slots.lock().get(&ino)?.plane.get().cloned()
+    }
+
+    /// Counts one more open of an inode and chooses its plane if it is the first.
+    pub(super) fn hold(self: &Arc<Planes>, ino: Ino, candidate: &Candidate<'_>) -> (Hold, Plane) {
+        let chosen = {
+            let mut slots = self.slots.lock();
+            let slot = slots.entry(ino).or_default();
+            slot.opens += 1;
+            Arc::clone(&slot.plane)
+        };
+        let hold = Hold { planes: Arc::clone(self), ino };
+        let plane = chosen.get_or_init(|| self.choose(candidate)).clone();
+        (hold, plane)
+    }
+
+    fn choose(&self, candidate: &Candidate<'_>) -> Plane {
+        let lent = &candidate.node.lent;
+        if let Some(reason) = self.why_all_mapped(candidate.mode)
+            && !lent.load(Ordering::Acquire)
+        {
+            return Plane::Mapped(reason);
+        }
+        let stat = match stat_of(candidate.file) {
+            Ok(stat) => stat,
+            Err(err) => return Plane::Mapped(WhyMapped::Refused(err)),
+        };
+        let may_be_mapped =
+            || lent.load(Ordering::Acquire) && self.is_in_use_elsewhere(candidate.file);
+        match self.why_mapped(candidate.mode, &stat) {
+            Some(reason) if reason == WhyMapped::AppendOnly || !may_be_mapped() => {
+                lent.store(false, Ordering::Release);
+                Plane::Mapped(reason)
+            }
+            _ => match self.lend(candidate, &stat) {
+                Ok(id) => {
+                    lent.store(true, Ordering::Release);
+                    Plane::Passthrough(id)
+                }
+                Err(err) => Plane::Mapped(WhyMapped::Refused(err)),
+            },
+        }
+    }
+
+    fn is_in_use_elsewhere(&self, file: BorrowedFd<'_>) -> bool {
+        let _one_at_a_time = self.probing.lock();
+        self.probes.fetch_add(1, Ordering::AcqRel);
+        let only = sys::file::is_only_open(file);
+        self.probes.fetch_add(1, Ordering::AcqRel);
+        !only
+    }
+
+    /// Opens a file, again where the lease that it met was our own.
+    pub(super) fn past_probes<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        loop {
+            let before = self.probes.load(Ordering::Acquire);
+            match open() {
+                Err(Errno::AGAIN)
+                    if before % 2 == 1 || before != self.probes.load(Ordering::Acquire) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Why no file of this mode is handed to the kernel.
+    fn why_all_mapped(&self, mode: &MapMode) -> Option<WhyMapped> {
+        if self.closed.read().is_some() {
+            return Some(WhyMapped::Mount);
+        }
+        match mode.plane {
+            PlaneChoice::Mapped => Some(WhyMapped::Chosen),
+            PlaneChoice::Auto if mode.asks_for_mapping() => Some(WhyMapped::View),
+            PlaneChoice::Auto | PlaneChoice::Passthrough => None,
+        }
+    }
+
+    /// Why a file of this mode with these attributes is not.
+    fn why_mapped(&self, mode: &MapMode, stat: &Stat) -> Option<WhyMapped> {
+        let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        match self.why_all_mapped(mode) {
+            Some(reason) => Some(reason),
+            None if stat.append_only => Some(WhyMapped::AppendOnly),
+            None if set_id && mode.plane == PlaneChoice::Auto => Some(WhyMapped::SetId),
+            None => None,
+        }
+    }
+
+    fn lend(&self, candidate: &Candidate<'_>, stat: &Stat) -> Result<Lent, Errno> {
+        // By a descriptor for reading: the kernel opens one of its own for each client, with the
+        // client's flags, and what is only read can be executed.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let reopen = |file| rustix::fs::open(sys::fd_path(file), flags, Mode::empty()).ok();
+        let reader = if candidate.writable { reopen(candidate.file) } else { None };
+        let file = reader.as_ref().map_or(candidate.file, |reader| reader.as_fd());
+        let _credentials = AsCaller::enter_to_lend(&writer_of(candidate.caller, stat))?;
+        (candidate.lend)(file).map_err(|err| {
+            let errno = Errno::from_io_error(&err).unwrap_or(Errno::IO);
+            if errno == Errno::PERM {
+                self.set_closed(Some(String::from("the kernel refused: it wants CAP_SYS_ADMIN")));
+            }
+            errno
+        })
+    }
+}
+
+/// As whom the kernel allocates blocks for whoever writes a file that was lent: the first who
+/// opens it, but root only where nobody else may write it, since everybody would be given the
+/// blocks that are reserved for root. Of no group: setgid of a file that its group cannot execute
+/// stays for a member alone.
+fn writer_of(caller: &Caller, stat: &Stat) -> Caller {
+    let others_write = stat.uid != 0 || stat.mode & (libc::S_IWGRP | libc::S_IWOTH) != 0;
+    let uid = match (caller.uid, stat.uid) {
+        (0, _) if !others_write => return *caller,
+        (0, 0) => UNUSED,
+        (0, owner) => owner,
+        (user, _) => user,
+    };
+    Caller { uid, gid: UNUSED, pid: 0 }
+}
+
+/// A user and a group that nobody is, and no filesystem reserves blocks for; "nobody" (65,534) may be
+/// anything.
+const UNUSED: u32 = 0xffff_fff0;
+
+impl Volume {
+    /// Says why no file is handed to the kernel, or that they may be. Holds for later opens.
+    pub fn close_passthrough(&self, reason: Option<String>) {
+        self.planes.set_closed(reason);
+    }
+
+    /// Why no file is handed to the kernel; `None` where they are.
+    pub fn passthrough_closed(&self) -> Option<String> {
+        self.planes.closed()
+    }
+
+    /// Why a file is not handed to the kernel: as it is where it is open, else as its first open
+    /// would find it.
+    pub fn why_mapped(&self, found: &Found) -> Option<WhyMapped> {
+        match self.planes.of(found.ino) {
+            Some(Plane::Mapped(reason)) => Some(reason),
+            Some(Plane::Passthrough(_)) => None,
+            None => self.planes.why_mapped(&self.mode_at(found), &found.stat),
+        }
+    }
+
+    /// Every inode that clients have open.
+    pub fn open_files(&self) -> Vec<OpenInode> {
+        let mut inodes = std::collections::BTreeMap::new();
+        for open in self.handles.all_files() {
+            let inode = inodes.entry(open.ino).or_insert_with(|| OpenInode {
+                ino: open.ino,
+                file: Arc::clone(&open.file),
+                why_mapped: match self.planes.of(open.ino) {
+                    Some(Plane::Mapped(reason)) => Some(reason),
+                    Some(Plane::Passthrough(_)) | None => None,
+                },
+                handles: 0,
+            });
+            inode.handles += 1;
+        }
+        inodes.into_values().collect()
+    }
+
+    /// Whether the source is on a filesystem that may itself be on top of another.
+    pub fn source_is_stacked(&self) -> bool {
+        let kind = rustix::fs::fstatfs(&**self.devices.source()).map(|stat| stat.f_type as u64);
+        kind.is_ok_and(|kind| STACKED.contains(&kind))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut slots = self.planes.slots.lock();
+        let last = slots.get_mut(&self.ino).is_some_and(|slot| {
+            slot.opens = slot.opens.saturating_sub(1);
+            slot.opens == 0
+        });
+        // Taken out under the lock and closed after it.
+        let ended = if last { slots.remove(&self.ino) } else { None };
+        drop(slots);
+        drop(ended);
+    }
+}

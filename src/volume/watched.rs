@@ -1,0 +1,327 @@
+//! What the kernel may hold on to, because changes made directly to the backing tree are told.
+//!
+//! Somebody above watches the backing tree and invalidates what changes; the volume says which of
+//! its answers are covered, and finds the inode of what has changed. A change may be told before
+//! the answer that it makes wrong has reached the inode table: then nobody is there to be
+//! invalidated. So changes are counted before their inodes are looked for, and an answer during
+//! which the count has moved is good for once.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::OFlags;
+
+use super::attr::{Entry, Stat, stat_of};
+use super::inode::{Ino, Node};
+use super::{Invalidate, Volume};
+use crate::sys;
+use crate::sys::handle::FileHandle;
+
+/// How long an answer may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trust {
+    /// Not again: something changed while it was made.
+    Once,
+    /// For a moment: nobody tells of changes.
+    #[default]
+    Briefly,
+    /// Until it is invalidated.
+    UntilTold,
+}
+
+/// Watches single directories, and the files with one name that are in them.
+pub trait WatchDirectories: Send + Sync {
+    /// Watches an open directory from now on, as far as there is room for it.
+    fn watch(&self, ino: Ino, dir: BorrowedFd<'_>);
+
+    /// Whether a directory is watched.
+    fn is_watched(&self, ino: Ino) -> bool;
+
+    /// Watches a directory no longer, unless `known` says that the kernel knows it anew.
+    fn forget(&self, ino: Ino, dir: Option<BorrowedFd<'_>>, known: &dyn Fn() -> bool);
+
+    /// How many are watched.
+    fn count(&self) -> u64;
+}
+
+/// What is watched.
+pub enum Coverage {
+    /// Everything on the source's own mount.
+    Filesystem,
+    /// Directories in use.
+    Directories(Box<dyn WatchDirectories>),
+}
+
+/// What a watch has done so far.
+#[derive(Debug, Default)]
+pub struct WatchCounts {
+    /// Changes that were told, those by the mount itself included.
+    pub events: AtomicU64,
+    /// Invalidations that the kernel was sent.
+    pub invalidations: AtomicU64,
+    /// How often changes were lost, and everything was invalidated.
+    pub overflows: AtomicU64,
+}
+
+/// The volume's part of a watch.
+#[derive(Default)]
+pub(super) struct Watched {
+    coverage: OnceLock<Coverage>,
+    /// Why there is none.
+    reason: OnceLock<String>,
+    ended: AtomicBool,
+    /// The kernel drops every name when it is told to.
+    all_names: AtomicBool,
+    changes: AtomicU64,
+    counts: WatchCounts,
+    root: Option<FileHandle>,
+    /// Handles of this filesystem carry the inode number.
+    numbered: bool,
+}
+
+impl Watched {
+    /// For a root with this number.
+    pub(super) fn new(root: &OwnedFd, stat: &Stat) -> Watched {
+        let root = sys::handle::handle_of(root, c"").ok();
+        let carries = |handle: &FileHandle| handle.inode_candidates().contains(&stat.ino);
+        Watched { numbered: root.as_ref().is_some_and(carries), root, ..Watched::default() }
+    }
+
+    fn coverage(&self) -> Option<&Coverage> {
+        self.coverage.get().filter(|_| !self.ended.load(Ordering::Acquire))
+    }
+
+    fn directories(&self) -> Option<&dyn WatchDirectories> {
+        match self.coverage()? {
+            Coverage::Filesystem => None,
+            Coverage::Directories(directories) => Some(&**directories),
+        }
+    }
+
+    /// Nodes need their handles, which is how changes name them.
+    pub(super) fn needs_handles(&self) -> bool {
+        self.coverage.get().is_some()
+    }
+
+    /// How many changes were told so far.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+}
+
+impl Volume {
+    /// Says what is watched, once, before the first request.
+    pub fn watch(&self, coverage: Coverage) {
+        if self.watched.coverage.set(coverage).is_err() {
+            log::error!("the volume is watched twice");
+        }
+    }
+
+    /// Says why nothing is watched.
+    pub fn not_watched(&self, reason: String) {
+        self.watched.ended.store(true, Ordering::Release);
+        let _ = self.watched.reason.set(reason); // The first reason is the one to tell.
+    }
+
+    /// Whether what is changed through the mount at one place may be known to the kernel at another
+    /// too: a part of the source that is mounted below it once more.
+    pub fn shows_twice(&self) -> bool {
+        self.devices.has_twin()
+    }
+
+    /// The open source directory, to watch its filesystem.
+    pub fn watch_point(&self) -> BorrowedFd<'_> {
+        self.devices.source().as_fd()
+    }
+
+    /// The handle of the root, where the filesystem has handles.
+    pub fn root_handle(&self) -> Option<&FileHandle> {
+        self.watched.root.as_ref()
+    }
+
+    /// What is watched, or why nothing is.
+    ///
+    /// # Errors
+    /// The reason, for people.
+    pub fn watch_state(&self) -> Result<String, String> {
+        match self.watched.coverage() {
+            Some(Coverage::Filesystem) => Ok(String::from("fanotify on the filesystem")),
+            Some(Coverage::Directories(directories)) => {
+                Ok(format!("fanotify on directories: {}", directories.count()))
+            }
+            None => Err(self.watched.reason.get().cloned().unwrap_or_else(|| "off".into())),
+        }
+    }
+
+    /// What the watch has done.
+    pub fn watch_counts(&self) -> &WatchCounts {
+        &self.watched.counts
+    }
+
+    /// The way to the kernel's caches, once there is one.
+    pub fn kernel_caches(&self) -> Option<&dyn Invalidate> {
+        self.invalidate.get().map(|invalidate| &**invalidate)
+    }
+
+    /// Finds out whether the kernel drops every name when it is told to.
+    pub fn try_dropping_names(&self) {
+        let dropped = self.kernel_caches().is_some_and(|caches| caches.names().is_ok());
+        self.watched.all_names.store(dropped, Ordering::Relaxed);
+    }
+
+    /// Whether no name that does not exist is left over in the kernel when changes were lost.
+    pub fn drops_all_names(&self) -> bool {
+        self.watched.all_names.load(Ordering::Relaxed)
+    }
+
+    /// Counts changes that were told. To be called before their inodes are looked for.
+    pub fn count_changes(&self) {
+        self.watched.changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The inode of what has a handle, if the kernel knows it.
+    pub fn known_by(&self, handle: &FileHandle) -> Option<Ino> {
+        if self.watched.root.as_ref() == Some(handle) {
+            return Some(Ino::ROOT);
+        }
+        let is = |node: &Node| node.handle.as_ref() == Some(handle);
+        for number in handle.inode_candidates() {
+            let number = self.devices.main_number(number);
+            if let Some(node) = self.inodes.find_where(number, is) {
+                return Some(node.ino);
+            }
+        }
+        if self.watched.numbered || !self.by_handle {
+            return None;
+        }
+        // Where the handle does not carry the number, the file itself tells it.
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let fd = sys::handle::open_handle(self.watch_point(), handle, flags).ok()?;
+        let stat = stat_of(&fd).ok()?;
+        let node = self.inodes.find(self.devices.number(&stat, stat.ino), &stat)?;
+        Some(node.ino)
+    }
+
+    /// Whether the kernel knows an inode, or is about to.
+    pub fn is_known(&self, ino: Ino) -> bool {
+        self.inodes.get(ino).is_some()
+    }
+
+    /// Every inode that the kernel knows, with the directory and name where it was seen last.
+    pub fn everything_known(&self) -> Vec<(Ino, Ino, OsString)> {
+        let mut known = Vec::new();
+        self.inodes.for_each(|node| {
+            let (parent, name) = node.seen();
+            known.push((node.ino, parent, name.into()));
+        });
+        known
+    }
+
+    /// Notes that a file has left a name, or come to one, directly in the backing tree.
+    pub fn moved_directly(&self, ino: Ino, parent: Ino, name: &OsStr, away: bool) {
+        if self.watched.directories().is_some()
+            && let Some(node) = self.inodes.get(ino)
+        {
+            match away {
+                true => node.left(parent, name),
+                false => node.seen_at(parent, name, false),
+            }
+        }
+    }
+
+    /// The names at which the kernel has seen the roots of other mounts, with the mounts' numbers.
+    pub fn mount_points_seen(&self) -> Vec<(Ino, OsString, u64)> {
+        let mut seen = Vec::new();
+        if self.devices.has_others() {
+            self.inodes.for_each(|node| {
+                if !self.devices.is_main(node.key()) {
+                    seen.push((node.seen(), node.key().mount));
+                }
+            });
+        }
+        let main = |ino| self.inodes.get(ino).is_some_and(|node| self.devices.is_main(node.key()));
+        seen.retain(|((parent, _), _)| main(*parent));
+        seen.into_iter().map(|((parent, name), mount)| (parent, name.into(), mount)).collect()
+    }
+
+    /// The directory and the name that a path below the source ends in.
+    pub fn place_of(&self, path: &std::path::Path) -> Option<(Ino, OsString)> {
+        let below: PathBuf = path.parent()?.into();
+        Some((self.find(&below).ok()?.ino, path.file_name()?.to_owned()))
+    }
+
+    /// How long the kernel may use that a name is not in a directory.
+    pub fn trust_in_names(&self, parent: Ino) -> Trust {
+        let main = |ino| self.inodes.get(ino).is_some_and(|node| self.devices.is_main(node.key()));
+        match self.watched.coverage() {
+            Some(Coverage::Filesystem) if main(parent) => Trust::UntilTold,
+            Some(Coverage::Directories(watch)) if watch.is_watched(parent) => Trust::UntilTold,
+            _ => Trust::Briefly,
+        }
+    }
+
+    /// How long the kernel may use the attributes of a file. Setuid and setgid may go with the next
+    /// write, of which the kernel's inode would not know when it is executed; a store through a
+    /// mapping of a file that is lent moves its times, and nobody tells.
+    pub(super) fn trust_in_attr(&self, ino: Ino, stat: &Stat) -> Trust {
+        if !stat.is_dir() && stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            return Trust::Once;
+        }
+        if !stat.is_dir() && self.files.get(stat.key()).is_some_and(|file| file.is_written()) {
+            return Trust::Briefly;
+        }
+        let told = self.devices.is_main(stat)
+            && match self.watched.coverage() {
+                None => false,
+                Some(Coverage::Filesystem) => true,
+                Some(Coverage::Directories(watch)) if stat.is_dir() => watch.is_watched(ino),
+                // What happens through another name is not told.
+                Some(Coverage::Directories(watch)) => {
+                    stat.nlink == 1
+                        && self.inodes.get(ino).is_some_and(|node| watch.is_watched(node.seen().0))
+                }
+            };
+        if told { Trust::UntilTold } else { Trust::Briefly }
+    }
+
+    /// An entry whose attributes were read after `changes` were told.
+    pub(super) fn settled(&self, mut entry: Entry, changes: u64) -> Entry {
+        if self.watched.changes() != changes {
+            entry.attr.trust = Trust::Once;
+        }
+        entry
+    }
+
+    /// How long the kernel may use that a name leads to a file: mounting is no change of a name.
+    /// Where rules go by the name, the name by which a file is used has to be known.
+    pub(super) fn trust_in_entry(&self, parent: Ino, stat: &Stat) -> Trust {
+        let by_name = !stat.is_dir() && self.rule_count() > 0;
+        match self.devices.is_main(stat) {
+            true if by_name && stat.nlink > 1 => Trust::Once,
+            true if !by_name => self.trust_in_names(parent),
+            _ => Trust::Briefly,
+        }
+    }
+
+    /// Watches a directory before its names are looked at.
+    pub(super) fn watch_directory(&self, node: &Node, dir: impl AsFd) {
+        if let Some(watch) = self.watched.directories()
+            && self.devices.is_main(node.key())
+        {
+            watch.watch(node.ino, dir.as_fd());
+        }
+    }
+
+    /// Ends the watch on a directory that the kernel has forgotten.
+    pub(super) fn unwatch_directory(&self, node: &Node) {
+        if let Some(watch) = self.watched.directories()
+            && watch.is_watched(node.ino)
+        {
+            let dir = self.pin_by_name(node);
+            watch.forget(node.ino, dir.as_ref().map(|fd| fd.as_fd()), &|| self.is_known(node.ino));
+        }
+    }
+}
