@@ -1,0 +1,208 @@
+//! Watches the backing tree and tells the kernel what was changed directly in it.
+//!
+//! As root one mark covers the source's filesystem; otherwise every directory whose names the
+//! kernel has asked for is marked. The watch has threads of its own, which hold no lock while
+//! they invalidate: the kernel may wait there for an answer of the daemon. Changes that the daemon
+//! makes itself come from the mount, where the kernel knows them.
+
+mod batch;
+mod directories;
+mod hush;
+mod local;
+mod mounts;
+mod senders;
+
+pub use local::check as check_local;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::config::WatchMode;
+use crate::error::Failure;
+use crate::sys::fanotify::Fanotify;
+use crate::volume::{Coverage, Ino, Volume};
+use batch::Batch;
+use directories::Directories;
+use hush::Hush;
+use mounts::Mounts;
+use senders::{Senders, Work};
+
+/// The time from one look at the queue to the next: while changes pour in, those of the same file
+/// become one, and the daemon does not take a CPU for itself.
+const INTERVAL: Duration = Duration::from_millis(1);
+
+/// How much of the queue is taken at a time, in bytes: some 800 changes.
+const BUFFER: usize = 64 << 10;
+
+/// How often the queue is read before what was read is passed on.
+const MOST_READS: usize = 64;
+
+/// A watch: changes gather in its queue until it is started.
+pub struct Watch {
+    queue: Arc<Fanotify>,
+    end: OwnedFd,
+}
+
+/// A watch that is under way, until it is dropped.
+pub struct Watching(OwnedFd);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let Err(err) = rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
+            log::error!("watch: ending it: {err}");
+        }
+    }
+}
+
+impl Watch {
+    /// Begins to watch the source of a volume. `None` when it is not watched.
+    ///
+    /// # Errors
+    /// When it has to be watched and cannot be.
+    pub fn of(volume: &Volume, mode: WatchMode) -> Result<Option<Watch>, Failure> {
+        let attempt = match mode {
+            WatchMode::Off => Err(String::from("watch=off")),
+            _ => local::check(volume.watch_point()).and_then(|()| attempt(volume, mode)),
+        };
+        let reason = match attempt {
+            Ok(queue) => match eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) {
+                Ok(end) => return Ok(Some(Watch { queue, end })),
+                Err(err) => format!("eventfd: {err}"),
+            },
+            Err(reason) => reason,
+        };
+        if matches!(mode, WatchMode::On | WatchMode::Directories) {
+            return Err(Failure::failed("option `watch`", reason));
+        }
+        volume.not_watched(reason);
+        Ok(None)
+    }
+
+    /// Passes changes on, in a thread of its own, now that the volume is connected.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(self, volume: Arc<Volume>, source: &Path) -> Result<Watching, Failure> {
+        let failed = |err| Failure::failed("watch", format!("starting it: {err}"));
+        volume.try_dropping_names();
+        let ended = rustix::io::dup(&self.end).map_err(|err| failed(err.into()))?;
+        let mounts = Mounts::below(source);
+        let senders = Senders::start(Arc::clone(&volume)).map_err(failed)?;
+        let run = move || {
+            run(&self, &volume, &senders, mounts);
+            senders.end();
+        };
+        thread::Builder::new().name(String::from("watch")).spawn(run).map_err(failed)?;
+        Ok(Watching(ended))
+    }
+}
+
+fn attempt(volume: &Volume, mode: WatchMode) -> Result<Arc<Fanotify>, String> {
+    if mode == WatchMode::Directories {
+        return by_directory(volume);
+    }
+    by_filesystem(volume)
+        .or_else(|first| by_directory(volume).map_err(|then| format!("{first}; {then}")))
+}
+
+fn by_filesystem(volume: &Volume) -> Result<Arc<Fanotify>, String> {
+    if !volume.uses_file_handles() {
+        return Err(String::from("the source has no file handles, or they cannot be opened"));
+    }
+    let queue = Fanotify::new(false).map_err(|err| format!("fanotify: {err}"))?;
+    queue
+        .mark_filesystem(volume.watch_point())
+        .map_err(|err| format!("fanotify on the filesystem: {err}"))?;
+    volume.watch(Coverage::Filesystem);
+    Ok(Arc::new(queue))
+}
+
+fn by_directory(volume: &Volume) -> Result<Arc<Fanotify>, String> {
+    if volume.root_handle().is_none() {
+        return Err(String::from("the source has no file handles"));
+    }
+    let queue = Fanotify::new(true).map_err(|err| format!("fanotify: {err}"))?;
+    let queue = Arc::new(queue);
+    let directories = Directories::new(Arc::clone(&queue));
+    directories
+        .mark(Ino::ROOT, volume.watch_point())
+        .map_err(|err| format!("fanotify on directories: {err}"))?;
+    volume.watch(Coverage::Directories(Box::new(directories)));
+    Ok(queue)
+}
+
+fn run(watch: &Watch, volume: &Volume, senders: &Arc<Senders>, mut mounts: Option<Mounts>) {
+    let mut buffer = vec![0; BUFFER];
+    let mut hush = Hush::default();
+    let mut pause = None;
+    while let Some(mounts_changed) = wait(watch, volume, mounts.as_ref(), pause) {
+        let start = Instant::now();
+        let mut batch = Batch::new(volume.shows_twice());
+        let filled = fill(&mut batch, &watch.queue, &mut buffer);
+        if let Err(err) = filled {
+            log::error!("watch: reading changes: {err}; timeouts are short from now on");
+            volume.not_watched(format!("reading changes: {err}"));
+            batch.lose();
+        }
+        // In directories the files that others write are few.
+        if volume.uses_file_handles() {
+            hush.written(batch.written(), &watch.queue, volume);
+        }
+        senders.add(batch.work(volume));
+        senders.add(hush.work(&watch.queue, volume));
+        if let Some(mounts) = mounts.as_mut().filter(|_| mounts_changed) {
+            senders.add(mounts.work(volume));
+        }
+        if filled.is_err() {
+            break;
+        }
+        thread::sleep(INTERVAL.saturating_sub(start.elapsed()));
+        pause = senders.attend().into_iter().chain(hush.pause()).min();
+    }
+    if volume.watch_state().is_err() {
+        // What was trusted for long is not told of any more.
+        senders.add([Work::Everything]);
+    }
+}
+
+/// Waits for changes, and tells whether the table of mounts is among them; `None` when the watch
+/// ends.
+fn wait(
+    watch: &Watch,
+    volume: &Volume,
+    mounts: Option<&Mounts>,
+    pause: Option<Duration>,
+) -> Option<bool> {
+    let pause = pause.map(|pause| Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() });
+    let mut fds = vec![
+        PollFd::new(&watch.end, PollFlags::IN),
+        PollFd::from_borrowed_fd(watch.queue.as_fd(), PollFlags::IN),
+    ];
+    fds.extend(mounts.map(|mounts| PollFd::from_borrowed_fd(mounts.as_fd(), PollFlags::PRI)));
+    match poll(&mut fds, pause.as_ref()) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Some(false),
+        Err(err) => {
+            log::error!("watch: waiting for changes: {err}; timeouts are short from now on");
+            volume.not_watched(format!("waiting for changes: {err}"));
+            return None;
+        }
+    }
+    let ready = |at: usize, what| fds.get(at).is_some_and(|fd| fd.revents().contains(what));
+    (!ready(0, PollFlags::IN)).then(|| ready(2, PollFlags::PRI))
+}
+
+fn fill(batch: &mut Batch, queue: &Fanotify, buffer: &mut [u8]) -> Result<(), Errno> {
+    for _ in 0..MOST_READS {
+        if !queue.read(buffer, |event| batch.add(event))? {
+            break;
+        }
+    }
+    Ok(())
+}

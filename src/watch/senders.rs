@@ -1,0 +1,210 @@
+//! The threads that invalidate.
+//!
+//! An invalidation waits for the request under way on that page or in that directory. One that
+//! waits long, behind a backing file that stalls, say, must not keep the others back: when every
+//! thread waits and there is more to do, another thread is started.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::io::Errno;
+
+use crate::volume::{Ino, Invalidate, Volume};
+
+/// When an invalidation waits so long, the next ones do not wait for it.
+pub(super) const PATIENCE: Duration = Duration::from_millis(2);
+/// How many may wait at a time.
+const MOST_THREADS: usize = 32;
+/// How long a further thread stays without work.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long to wait for an inode to become known to the kernel, at first and at last.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+/// When so many are left to do, it is easier to do all.
+const MOST_WORK: usize = 1 << 20;
+
+/// Something to invalidate.
+pub(super) enum Work {
+    /// A name in a directory.
+    Entry(Ino, OsString),
+    /// Attributes, and data too.
+    Inode(Ino, bool),
+    /// Whatever the kernel knows.
+    Everything,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Work>,
+    /// Inodes that the volume knows and the kernel does not: the answer that tells it of them is
+    /// on its way, or the news that it has forgotten them. Asked again until it is one or the
+    /// other.
+    late: HashMap<Ino, bool>,
+    /// When that was tried again last.
+    retried: Option<Instant>,
+    /// How long to wait before that.
+    pause: Duration,
+    /// When the threads that are at work began with what they are doing.
+    busy: HashMap<usize, Instant>,
+    threads: usize,
+    started: usize,
+    ended: bool,
+}
+
+/// The threads and what they have to do.
+pub(super) struct Senders {
+    volume: Arc<Volume>,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+impl Senders {
+    /// Starts the first thread.
+    pub(super) fn start(volume: Arc<Volume>) -> std::io::Result<Arc<Senders>> {
+        let senders = Arc::new(Senders { volume, state: Mutex::default(), work: Condvar::new() });
+        Senders::start_thread(&senders, &mut senders.state.lock())?;
+        Ok(senders)
+    }
+
+    fn start_thread(senders: &Arc<Senders>, state: &mut State) -> std::io::Result<()> {
+        let (own, number) = (Arc::clone(senders), state.started);
+        thread::Builder::new().name(String::from("inval")).spawn(move || own.run(number))?;
+        state.threads += 1;
+        state.started += 1;
+        Ok(())
+    }
+
+    /// Adds work.
+    pub(super) fn add(&self, work: impl IntoIterator<Item = Work>) {
+        let mut state = self.state.lock();
+        state.queue.extend(work);
+        state.pause = SHORTEST_PAUSE;
+        if state.queue.len() > MOST_WORK {
+            state.queue.clear();
+            state.queue.push_back(Work::Everything);
+        }
+        if !state.queue.is_empty() {
+            self.work.notify_one();
+        }
+    }
+
+    /// Starts a thread when there is work and all of them wait. Tells when to come back: `None`
+    /// when there is nothing that waits.
+    pub(super) fn attend(self: &Arc<Senders>) -> Option<Duration> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() {
+            return None;
+        }
+        let all_wait = state.busy.len() == state.threads
+            && state.busy.values().all(|since| since.elapsed() > PATIENCE);
+        if all_wait
+            && state.threads < MOST_THREADS
+            && let Err(err) = Senders::start_thread(self, &mut state)
+        {
+            log::error!("watch: starting a thread: {err}");
+        }
+        Some(PATIENCE)
+    }
+
+    /// Ends the threads.
+    pub(super) fn end(&self) {
+        self.state.lock().ended = true;
+        self.work.notify_all();
+    }
+
+    fn run(&self, number: usize) {
+        let mut state = self.state.lock();
+        while !state.ended {
+            let Some(work) = state.queue.pop_front() else {
+                if !self.wait(&mut state, number) {
+                    break;
+                }
+                continue;
+            };
+            state.busy.insert(number, Instant::now());
+            drop(state);
+            let late = self.send(work);
+            state = self.state.lock();
+            state.busy.remove(&number);
+            if let Some((ino, data)) = late {
+                *state.late.entry(ino).or_default() |= data;
+            }
+        }
+        state.threads -= 1;
+    }
+
+    /// Waits for work, or until what is late is tried again. False when the thread is not needed;
+    /// the first always is.
+    fn wait(&self, state: &mut MutexGuard<'_, State>, number: usize) -> bool {
+        if state.late.is_empty() && number == 0 {
+            self.work.wait(state);
+            return true;
+        }
+        let pause = if state.late.is_empty() { LINGER } else { state.pause };
+        let in_vain = self.work.wait_for(state, pause).timed_out();
+        // Also where work comes without end.
+        if !state.late.is_empty()
+            && (in_vain || state.retried.is_none_or(|at| at.elapsed() >= state.pause))
+        {
+            state.retried = Some(Instant::now());
+            let late = std::mem::take(&mut state.late);
+            state.queue.extend(late.into_iter().map(|(ino, data)| Work::Inode(ino, data)));
+            state.pause = (state.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        }
+        !in_vain || number == 0 || !state.queue.is_empty()
+    }
+
+    /// Invalidates. Returns what the kernel does not know and should.
+    fn send(&self, work: Work) -> Option<(Ino, bool)> {
+        let caches = self.volume.kernel_caches()?;
+        match work {
+            Work::Entry(parent, name) => self.entry(caches, parent, &name),
+            Work::Inode(ino, data) => return self.inode(caches, ino, data),
+            Work::Everything => self.everything(caches),
+        }
+        None
+    }
+
+    fn note(&self, result: Result<(), Errno>) {
+        self.volume.watch_counts().invalidations.fetch_add(1, Ordering::Relaxed);
+        if let Err(err) = result {
+            log::debug!("watch: invalidating: {err}");
+        }
+    }
+
+    fn entry(&self, caches: &dyn Invalidate, parent: Ino, name: &OsStr) {
+        self.note(caches.entry(parent, name));
+    }
+
+    fn inode(&self, caches: &dyn Invalidate, ino: Ino, data: bool) -> Option<(Ino, bool)> {
+        match caches.inode(ino, data) {
+            Err(Errno::NOENT) => self.volume.is_known(ino).then_some((ino, data)),
+            result => {
+                self.note(result);
+                None
+            }
+        }
+    }
+
+    /// When it is not known what has changed, everything has. Names that are not there are known
+    /// to the kernel alone: where it cannot drop them all, they are never trusted for long.
+    fn everything(&self, caches: &dyn Invalidate) {
+        let all_names = caches.names().is_ok();
+        let known = self.volume.everything_known();
+        let mut late = HashMap::new();
+        for data in [false, true] {
+            for (ino, parent, name) in &known {
+                if !all_names && !data && *ino != Ino::ROOT {
+                    self.entry(caches, *parent, name);
+                }
+                late.extend(self.inode(caches, *ino, data));
+            }
+        }
+        self.state.lock().late.extend(late);
+    }
+}
