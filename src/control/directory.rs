@@ -4,12 +4,13 @@
 //! daemon's user; nobody but that user and root can enter. `control` takes commands; the others
 //! are reports, made when they are opened.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use super::command::LONGEST_LINE;
@@ -17,7 +18,7 @@ use super::exec::Executor;
 use super::report::Kernel;
 use super::session::{Closer, Session};
 use crate::config::ControlVisibility;
-use crate::volume::{Attr, Entry, FIRST_RESERVED, HandleId, Ino, SetAttr, Stat, Time};
+use crate::volume::{Attr, Entry, FIRST_RESERVED, HandleId, Ino, SetAttr, Stat, Time, Trust};
 
 /// The attribute of the root that names the directory, so that clients find it.
 const XATTR: &str = "user.mmapfs.control";
@@ -85,7 +86,26 @@ pub struct ControlDir {
     executor: Arc<Executor>,
     next: AtomicU64,
     open: RwLock<HashMap<u64, Opened>>,
+    /// Files are read without being opened: then each report is made when its size is asked for.
+    silent: bool,
+    /// The reports as they were made last.
+    reports: Mutex<HashMap<Ino, Made>>,
+    /// The sessions of processes whose control file was opened without asking, the oldest first.
+    doors: Mutex<VecDeque<(u32, HandleId)>>,
 }
+
+/// A report that is read without having been opened: it stays what it is while it is being read.
+struct Made {
+    text: Arc<[u8]>,
+    at: Time,
+    used: Instant,
+}
+
+/// How long nobody must have looked at a report before it is made anew.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How many processes may be in the middle of a command without an open file of their own.
+const MOST_DOORS: usize = 256;
 
 impl ControlDir {
     /// A control directory called `name` in the root, owned by the user and group `owner`.
@@ -93,19 +113,21 @@ impl ControlDir {
         name: OsString,
         visibility: ControlVisibility,
         owner: (u32, u32),
+        silent: bool,
         executor: Arc<Executor>,
     ) -> ControlDir {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now = now.unwrap_or_default();
         ControlDir {
             name,
             visibility,
             owner,
-            started: Time { sec: now.as_secs() as i64, nsec: now.subsec_nanos() },
+            started: now(),
             executor,
             // Apart from the numbers of the volume's handles.
             next: AtomicU64::new(FIRST_RESERVED),
             open: RwLock::default(),
+            silent,
+            reports: Mutex::default(),
+            doors: Mutex::default(),
         }
     }
 
@@ -139,33 +161,42 @@ impl ControlDir {
     }
 
     fn entry(&self, kind: Kind) -> Entry {
-        Entry { attr: self.attr_of(kind), generation: 0 }
+        let trust = if self.silent { Trust::Once } else { Trust::Briefly };
+        let attr = self.attr(kind.ino()).unwrap_or_else(|| self.attr_of(kind));
+        Entry { attr, generation: 0, trust }
     }
 
     /// Attributes of one of its files; `None` leaves the inode to the tree.
     pub fn attr(&self, ino: Ino) -> Option<Attr> {
-        Kind::of(ino).map(|kind| self.attr_of(kind))
+        let kind = Kind::of(ino)?;
+        let mut attr = self.attr_of(kind);
+        if self.silent {
+            attr.trust = Trust::Once;
+        }
+        if self.silent
+            && let Some((text, at)) = self.made(kind)
+        {
+            attr.stat.mtime = at;
+            attr.stat.size = text.len() as u64;
+        }
+        Some(attr)
     }
 
     fn attr_of(&self, kind: Kind) -> Attr {
         let stat = Stat {
-            dev: 0,
             ino: kind.ino().0,
-            mount: 0,
             mode: kind.mode(),
             nlink: if kind == Kind::Directory { 2 } else { 1 },
             uid: self.owner.0,
             gid: self.owner.1,
-            rdev: 0,
             size: kind.size(),
-            blocks: 0,
             blksize: 4096,
             atime: self.started,
             mtime: self.started,
             ctime: self.started,
-            birth: 0,
+            ..Stat::default()
         };
-        Attr { ino: kind.ino(), stat }
+        Attr { ino: kind.ino(), stat, trust: Trust::Briefly }
     }
 
     /// A shell's `>` truncates before it writes: that is accepted and does nothing. Nothing else
@@ -200,21 +231,93 @@ impl ControlDir {
     /// # Errors
     /// EACCES for writing a report; ESTALE for an unknown inode.
     pub fn open(&self, ino: Ino, _read: bool, write: bool) -> Result<HandleId, Errno> {
-        let report = match Kind::of(ino).ok_or(Errno::STALE)? {
-            Kind::Directory => return Err(Errno::ISDIR),
-            Kind::Control => None,
-            _ if write => return Err(Errno::ACCESS),
+        let kind = Kind::of(ino).ok_or(Errno::STALE)?;
+        let opened = match self.report(kind) {
+            _ if kind == Kind::Directory => return Err(Errno::ISDIR),
+            Some(_) if write => return Err(Errno::ACCESS),
+            Some(text) => Opened::Text(text.into_bytes().into()),
+            None => self.new_session(),
+        };
+        Ok(self.add(opened))
+    }
+
+    fn new_session(&self) -> Opened {
+        Opened::Control(Arc::new(Session::new(Arc::clone(&self.executor))))
+    }
+
+    fn add(&self, opened: Opened) -> HandleId {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open.write().insert(id, opened);
+        HandleId(id)
+    }
+
+    /// The open control file to which a process gives a command: its own handle, or where the
+    /// kernel has opened it without asking, one that is kept until the answer was read.
+    pub fn door(&self, id: HandleId, process: u32) -> HandleId {
+        if id != HandleId::NONE {
+            return id;
+        }
+        let new = self.add(self.new_session());
+        let mut doors = self.doors.lock();
+        let answered = |door: &(u32, HandleId)| door.0 == process;
+        let old = doors.iter().position(answered).and_then(|at| doors.remove(at));
+        doors.push_back((process, new));
+        // Of processes that never came for their answers, the oldest.
+        let excess = if doors.len() > MOST_DOORS { doors.pop_front() } else { None };
+        drop(doors);
+        let mut open = self.open.write();
+        old.into_iter().chain(excess).for_each(|(_, id)| drop(open.remove(&id.0)));
+        new
+    }
+
+    /// The next piece of the answer to what a process has commanded, at most `len` bytes.
+    ///
+    /// # Errors
+    /// EBADF when it has commanded nothing.
+    pub fn answer(&self, id: HandleId, process: u32, len: usize) -> Result<Vec<u8>, Errno> {
+        let find =
+            |doors: &VecDeque<(u32, HandleId)>| doors.iter().position(|door| door.0 == process);
+        let own = match id {
+            HandleId::NONE => {
+                let doors = self.doors.lock();
+                find(&doors).and_then(|at| doors.get(at)).map(|door| door.1).ok_or(Errno::BADF)?
+            }
+            id => id,
+        };
+        let piece = self.session(own)?.read(len);
+        if id == HandleId::NONE && piece.len() < len {
+            let mut doors = self.doors.lock();
+            let door = find(&doors).and_then(|at| doors.remove(at));
+            drop(doors);
+            drop(door.map(|(_, id)| self.open.write().remove(&id.0)));
+        }
+        Ok(piece)
+    }
+
+    /// A report and when it was made: now, unless it was looked at a moment ago.
+    fn made(&self, kind: Kind) -> Option<(Arc<[u8]>, Time)> {
+        let mut reports = self.reports.lock();
+        if let Some(made) = reports.get_mut(&kind.ino())
+            && made.used.elapsed() < IDLE
+        {
+            made.used = Instant::now();
+            return Some((Arc::clone(&made.text), made.at));
+        }
+        let text: Arc<[u8]> = self.report(kind)?.into_bytes().into();
+        let made = Made { text: Arc::clone(&text), at: now(), used: Instant::now() };
+        let at = made.at;
+        reports.insert(kind.ino(), made);
+        Some((text, at))
+    }
+
+    /// The text of a report; `None` for what is none.
+    fn report(&self, kind: Kind) -> Option<String> {
+        match kind {
+            Kind::Directory | Kind::Control => None,
             Kind::Status => Some(self.text(b"status", false)),
             Kind::StatusJson => Some(self.text(b"status", true)),
             Kind::Maps => Some(self.text(b"maps", false)),
-        };
-        let opened = match report {
-            Some(text) => Opened::Text(text.into_bytes().into()),
-            None => Opened::Control(Arc::new(Session::new(Arc::clone(&self.executor)))),
-        };
-        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.write().insert(id, opened);
-        Ok(HandleId(id))
+        }
     }
 
     fn text(&self, command: &[u8], json: bool) -> String {
@@ -232,14 +335,14 @@ impl ControlDir {
     ///
     /// # Errors
     /// EBADF for an unknown handle.
-    pub fn read(&self, id: HandleId, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
+    pub fn read(&self, ino: Ino, id: HandleId, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
+        if id == HandleId::NONE {
+            let made = Kind::of(ino).and_then(|kind| self.made(kind)).ok_or(Errno::BADF)?;
+            return Ok(part(&made.0, offset, len));
+        }
         match self.open.read().get(&id.0).ok_or(Errno::BADF)? {
             Opened::Control(session) => Ok(session.read(len)),
-            Opened::Text(text) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
-                let end = start.saturating_add(len).min(text.len());
-                Ok(text.get(start..end).unwrap_or_default().to_vec())
-            }
+            Opened::Text(text) => Ok(part(text, offset, len)),
         }
     }
 
@@ -298,6 +401,18 @@ impl ControlDir {
         }
         Ok(())
     }
+}
+
+fn now() -> Time {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    Time { sec: now.as_secs() as i64, nsec: now.subsec_nanos() }
+}
+
+fn part(text: &[u8], offset: u64, len: usize) -> Vec<u8> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+    let end = start.saturating_add(len).min(text.len());
+    text.get(start..end).unwrap_or_default().to_vec()
 }
 
 /// Runs a command on its own thread, or here when there is none to be had.

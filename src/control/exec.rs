@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::command::{Command, CommandError, ErrorKind, FlushMode, Line, help};
 use super::counters::Counters;
 use super::report::{
-    AdviseReport, FlushReport, Kernel, LockReport, ReloadReport, Report, VersionReport,
+    AdviseReport, Feature, FlushReport, Kernel, LockReport, ReloadReport, Report, VersionReport,
 };
 use crate::advice::{Advice, Effect};
 use crate::error::Failure;
@@ -58,12 +59,19 @@ pub struct Context {
 pub struct Executor {
     pub(super) volume: Arc<Volume>,
     pub(super) context: Context,
+    /// What turned out after the session had begun.
+    pub(super) features: Mutex<Vec<Feature>>,
 }
 
 impl Executor {
     /// Commands on `volume`.
     pub fn new(volume: Arc<Volume>, context: Context) -> Executor {
-        Executor { volume, context }
+        Executor { volume, context, features: Mutex::default() }
+    }
+
+    /// Notes something of the mount that is in use, or not.
+    pub fn add_feature(&self, feature: Feature) {
+        self.features.lock().push(feature);
     }
 
     /// Notes what was agreed on with the kernel.

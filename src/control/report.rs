@@ -122,6 +122,8 @@ pub struct StatusReport {
     pub prot: String,
     /// The first advice of files that no rule matches.
     pub advice: String,
+    /// Which plane is wanted for files that no rule matches: `auto`, `mapped`, `passthrough`.
+    pub plane: String,
     /// The rules file.
     pub rules: Option<String>,
     /// Whether the whole mount refuses to be written.
@@ -134,12 +136,16 @@ pub struct StatusReport {
     pub clone_fd: bool,
     /// How long the kernel may use what it was told.
     pub timeouts: Timeouts,
+    /// How changes made directly to the source are noticed.
+    pub watch: Watch,
     /// What was agreed on with the kernel.
     pub kernel: Kernel,
     /// The inodes that the kernel knows.
     pub inodes: Inodes,
     /// What is open.
     pub handles: Handles,
+    /// The open files.
+    pub open_files: Vec<OpenFileReport>,
     /// What is mapped.
     pub mappings: Mappings,
     /// The number of requests answered, by operation.
@@ -161,6 +167,19 @@ pub struct Timeouts {
     pub negative_s: f64,
 }
 
+/// How changes made directly to the source are noticed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// By what, and on what; None where nothing is watched.
+    pub by: Option<String>,
+    /// Changes that were told, those made through the mount included.
+    pub events: u64,
+    /// Invalidations that the kernel was sent.
+    pub invalidations: u64,
+    /// How often changes were lost, and everything was invalidated.
+    pub overflows: u64,
+}
+
 /// What was agreed on with the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
@@ -179,7 +198,7 @@ pub struct Feature {
     pub name: String,
     /// Whether it is used.
     pub in_use: bool,
-    /// Why not, when it is not.
+    /// Why not, when it is not; how, where there are several ways.
     pub reason: Option<String>,
 }
 
@@ -199,6 +218,21 @@ pub struct Handles {
     pub files: u64,
     /// Open directories.
     pub directories: u64,
+}
+
+/// A file that clients have open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFileReport {
+    /// Its path, relative to the root of the mount; one that was removed ends in ` (deleted)`.
+    pub path: String,
+    /// Its inode number in the mount.
+    pub ino: u64,
+    /// How often it is open.
+    pub handles: u64,
+    /// Who moves its bytes: `passthrough` (the kernel) or `mapped` (the daemon).
+    pub plane: String,
+    /// Why the daemon does, when it does.
+    pub plane_reason: Option<String>,
 }
 
 /// What is mapped.
@@ -255,9 +289,10 @@ pub struct FileReport {
     pub advice: String,
     /// The advice given since, which every new mapping gets.
     pub sticky: Vec<StickyAdvice>,
-    /// How its bytes reach readers: `mapped` or `read/write`.
+    /// How its bytes reach readers: `passthrough` (the kernel moves them), `mapped` (the daemon,
+    /// out of its mapping), `read/write` (the daemon, without one) or `none`.
     pub plane: String,
-    /// Why it is not mapped, when it is not.
+    /// Why it is none of those before it, when it is not.
     pub plane_reason: Option<String>,
     /// Its open handles.
     pub handles: u64,

@@ -1,6 +1,7 @@
 //! The reports on a mount, its files and its mappings.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
@@ -8,13 +9,13 @@ use super::command::CommandError;
 use super::exec::{Executor, failed};
 use super::report::{
     Errors, Feature, FileReport, Handles, Inodes, Kernel, MapReport, Mappings, Memory,
-    StatusReport, StickyAdvice, Timeouts,
+    OpenFileReport, StatusReport, StickyAdvice, Timeouts, Watch,
 };
 use crate::flags::{MapMode, Sharing};
 use crate::mapping::BackingFile;
 use crate::range::ByteRange;
 use crate::sys;
-use crate::volume::Found;
+use crate::volume::{Found, WhyMapped};
 
 impl Executor {
     /// The state of the mount.
@@ -33,15 +34,18 @@ impl Executor {
             flags: mode.flags.to_string(),
             prot: mode.prot.to_string(),
             advice: mode.advice.to_string(),
+            plane: mode.plane.to_string(),
             rules: context.rules.clone(),
             read_only: context.read_only,
             privileged: context.privileged,
             threads: context.threads,
             clone_fd: context.clone_fd,
             timeouts: Timeouts { entry_s: entry, attr_s: attr, negative_s: negative },
+            watch: self.watch(),
             kernel: self.kernel(),
             inodes: Inodes { known: counts.inodes, lookups: counts.lookups },
             handles: Handles { files: counts.files, directories: counts.directories },
+            open_files: self.open_files(),
             mappings: Mappings {
                 count: counts.mappings.count,
                 limit: counts.mappings.limit,
@@ -61,6 +65,29 @@ impl Executor {
         }
     }
 
+    fn open_files(&self) -> Vec<OpenFileReport> {
+        let open = self.volume.open_files();
+        open.iter()
+            .map(|inode| OpenFileReport {
+                path: self.relative(&inode.file.path()),
+                ino: inode.ino.0,
+                handles: inode.handles,
+                plane: String::from(plane(inode.why_mapped)),
+                plane_reason: inode.why_mapped.map(|reason| reason.to_string()),
+            })
+            .collect()
+    }
+
+    fn watch(&self) -> Watch {
+        let counts = self.volume.watch_counts();
+        Watch {
+            by: self.volume.watch_state().ok(),
+            events: counts.events.load(Ordering::Relaxed),
+            invalidations: counts.invalidations.load(Ordering::Relaxed),
+            overflows: counts.overflows.load(Ordering::Relaxed),
+        }
+    }
+
     fn kernel(&self) -> Kernel {
         let mut kernel = self.context.kernel.get().cloned().unwrap_or_else(|| Kernel {
             protocol: self.protocol(),
@@ -68,6 +95,7 @@ impl Executor {
             features: Vec::new(),
         });
         kernel.features.extend(self.own_features());
+        kernel.features.extend(self.features.lock().iter().cloned());
         kernel
     }
 
@@ -78,7 +106,16 @@ impl Executor {
             in_use,
             reason: (!in_use).then(|| without.to_owned()),
         };
+        let (watched, how) = match self.volume.watch_state() {
+            Ok(how) => (true, how),
+            Err(reason) => (false, format!("{reason}: changes are seen when timeouts end")),
+        };
+        let closed = self.volume.passthrough_closed();
+        let without = closed.as_deref().unwrap_or_default();
+        let reason = format!("{without}: the daemon moves the bytes of every file");
         vec![
+            Feature { name: String::from("watch"), in_use: watched, reason: Some(how) },
+            feature("passthrough", closed.is_none(), &reason),
             feature(
                 "file_handles",
                 self.volume.uses_file_handles(),
@@ -117,7 +154,7 @@ impl Executor {
             prot: mode.prot.to_string(),
             advice: mode.advice.to_string(),
             sticky: Vec::new(),
-            plane: String::from("mapped"),
+            plane: String::from("none"),
             plane_reason: None,
             handles: 0,
             mapped: false,
@@ -130,11 +167,13 @@ impl Executor {
             faults: 0,
         };
         if found.stat.kind() != libc::S_IFREG {
-            report.plane = String::from("none");
             report.plane_reason = Some(String::from("only regular files are mapped"));
             report.pages = 0;
             return Ok(report);
         }
+        let why_mapped = self.volume.why_mapped(found);
+        report.plane = String::from(plane(why_mapped));
+        report.plane_reason = why_mapped.map(|reason| reason.to_string());
         // What is in use is described as it is, before asking takes it into use.
         let in_use = self.volume.in_use(found);
         if let Some(file) = &in_use {
@@ -149,6 +188,7 @@ impl Executor {
             report.writeback = Some(stat.writeback);
         }
         match view.mappable() {
+            _ if why_mapped.is_none() => {}
             Ok(()) => {}
             Err(Errno::INVAL) if found.stat.size == 0 => {
                 report.plane_reason = Some(String::from("an empty file has no mapping"));
@@ -222,6 +262,10 @@ fn describe_use(file: &BackingFile, report: &mut FileReport) {
 
 fn shown(path: &Path) -> String {
     if path.as_os_str().is_empty() { String::from(".") } else { path.display().to_string() }
+}
+
+fn plane(why_mapped: Option<WhyMapped>) -> &'static str {
+    if why_mapped.is_none() { "passthrough" } else { "mapped" }
 }
 
 fn access(mode: &MapMode) -> &'static str {

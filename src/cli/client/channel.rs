@@ -30,38 +30,32 @@ const PIECE: usize = 64 * 1024;
 pub fn ask(target: &Target, command: Command) -> Result<Report, Failure> {
     let directory = target.mountpoint.join(name(target)?);
     let path = directory.join("control");
-    match OpenOptions::new().read(true).write(true).open(&path) {
-        Ok(file) => Channel { file, path, send: |file, line| (&*file).write(line) }.ask(command),
-        // With the option ro the kernel refuses every write into the mount.
-        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            match File::open(&path) {
-                Ok(file) => Channel { file, path, send: send_by_ioctl }.ask(command),
-                Err(error) => Err(Failure::failed(path.display(), error)),
-            }
-        }
-        Err(error) => Err(Failure::failed(path.display(), error)),
-    }
+    let line = line(command);
+    // By ioctl where the line fits: that needs no right to write, which a mount with the option
+    // ro refuses, and no open file of our own, which one with open=none does not have.
+    let by_ioctl = line.len() <= sys::file::LONGEST_COMMAND;
+    let opened = OpenOptions::new().read(true).write(!by_ioctl).open(&path);
+    let file = opened.map_err(|error| Failure::failed(path.display(), error))?;
+    Channel { file, path, by_ioctl }.ask(&line)
 }
 
-fn send_by_ioctl(file: &File, line: &[u8]) -> io::Result<usize> {
-    sys::file::send_command(&file, line)?;
-    Ok(line.len())
+fn line(command: Command) -> Vec<u8> {
+    let mut line = Line { json: true, command }.to_bytes();
+    line.push(b'\n');
+    line
 }
 
 /// An open control file.
 struct Channel {
     file: File,
     path: PathBuf,
-    /// Sends a line and says how much of it was taken.
-    send: fn(&File, &[u8]) -> io::Result<usize>,
+    by_ioctl: bool,
 }
 
 impl Channel {
-    fn ask(self, command: Command) -> Result<Report, Failure> {
-        let mut line = Line { json: true, command }.to_bytes();
-        line.push(b'\n');
+    fn ask(self, line: &[u8]) -> Result<Report, Failure> {
         // One write is one command: its errno is the command's.
-        let sent = (self.send)(&self.file, &line);
+        let sent = self.send(line);
         let answer = self.answer().map_err(|error| self.failed(&error));
         match (sent, answer) {
             (_, Ok(Some(Report::Error { error, .. }))) => Err(Failure::failed("", error)),
@@ -72,16 +66,35 @@ impl Channel {
         }
     }
 
+    /// Sends a line and says how much of it was taken.
+    fn send(&self, line: &[u8]) -> io::Result<usize> {
+        if !self.by_ioctl {
+            return (&self.file).write(line);
+        }
+        sys::file::send_command(&self.file, line)?;
+        Ok(line.len())
+    }
+
+    /// The next piece of the answer; empty at its end.
+    fn piece(&self, at: u64) -> io::Result<Vec<u8>> {
+        if self.by_ioctl {
+            return Ok(sys::file::take_answer(&self.file)?);
+        }
+        let mut piece = vec![0; PIECE];
+        let count = self.file.read_at(&mut piece, at)?;
+        piece.truncate(count);
+        Ok(piece)
+    }
+
     /// Reads one line; `None` when there is none.
     fn answer(&self) -> io::Result<Option<Report>> {
         let mut text = Vec::new();
-        let mut piece = vec![0; PIECE];
         while !text.contains(&b'\n') {
-            let count = self.file.read_at(&mut piece, text.len() as u64)?;
-            if count == 0 {
+            let piece = self.piece(text.len() as u64)?;
+            if piece.is_empty() {
                 break;
             }
-            text.extend_from_slice(piece.get(..count).unwrap_or_default());
+            text.extend_from_slice(&piece);
         }
         let text = String::from_utf8_lossy(&text);
         let Some(line) = text.lines().next() else { return Ok(None) };

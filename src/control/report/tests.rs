@@ -17,12 +17,19 @@ fn status() -> StatusReport {
         flags: "shared".into(),
         prot: "rw".into(),
         advice: "normal".into(),
+        plane: "auto".into(),
         rules: None,
         read_only: false,
         privileged: true,
         threads: 4,
         clone_fd: true,
         timeouts: Timeouts { entry_s: 1.0, attr_s: 0.5, negative_s: 0.0 },
+        watch: Watch {
+            by: Some("fanotify on the filesystem".into()),
+            events: 7,
+            invalidations: 5,
+            overflows: 0,
+        },
         kernel: Kernel {
             protocol: "7.45".into(),
             max_write: 1 << 20,
@@ -33,6 +40,13 @@ fn status() -> StatusReport {
         },
         inodes: Inodes { known: 3, lookups: u64::MAX },
         handles: Handles { files: 2, directories: 1 },
+        open_files: vec![OpenFileReport {
+            path: "a".into(),
+            ino: 12,
+            handles: 2,
+            plane: "mapped".into(),
+            plane_reason: Some("plane=mapped".into()),
+        }],
         mappings: Mappings { count: 2, limit: 16_384, bytes: 3 << 19, evicted: 0 },
         requests: BTreeMap::from([("lookup".into(), 12), ("read".into(), 30)]),
         errors: Errors { faults: 1, failed_requests: 5 },
@@ -196,15 +210,18 @@ version    0.1.0 (pid 4711)
 source     /srv/data
 mount      /mnt (writable, for 1 h 2 min)
 view       access=write flags=shared prot=rw advice=normal
+plane      auto
 rules      none
 daemon     privileged yes, threads 4, a descriptor each
 memory     5 MiB resident, descriptors 9 of 20000
 timeouts   entry 1 s, attr 0.5 s, negative 0 s
+watch      fanotify on the filesystem: 7 changes, 5 invalidations, 0 overflows
 kernel     FUSE protocol 7.45, requests up to 1 MiB
            readdirplus: in use
            passthrough: not in use: not\\npermitted
 inodes     3 known, 18446744073709551615 lookups
 open       files 2, directories 1
+           a: 2 open, mapped: plane=mapped
 mappings   2 of 16384, 1.5 MiB, 0 evicted
 requests   42, 5 failed
            lookup 12

@@ -12,6 +12,9 @@ use crate::units::{format_size, human_size};
 /// The width of the names in the two status reports.
 const NAME_WIDTH: usize = 10;
 
+/// How many open files are listed by name.
+const SHOWN_FILES: usize = 20;
+
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -109,6 +112,7 @@ impl Display for StatusReport {
         let since = Uptime(self.uptime_s);
         row(f, "mount", format_args!("{} ({how}, for {since})", Clean(&self.mountpoint)))?;
         row(f, "view", View(&self.access, &self.flags, &self.prot, &self.advice))?;
+        row(f, "plane", &self.plane)?;
         row(f, "rules", Clean(self.rules.as_deref().unwrap_or("none")))?;
         let clone = if self.clone_fd { "a descriptor each" } else { "one descriptor" };
         let privileged = if self.privileged { "yes" } else { "no" };
@@ -121,6 +125,11 @@ impl Display for StatusReport {
         let time = &self.timeouts;
         let (entry, attr, negative) = (time.entry_s, time.attr_s, time.negative_s);
         row(f, "timeouts", format_args!("entry {entry} s, attr {attr} s, negative {negative} s"))?;
+        let watch = &self.watch;
+        let (events, sent, lost) = (watch.events, watch.invalidations, watch.overflows);
+        let by = watch.by.as_deref().unwrap_or("off");
+        let counts = format_args!("{events} changes, {sent} invalidations, {lost} overflows");
+        row(f, "watch", format_args!("{by}: {counts}"))?;
         self.kernel_rows(f)?;
         self.count_rows(f)
     }
@@ -133,7 +142,8 @@ impl StatusReport {
         for feature in &self.kernel.features {
             let name = &feature.name;
             match (&feature.reason, feature.in_use) {
-                (_, true) => row(f, "", format_args!("{name}: in use"))?,
+                (Some(how), true) => row(f, "", format_args!("{name}: in use: {}", Clean(how)))?,
+                (None, true) => row(f, "", format_args!("{name}: in use"))?,
                 (Some(reason), false) => {
                     row(f, "", format_args!("{name}: not in use: {}", Clean(reason)))?
                 }
@@ -148,6 +158,14 @@ impl StatusReport {
         row(f, "inodes", format_args!("{known} known, {lookups} lookups"))?;
         let (files, directories) = (self.handles.files, self.handles.directories);
         row(f, "open", format_args!("files {files}, directories {directories}"))?;
+        for open in self.open_files.iter().take(SHOWN_FILES) {
+            let reason = open.plane_reason.as_deref().map(|reason| format!(": {}", Clean(reason)));
+            let (reason, path, plane) = (reason.unwrap_or_default(), Name(&open.path), &open.plane);
+            row(f, "", format_args!("{path}: {} open, {plane}{reason}", open.handles))?;
+        }
+        if let Some(more @ 1..) = self.open_files.len().checked_sub(SHOWN_FILES) {
+            row(f, "", format_args!("and {more} more, which --json lists"))?;
+        }
         let maps = &self.mappings;
         let bytes = human_size(maps.bytes);
         let (count, limit, evicted) = (maps.count, maps.limit, maps.evicted);
