@@ -1,30 +1,31 @@
 //! The adapter between the kernel and a volume, and the replies that several handlers share.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
-    ReplyXattr, Request,
+    BackingId, FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyWrite, ReplyXattr,
 };
 use rustix::io::Errno;
 
 use super::convert;
+use super::timeouts::Timeouts;
 use super::trace::Trace;
 use crate::control::counters::{Counters, Operation};
 use crate::control::directory::ControlDir;
 use crate::sys::cred::Caller;
-use crate::volume::{DirItem, Entry, HandleId, Ino, Open, Volume};
+use crate::volume::{DirItem, Entry, HandleId, Ino, Lent, Open, Opened, Plane, Volume};
 
 /// How replies are made.
 #[derive(Debug, Clone, Copy)]
 pub struct AdapterOptions {
-    /// How long the kernel may trust a name.
-    pub entry_timeout: Duration,
-    /// How long the kernel may trust attributes, and cached data with them.
-    pub attr_timeout: Duration,
-    /// How long the kernel may trust that a name does not exist.
-    pub negative_timeout: Duration,
+    /// How long the kernel may use them.
+    pub timeouts: Timeouts,
+    /// The kernel opens files without asking.
+    pub silent_files: bool,
 }
 
 /// A volume and its control directory, served to the kernel.
@@ -43,12 +44,50 @@ const AFTER_LAST: u64 = i64::MAX as u64 - 15;
 pub(super) const CONTROL_FLAGS: FopenFlags =
     FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
-pub(super) fn handle(fh: FileHandle) -> HandleId {
-    HandleId(fh.0)
+/// How the kernel treats a file that was lent to it: it has no cache of its own for it, and so
+/// nothing to write back at close. KEEP_CACHE would make every open fail.
+fn lent_flags(opened: &Opened) -> FopenFlags {
+    let by_request = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+    let mut flags = FopenFlags::FOPEN_NOFLUSH;
+    flags.set(by_request, opened.by_request);
+    flags
 }
 
-pub(super) fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
+impl AdapterOptions {
+    /// How the kernel treats an open file that it has a cache for. Cached data stays only while
+    /// attributes may be trusted; otherwise every open starts anew. At close the kernel writes
+    /// back what was stored through a mapping; after reading there is nothing to do.
+    fn cached_flags(&self, write: bool) -> FopenFlags {
+        let mut flags = FopenFlags::empty();
+        flags.set(FopenFlags::FOPEN_NOFLUSH, !write);
+        flags.set(FopenFlags::FOPEN_KEEP_CACHE, self.timeouts.keep_data());
+        flags
+    }
+}
+
+/// Lends a backing file to the kernel.
+pub(super) fn lend(reply: &ReplyOpen, file: BorrowedFd<'_>) -> io::Result<Lent> {
+    reply.open_backing(file).map(|id| Arc::new(id) as Lent)
+}
+
+/// What the kernel calls a file that was lent to it by [`lend`].
+fn backing_of(plane: &Plane) -> Option<&BackingId> {
+    match plane {
+        Plane::Passthrough(lent) => lent.downcast_ref(),
+        Plane::Mapped(_) => None,
+    }
+}
+
+fn answer_open(opened: &Opened, cached: FopenFlags, reply: ReplyOpen) {
+    let handle = FileHandle(opened.id.0);
+    match backing_of(&opened.plane) {
+        Some(id) => reply.opened_passthrough(handle, lent_flags(opened), id),
+        None => reply.opened(handle, cached),
+    }
+}
+
+pub(super) fn handle(fh: FileHandle) -> HandleId {
+    HandleId(fh.0)
 }
 
 impl Adapter {
@@ -62,39 +101,55 @@ impl Adapter {
         Adapter { volume, control, counters, options }
     }
 
-    pub(super) fn trace(&self, operation: Operation, req: &Request, ino: INodeNo) -> Trace<'_> {
-        Trace::start(&self.counters, operation, req, ino)
-    }
-
-    /// How the kernel treats an open file. Cached data stays only while attributes may be
-    /// trusted; otherwise every open starts anew. At close the kernel writes back what was stored
-    /// through a mapping; after reading there is nothing to do.
-    pub(super) fn open_flags(&self, write: bool) -> FopenFlags {
-        let mut flags = FopenFlags::empty();
-        flags.set(FopenFlags::FOPEN_NOFLUSH, !write);
-        flags.set(FopenFlags::FOPEN_KEEP_CACHE, !self.options.attr_timeout.is_zero());
-        flags
+    pub(super) fn trace(&self, operation: Operation, who: &Caller, ino: INodeNo) -> Trace<'_> {
+        Trace::start(&self.counters, operation, who, ino)
     }
 
     pub(super) fn reply_open(
         &self,
-        opened: Result<HandleId, fuser::Errno>,
+        opened: Result<Opened, fuser::Errno>,
         write: bool,
         reply: ReplyOpen,
     ) {
         match opened {
-            Ok(id) => reply.opened(FileHandle(id.0), self.open_flags(write)),
+            Ok(opened) => answer_open(&opened, self.options.cached_flags(write), reply),
             Err(err) => reply.error(err),
+        }
+    }
+
+    pub(super) fn reply_created(
+        &self,
+        entry: &Entry,
+        opened: &Opened,
+        write: bool,
+        reply: ReplyCreate,
+    ) {
+        let timeout = self.entry_timeout(entry);
+        let attr = convert::attr(&entry.attr);
+        let generation = Generation(u64::from(entry.generation));
+        let handle = FileHandle(opened.id.0);
+        match backing_of(&opened.plane) {
+            Some(id) => {
+                let flags = lent_flags(opened);
+                reply.created_passthrough(&timeout, &attr, generation, handle, flags, id);
+            }
+            None => {
+                let flags = self.options.cached_flags(write);
+                reply.created(&timeout, &attr, generation, handle, flags);
+            }
         }
     }
 
     /// Opens a file on a thread of its own, since somebody holds a lease on it and may take up to
     /// /proc/sys/fs/lease-break-time to give way.
-    pub(super) fn open_later(&self, ino: Ino, how: Open, reply: ReplyOpen) {
-        let (volume, flags) = (Arc::clone(&self.volume), self.open_flags(how.write));
-        let open = move || match volume.open(ino, how) {
-            Ok(id) => reply.opened(FileHandle(id.0), flags),
-            Err(err) => reply.error(convert::errno(err)),
+    pub(super) fn open_later(&self, ino: Ino, how: Open, who: Caller, reply: ReplyOpen) {
+        let (volume, flags) = (Arc::clone(&self.volume), self.options.cached_flags(how.write));
+        let open = move || {
+            let opened = volume.open(ino, how, &who, &|fd| lend(&reply, fd));
+            match opened {
+                Ok(opened) => answer_open(&opened, flags, reply),
+                Err(err) => reply.error(convert::errno(err)),
+            }
         };
         // Without a thread the reply is dropped, and fuser answers EIO.
         if let Err(err) = std::thread::Builder::new().name(String::from("open")).spawn(open) {
@@ -102,11 +157,17 @@ impl Adapter {
         }
     }
 
+    /// How long the kernel may use an entry whose two timeouts are one.
+    pub(super) fn entry_timeout(&self, entry: &Entry) -> Duration {
+        let timeouts = &self.options.timeouts;
+        timeouts.attr(entry.attr.trust).min(timeouts.entry(entry.trust))
+    }
+
     pub(super) fn reply_entry(&self, result: Result<Entry, fuser::Errno>, reply: ReplyEntry) {
         match result {
             Ok(entry) => reply.entry_with_ttls(
-                &self.options.attr_timeout,
-                &self.options.entry_timeout,
+                &self.options.timeouts.attr(entry.attr.trust),
+                &self.options.timeouts.entry(entry.trust),
                 &convert::attr(&entry.attr),
                 Generation(u64::from(entry.generation)),
             ),
@@ -115,8 +176,7 @@ impl Adapter {
     }
 
     /// "There is no such name" can be cached too: an entry with the inode number 0.
-    pub(super) fn reply_no_entry(&self, reply: ReplyEntry) {
-        let timeout = self.options.negative_timeout;
+    pub(super) fn reply_no_entry(&self, timeout: Duration, reply: ReplyEntry) {
         reply.entry_with_ttls(&timeout, &timeout, &convert::no_entry(), Generation(0));
     }
 
@@ -133,7 +193,7 @@ impl Adapter {
         if self.control.owns(ino) {
             for (name, attr, next) in self.control.entries(offset) {
                 let kind = attr.stat.kind();
-                let entry = look_up.then_some(Entry { attr, generation: 0 });
+                let entry = look_up.then_some(Entry { attr, generation: 0, trust: attr.trust });
                 let name = name.as_ref();
                 if add(&DirItem { name, ino: attr.ino, kind, next, entry, known: true }) {
                     break;
@@ -150,7 +210,7 @@ impl Adapter {
             && let Some((name, ino)) = self.control.listed()
         {
             let entry = self.control.attr(ino).filter(|_| look_up);
-            let entry = entry.map(|attr| Entry { attr, generation: 0 });
+            let entry = entry.map(|attr| Entry { attr, generation: 0, trust: attr.trust });
             add(&DirItem { name, ino, kind: libc::S_IFDIR, next: AFTER_LAST, entry, known: true });
         }
         Ok(())

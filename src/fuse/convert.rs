@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, PollEvents, TimeOrNow};
+use fuser::{FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, PollEvents, TimeOrNow};
 use rustix::io::Errno;
 
-use crate::volume::{Attr, DataOnly, DirItem, Ino, NewTime, Stat, Time};
+use crate::volume::{Attr, DataOnly, DirItem, Ino, NewTime, Open, Stat, Time, Trust};
 
 /// Our inode number.
 pub(super) fn ino(number: INodeNo) -> Ino {
@@ -15,6 +15,18 @@ pub(super) fn ino(number: INodeNo) -> Ino {
 /// An errno for the kernel.
 pub(super) fn errno(err: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(err.raw_os_error())
+}
+
+/// How a file is to be opened.
+pub(super) fn how(flags: OpenFlags) -> Open {
+    let mode = flags.acc_mode();
+    Open {
+        read: mode != OpenAccMode::O_WRONLY,
+        write: mode != OpenAccMode::O_RDONLY,
+        append: flags.0 & libc::O_APPEND != 0,
+        direct: flags.0 & libc::O_DIRECT != 0,
+        wait: false,
+    }
 }
 
 /// Attributes for the kernel.
@@ -41,12 +53,13 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
 
 /// The entry that says that there is none: inode number 0.
 pub(super) fn no_entry() -> FileAttr {
-    attr(&Attr { ino: Ino(0), stat: Stat::default() })
+    attr(&Attr { ino: Ino(0), stat: Stat::default(), trust: Trust::Once })
 }
 
 /// What a listing knows of an entry that it has not looked up.
 pub(super) fn bare_attr(item: &DirItem<'_>) -> FileAttr {
-    attr(&Attr { ino: item.ino, stat: Stat { mode: item.kind, ..Stat::default() } })
+    let stat = Stat { mode: item.kind, ..Stat::default() };
+    attr(&Attr { ino: item.ino, stat, trust: Trust::Once })
 }
 
 /// What a file is ready for at any time.

@@ -3,6 +3,8 @@
 use fuser::{InitFlags, KernelConfig};
 
 use crate::control::report::Feature;
+use crate::sys::cred::has_capability;
+use crate::volume::Volume;
 
 /// A capability: how `status` calls it, and what is lost without it.
 struct Wanted(InitFlags, &'static str, &'static str);
@@ -21,18 +23,26 @@ const WANTED: &[Wanted] = &[
     Wanted(InitFlags::FUSE_MAX_PAGES, "max_pages", "requests of at most 128 KiB"),
 ];
 
+/// The number of the capability that lending a file to the kernel needs.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// The capabilities that are asked for, by name.
+pub fn wanted() -> impl Iterator<Item = &'static str> {
+    WANTED.iter().map(|Wanted(_, name, _)| *name)
+}
+
 /// The largest read or write in one request, in bytes.
 pub(super) const MAX_REQUEST: u32 = 1 << 20;
 
 /// Asks for everything that is of use and says what became of it.
-pub(super) fn negotiate(config: &mut KernelConfig) -> Vec<Feature> {
+pub(super) fn negotiate(config: &mut KernelConfig, volume: &Volume) -> Vec<Feature> {
     if let Err(nearest) = config.set_max_write(MAX_REQUEST) {
         log::debug!("the largest request is {nearest} bytes");
     }
     if config.set_max_background(64).is_err() {
         log::debug!("the number of background requests stays as it is");
     }
-    let mut features: Vec<_> = WANTED
+    let features = WANTED
         .iter()
         .map(|Wanted(flag, name, loss)| {
             let in_use = config.add_capabilities(*flag).is_ok();
@@ -40,10 +50,23 @@ pub(super) fn negotiate(config: &mut KernelConfig) -> Vec<Feature> {
             Feature { name: (*name).to_owned(), in_use, reason }
         })
         .collect();
-    features.push(Feature {
-        name: String::from("passthrough"),
-        in_use: false,
-        reason: Some(String::from("not built yet: every file is served from its mapping")),
-    });
+    volume.close_passthrough(ask_for_passthrough(config, volume));
     features
+}
+
+/// Asks that files be handed to the kernel; the reason why they are not, if so.
+fn ask_for_passthrough(config: &mut KernelConfig, volume: &Volume) -> Option<String> {
+    if !has_capability(CAP_SYS_ADMIN) {
+        return Some(String::from("it needs CAP_SYS_ADMIN"));
+    }
+    if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_err() {
+        return Some(String::from("this kernel does not offer it: Linux 6.9 does"));
+    }
+    // One more than the source's own filesystem is stacked. No deeper than needed, so that
+    // overlayfs can still be put on top of this mount.
+    let depth = if volume.source_is_stacked() { 2 } else { 1 };
+    match config.set_max_stack_depth(depth) {
+        Ok(_) => None,
+        Err(_) => Some(String::from("the source is stacked too deep")),
+    }
 }

@@ -23,6 +23,7 @@ mod fusermount;
 mod tests;
 
 use fusermount::Keeper;
+pub(super) use fusermount::PROGRAMS;
 
 /// The device that a FUSE connection is.
 const DEVICE: &str = "/dev/fuse";
@@ -159,12 +160,28 @@ fn quoted(label: &OsStr) -> Vec<u8> {
 }
 
 impl Mounted {
+    /// Major and minor number of the mount's device.
+    pub fn device(&self) -> (u32, u32) {
+        self.dev
+    }
+
     /// Whether the mount is still in the table of mounts.
     ///
     /// # Errors
     /// The table cannot be read.
     pub fn is_mounted(&self) -> io::Result<bool> {
         Ok(MountTable::read()?.has(&self.mountpoint, self.dev))
+    }
+
+    /// Sets how much the kernel reads ahead in files of this mount that it has a cache for, in
+    /// KiB (Documentation/ABI/testing/sysfs-class-bdi). To be called when the session has begun:
+    /// its start sets it too.
+    ///
+    /// # Errors
+    /// That of writing to /sys, which only root may.
+    pub fn raise_readahead(&self, kib: u32) -> io::Result<()> {
+        let (major, minor) = self.dev;
+        std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
     }
 
     /// Unmounts; nothing happens where somebody else has done so already. `lazy` frees the mount

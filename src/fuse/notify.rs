@@ -2,39 +2,88 @@
 //!
 //! A thread that the kernel waits for must never ask it to invalidate: the kernel may wait for
 //! a page that this very thread should fill. So handlers leave a note for a thread of its own.
+//!
+//! The messages are written here and not by fuser, which keeps to itself whether the kernel knew
+//! the inode, and does not have all of them.
 
+use std::ffi::OsStr;
+use std::io::IoSlice;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use fuser::{INodeNo, Notifier};
+use rustix::io::Errno;
 
 use crate::error::Failure;
 use crate::volume::{Ino, Invalidate};
 
+// enum fuse_notify_code of linux/fuse.h.
+const INVAL_INODE: i32 = 2;
+const INVAL_ENTRY: i32 = 3;
+const INC_EPOCH: i32 = 8;
+
+/// The length of struct fuse_out_header.
+const HEADER: usize = 16;
+
+/// Writes messages to the kernel that answer no request.
+struct Channel(OwnedFd);
+
+impl Channel {
+    fn send(&self, code: i32, body: &[u8], name: Option<&OsStr>) -> Result<(), Errno> {
+        let name = name.map_or(&[][..], OsStr::as_bytes);
+        let end: &[u8] = if name.is_empty() { b"" } else { b"\0" };
+        let len = HEADER + body.len() + name.len() + end.len();
+        let mut header = [0; HEADER];
+        for (field, value) in header.chunks_exact_mut(4).zip([len as u32, code as u32]) {
+            field.copy_from_slice(&value.to_ne_bytes());
+        }
+        let parts = [&header, body, name, end].map(IoSlice::new);
+        rustix::io::writev(&self.0, &parts).map(drop)
+    }
+
+    /// The range of struct fuse_notify_inval_inode_out: an offset below 0 is attributes only, a
+    /// length of 0 is to the end.
+    fn inode(&self, ino: Ino, offset: i64, len: i64) -> Result<(), Errno> {
+        let body = [ino.0.to_ne_bytes(), offset.to_ne_bytes(), len.to_ne_bytes()];
+        self.send(INVAL_INODE, body.as_flattened(), None)
+    }
+
+    fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+        let len = u32::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
+        let mut body = [0; 16]; // struct fuse_notify_inval_entry_out: parent, length, flags.
+        body[..8].copy_from_slice(&parent.0.to_ne_bytes());
+        body[8..12].copy_from_slice(&len.to_ne_bytes());
+        self.send(INVAL_ENTRY, &body, Some(name))
+    }
+}
+
 /// The way to the kernel's caches of one mount.
 pub struct KernelCaches {
-    notifier: Notifier,
+    channel: Arc<Channel>,
     queue: Sender<Ino>,
 }
 
 impl KernelCaches {
-    /// Starts the thread, which ends with the value.
+    /// Starts the thread, which ends with the value. `device` is the connection to the kernel.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(notifier: Notifier) -> Result<KernelCaches, Failure> {
+    pub fn start(device: OwnedFd) -> Result<KernelCaches, Failure> {
         let (queue, notes) = channel();
-        let worker = notifier.clone();
+        let channel = Arc::new(Channel(device));
+        let worker = Arc::clone(&channel);
         std::thread::Builder::new()
             .name(String::from("invalidate"))
             .spawn(move || work_off(&worker, &notes))
             .map_err(|err| Failure::failed("invalidate", format!("starting a thread: {err}")))?;
-        Ok(KernelCaches { notifier, queue })
+        Ok(KernelCaches { channel, queue })
     }
 }
 
-fn work_off(notifier: &Notifier, notes: &Receiver<Ino>) {
+fn work_off(channel: &Channel, notes: &Receiver<Ino>) {
     for ino in notes {
-        if let Err(err) = notifier.inval_inode(INodeNo(ino.0), 0, 0) {
+        if let Err(err) = channel.inode(ino, 0, 0) {
             log::debug!("invalidate ino={ino}: {err}");
         }
     }
@@ -44,12 +93,30 @@ impl Invalidate for KernelCaches {
     fn now(&self, ino: Ino, offset: u64, len: u64) -> std::io::Result<()> {
         let limit = i64::MAX as u64;
         let (offset, len) = (offset.min(limit) as i64, len.min(limit) as i64);
-        self.notifier.inval_inode(INodeNo(ino.0), offset, len)
+        match self.channel.inode(ino, offset, len) {
+            Err(Errno::NOENT) => Ok(()), // Nothing is cached of what is not known.
+            result => Ok(result?),
+        }
     }
 
     fn soon(&self, ino: Ino) {
         if self.queue.send(ino).is_err() {
             log::error!("invalidate ino={ino}: the thread has ended");
         }
+    }
+
+    fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+        match self.channel.entry(parent, name) {
+            Err(Errno::NOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno> {
+        self.channel.inode(ino, if data { 0 } else { -1 }, 0)
+    }
+
+    fn names(&self) -> Result<(), Errno> {
+        self.channel.send(INC_EPOCH, &[], None)
     }
 }

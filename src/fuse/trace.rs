@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use fuser::Request;
 use rustix::io::Errno;
 
 use super::convert;
 use crate::control::counters::{Counters, Operation};
+use crate::sys::cred::Caller;
 use crate::volume::Ino;
 
 /// A request under way.
@@ -23,19 +23,12 @@ impl<'a> Trace<'a> {
     pub(super) fn start(
         counters: &'a Counters,
         operation: Operation,
-        request: &Request,
+        who: &Caller,
         ino: fuser::INodeNo,
     ) -> Trace<'a> {
         counters.count(operation);
         let started = log::log_enabled!(log::Level::Debug).then(Instant::now);
-        Trace {
-            counters,
-            operation,
-            ino: convert::ino(ino),
-            pid: request.pid(),
-            range: None,
-            started,
-        }
+        Trace { counters, operation, ino: convert::ino(ino), pid: who.pid, range: None, started }
     }
 
     /// Adds the bytes that it is about.
@@ -47,6 +40,12 @@ impl<'a> Trace<'a> {
     /// Ends a request whose result is another's to tell, or that has none.
     pub(super) fn handed_over(self) {
         self.log("ok");
+    }
+
+    /// Ends a request that the kernel is told not to make again.
+    pub(super) fn refuse(self, err: Errno) -> fuser::Errno {
+        self.log("not needed");
+        convert::errno(err)
     }
 
     /// Ends the request: logs it, counts a failure, and turns its error into the kernel's.

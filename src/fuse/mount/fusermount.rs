@@ -24,7 +24,7 @@ use crate::config::options::escape;
 use crate::error::Failure;
 
 /// Where the program may be. mount(8) can run with a short PATH.
-const PROGRAMS: [&str; 6] = [
+pub(in crate::fuse) const PROGRAMS: [&str; 6] = [
     "fusermount3",
     "/usr/bin/fusermount3",
     "/bin/fusermount3",

@@ -1,5 +1,4 @@
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::*;
 use crate::config::options::Unknown;
@@ -19,9 +18,11 @@ fn config(options: &str, fsname: &str, mountpoint_kind: SourceKind) -> MountConf
         rules: RuleSet::default(),
         control: ControlVisibility::Hidden,
         control_name: options.control_name,
-        entry_timeout: Duration::ZERO,
-        attr_timeout: Duration::ZERO,
-        negative_timeout: Duration::ZERO,
+        open: crate::config::OpenRequests::Ask,
+        watch: options.watch,
+        entry_timeout: None,
+        attr_timeout: None,
+        negative_timeout: None,
         threads: 1,
         clone_fd: false,
         max_mappings: None,

@@ -1,0 +1,6 @@
+//! What the adapter does for each request: decode it, make one call, send one reply.
+
+mod attributes;
+mod data;
+mod directories;
+mod names;

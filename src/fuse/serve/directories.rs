@@ -1,0 +1,95 @@
+//! Open directories.
+
+use std::time::Duration;
+
+use fuser::{
+    FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyOpen,
+};
+
+use crate::control::counters::Operation;
+use crate::fuse::adapter::{Adapter, handle, reply_empty};
+use crate::fuse::convert::{self, ino};
+use crate::sys::cred::Caller;
+use crate::volume::{HandleId, Trust};
+
+// As in the trait: parameters across, not down.
+#[rustfmt::skip]
+impl Adapter {
+    pub(in crate::fuse) fn opendir(&self, who: &Caller, number: INodeNo, reply: ReplyOpen) {
+        let trace = self.trace(Operation::OpenDir, who, number);
+        let opened = match self.control.owns(ino(number)) {
+            true => Ok(HandleId::NONE),
+            false => self.volume.open_dir(ino(number)),
+        };
+        match trace.end(opened) {
+            Ok(id) => {
+                // A listing is kept as long as somebody tells when it is not true any more.
+                let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                let told = self.volume.trust_in_names(ino(number)) == Trust::UntilTold;
+                let mut flags = FopenFlags::empty();
+                flags.set(kept, told && !self.control.owns(ino(number)));
+                reply.opened(FileHandle(id.0), flags);
+            }
+            Err(err) => reply.error(err),
+        }
+    }
+
+    pub(in crate::fuse) fn readdir(
+        &self, who: &Caller, number: INodeNo, fh: FileHandle, offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let trace = self.trace(Operation::ReadDir, who, number).range(offset, 0);
+        let listed = self.list(ino(number), handle(fh), offset, false, &mut |item| {
+            reply.add(INodeNo(item.ino.0), item.next, convert::kind(item.kind), item.name)
+        });
+        match trace.end(listed) {
+            Ok(()) => reply.ok(),
+            Err(err) => reply.error(err),
+        }
+    }
+
+    pub(in crate::fuse) fn readdirplus(
+        &self, who: &Caller, number: INodeNo, fh: FileHandle, offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let trace = self.trace(Operation::ReadDirPlus, who, number).range(offset, 0);
+        let listed = self.list(ino(number), handle(fh), offset, true, &mut |item| {
+            let (attr, generation) = match &item.entry {
+                Some(entry) => (convert::attr(&entry.attr), u64::from(entry.generation)),
+                None => (convert::bare_attr(item), 0),
+            };
+            let timeout = match &item.entry {
+                Some(entry) if item.known => self.entry_timeout(entry),
+                _ => Duration::ZERO,
+            };
+            reply.add(attr.ino, item.next, item.name, &timeout, &attr, Generation(generation))
+        });
+        match trace.end(listed) {
+            Ok(()) => reply.ok(),
+            Err(err) => reply.error(err),
+        }
+    }
+
+    pub(in crate::fuse) fn releasedir(
+        &self, who: &Caller, number: INodeNo, fh: FileHandle, reply: ReplyEmpty,
+    ) {
+        let trace = self.trace(Operation::ReleaseDir, who, number);
+        let result = match self.control.owns(ino(number)) {
+            true => Ok(()),
+            false => self.volume.release_dir(handle(fh)),
+        };
+        reply_empty(trace.end(result), reply);
+    }
+
+    pub(in crate::fuse) fn fsyncdir(
+        &self, who: &Caller, number: INodeNo, fh: FileHandle, data_only: bool, reply: ReplyEmpty,
+    ) {
+        let trace = self.trace(Operation::FsyncDir, who, number);
+        let result = match self.control.owns(ino(number)) {
+            true => Ok(()),
+            false => self.volume.sync_dir(handle(fh), data_only),
+        };
+        reply_empty(trace.end(result), reply);
+    }
+}
