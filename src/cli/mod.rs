@@ -9,6 +9,7 @@ use crate::error::Failure;
 pub mod args;
 mod background;
 mod client;
+mod doctor;
 mod help;
 pub mod invocation;
 mod logging;
@@ -62,6 +63,7 @@ fn run_verb(verb: Verb, argv: &[OsString]) -> Result<u8, Failure> {
         Verb::Maps(args) => Client::new(&args.form).maps(&args),
         Verb::Reload(args) => Client::new(&args.form).reload(&args),
         Verb::Log(args) => Client::new(&args.form).log(&args),
+        Verb::Doctor(args) => doctor::run(&args).map(|()| 0),
         Verb::Version(args) => Client::new(&args.form).version(&args),
         Verb::Man { dir } => manual::write(&dir).map(|()| 0),
         Verb::Completions { shell } => output::print(&manual::completions(shell)?).map(|()| 0),

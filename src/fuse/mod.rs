@@ -5,9 +5,16 @@ mod adapter;
 mod convert;
 mod features;
 mod handlers;
+mod lanes;
 pub mod mount;
 mod notify;
+pub mod probe;
+mod serve;
+mod timeouts;
 mod trace;
 
 pub use adapter::{Adapter, AdapterOptions};
+pub use features::wanted;
+pub use handlers::Handlers;
 pub use notify::KernelCaches;
+pub use timeouts::Timeouts;

@@ -1,0 +1,79 @@
+//! System calls, each tried.
+
+use std::fs::File;
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::subject::Subject;
+use super::{Check, Finding, Group, Topic};
+use crate::sys::region::Region;
+use crate::sys::{advise, page_size, probe, residency};
+
+const OPENAT2: Topic = Topic("openat2", "no link leads out of the source", "nothing is served");
+const CACHESTAT: Topic = Topic(
+    "cachestat",
+    "counts of cached and dirty pages",
+    "cached pages are counted by mincore(2), dirty ones not at all",
+);
+const PAGEMAP_SCAN: Topic = Topic(
+    "pagemap_scan",
+    "finding the pages of a private mapping that were written",
+    "the daemon's own record alone tells them",
+);
+const POPULATE_READ: Topic = Topic(
+    "madv_populate_read",
+    "bringing pages into a mapping at once",
+    "every page is a fault of its own",
+);
+
+pub(super) fn checks(subject: &Subject) -> Vec<Check> {
+    let found = [
+        OPENAT2.found(Group::Kernel, of(resolve(subject))),
+        CACHESTAT.found(Group::Kernel, of(count_pages())),
+        PAGEMAP_SCAN.found(Group::Kernel, of(scan())),
+        POPULATE_READ.found(Group::Kernel, of(populate())),
+    ];
+    found.into()
+}
+
+/// What becomes of a call.
+fn of(result: Result<(), Errno>) -> Finding {
+    match result {
+        Ok(()) => Finding::yes("works"),
+        Err(Errno::NOSYS | Errno::NOTTY) => Finding::no("this kernel does not have it"),
+        Err(Errno::PERM) => Finding::no("it is forbidden (EPERM), perhaps by the container"),
+        Err(errno) => Finding::no(std::io::Error::from(errno)),
+    }
+}
+
+fn resolve(subject: &Subject) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    openat2(subject.dir(), ".", flags, Mode::empty(), resolve).map(drop)
+}
+
+/// A file of one page in memory.
+fn page_file() -> Result<File, Errno> {
+    let file = rustix::fs::memfd_create("mmapfs-doctor", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&file, page_size() as u64)?;
+    Ok(file.into())
+}
+
+fn count_pages() -> Result<(), Errno> {
+    residency::cachestat(page_file()?, 0..page_size() as u64).map(drop)
+}
+
+fn mapped() -> Result<Region, Errno> {
+    Region::map(page_file()?, page_size(), libc::PROT_READ, libc::MAP_SHARED)
+}
+
+fn populate() -> Result<(), Errno> {
+    advise::populate_read(&mapped()?, 0..page_size())
+}
+
+fn scan() -> Result<(), Errno> {
+    let pagemap = File::open("/proc/self/pagemap")
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    probe::scan_pagemap(pagemap, &mapped()?).map(drop)
+}
