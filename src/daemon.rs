@@ -11,16 +11,20 @@ use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::rules::RuleSet;
-use crate::config::{MountConfig, SourceKind};
+use crate::config::{MountConfig, OpenRequests, SourceKind};
 use crate::control::counters::Counters;
 use crate::control::directory::ControlDir;
 use crate::control::exec::{Context, Executor, Reload};
-use crate::control::report::ReloadReport;
+use crate::control::report::{Feature, ReloadReport};
 use crate::error::Failure;
 use crate::fuse::mount::{Mounted, mount};
-use crate::fuse::{Adapter, AdapterOptions, KernelCaches};
+use crate::fuse::{Adapter, AdapterOptions, Handlers, KernelCaches, Timeouts};
 use crate::sys;
-use crate::volume::{Policy, Volume, VolumeOptions};
+use crate::volume::{Policy, Trust, Volume, VolumeOptions};
+use crate::watch::Watch;
+
+/// How much the kernel reads ahead of a sequential reader, in KiB: one request of the largest size.
+const READAHEAD_KIB: u32 = 1024;
 
 /// The capability to mount, CAP_SYS_ADMIN.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -36,20 +40,25 @@ const CAP_SYS_ADMIN: u32 = 21;
 pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(), Failure> {
     let source = config.source.display().to_string();
     sys::file::raise_descriptor_limit();
+    sys::file::ignore_lease_breaks();
     sys::guard::install()
         .map_err(|err| Failure::failed("SIGBUS", format!("installing a handler: {err}")))?;
     let volume = Arc::new(open_volume(&config)?);
+    // Watched before the kernel is told anything.
+    let watch = Watch::of(&volume, config.watch)?;
+    let trust = if watch.is_some() { Trust::UntilTold } else { Trust::Briefly };
     let counters = Arc::new(Counters::default());
     let reload = reload(&config, Arc::clone(&volume));
     let executor = Arc::new(Executor::new(
         Arc::clone(&volume),
-        context(&config, Arc::clone(&counters), reload),
+        context(&config, trust, Arc::clone(&counters), reload),
     ));
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let control = Arc::new(ControlDir::new(
         config.control_name.clone(),
         config.control,
         owner,
+        config.open == OpenRequests::None,
         Arc::clone(&executor),
     ));
     // Signals are taken in before there is a mount to leave behind.
@@ -57,15 +66,21 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
         .map_err(|err| Failure::failed("signals", format!("taking them in: {err}")))?;
 
     let options = AdapterOptions {
-        entry_timeout: config.entry_timeout,
-        attr_timeout: config.attr_timeout,
-        negative_timeout: config.negative_timeout,
+        timeouts: timeouts(&config),
+        silent_files: config.open == OpenRequests::None,
     };
     let adapter = Adapter::new(Arc::clone(&volume), control, counters, options);
     let (fuse, mounted) = mount(&config)?;
     let mounted = Arc::new(Mutex::new(mounted));
-    let session = start(&config, adapter, fuse)?;
-    volume.connect(Box::new(KernelCaches::start(session.notifier())?));
+    let device = rustix::io::fcntl_dupfd_cloexec(&fuse, 0)
+        .map_err(|err| Failure::failed("/dev/fuse", format!("a second descriptor: {err}")))?;
+    let session = start(&config, Handlers::new(adapter, config.threads), fuse)?;
+    volume.connect(Box::new(KernelCaches::start(device)?));
+    executor.add_feature(readahead(&mounted.lock()));
+    let watching = match watch {
+        Some(watch) => Some(watch.start(Arc::clone(&volume), &config.source)?),
+        None => None,
+    };
     watch_signals(signals, Arc::clone(&mounted), executor)?;
     let expiring = Arc::clone(&volume);
     spawn("expire", move || expiring.expire())?;
@@ -74,6 +89,7 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
 
     let ended = session.join();
     volume.end();
+    drop(watching);
     log::info!("{} is unmounted", config.mountpoint.display());
     match ended {
         Ok(()) => Ok(()),
@@ -113,11 +129,32 @@ fn open_volume(config: &MountConfig) -> Result<Volume, Failure> {
         .map_err(|err| Failure::failed(config.source.display(), format!("opening it: {err}")))
 }
 
+/// Lets the kernel read ahead as much as one request carries; fuser asks for an eighth of it.
+fn readahead(mounted: &Mounted) -> Feature {
+    let raised = mounted.raise_readahead(READAHEAD_KIB);
+    if let Err(err) = &raised {
+        log::debug!("readahead: {err}");
+    }
+    let reason = raised.as_ref().err().map(|err| {
+        format!("{err}: cold files on the mapped plane are read in requests of 128 KiB")
+    });
+    Feature { name: String::from("readahead_1m"), in_use: raised.is_ok(), reason }
+}
+
 fn has_control(config: &MountConfig) -> bool {
     config.control != crate::config::ControlVisibility::Off
 }
 
-fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Context {
+fn timeouts(config: &MountConfig) -> Timeouts {
+    Timeouts {
+        entry: config.entry_timeout,
+        attr: config.attr_timeout,
+        negative: config.negative_timeout,
+    }
+}
+
+fn context(config: &MountConfig, trust: Trust, counters: Arc<Counters>, reload: Reload) -> Context {
+    let times = timeouts(config);
     Context {
         source: config.source.display().to_string(),
         mountpoint: config.mountpoint.display().to_string(),
@@ -128,7 +165,7 @@ fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Con
         privileged: sys::cred::has_capability(CAP_SYS_ADMIN),
         threads: config.threads as u64,
         clone_fd: config.clone_fd,
-        timeouts: [config.entry_timeout, config.attr_timeout, config.negative_timeout],
+        timeouts: [times.entry(trust), times.attr(trust), times.negative(trust, true)],
         started: Instant::now(),
         kernel: std::sync::OnceLock::new(),
         counters,
@@ -151,7 +188,7 @@ fn reload(config: &MountConfig, volume: Arc<Volume>) -> Reload {
 
 fn start(
     config: &MountConfig,
-    adapter: Adapter,
+    handlers: Handlers,
     fuse: std::os::fd::OwnedFd,
 ) -> Result<BackgroundSession, Failure> {
     let acl = if config.kernel.allow_other {
@@ -164,7 +201,7 @@ fn start(
     let mut options = fuser::Config::default();
     options.n_threads = Some(config.threads);
     options.clone_fd = config.clone_fd;
-    Session::from_fd(adapter, fuse, acl, options).and_then(Session::spawn).map_err(|err| {
+    Session::from_fd(handlers, fuse, acl, options).and_then(Session::spawn).map_err(|err| {
         Failure::failed(config.mountpoint.display(), format!("starting a session: {err}"))
     })
 }

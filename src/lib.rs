@@ -4,8 +4,10 @@
 //!    kernel (VFS, FUSE)                     shells, programs, operators
 //!           |                                          |
 //!    fuse      translate a request,          cli       parse arguments, print
-//!              one call, one reply                     |
-//!           |                               control    one command set: parse, print, answer
+//!              one call, one reply           doctor    what this machine has
+//!           |                                          |
+//!    watch     tell the kernel of            control   one command set: parse, print, answer
+//!              direct changes                          |
 //!           |                                          |
 //!           +-------------------+----------------------+
 //!                               |
@@ -24,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod doctor;
 pub mod error;
 pub mod flags;
 pub mod fuse;
@@ -32,3 +35,4 @@ pub mod range;
 pub mod sys;
 pub mod units;
 pub mod volume;
+pub mod watch;
