@@ -404,7 +404,9 @@ fn sendfile_moves_bytes_in_and_out() {
 #[test]
 fn a_program_on_the_mount_can_be_run() {
     on_both(|dir| {
-        std::fs::copy("/bin/sh", dir.join("shell")).unwrap();
+        // By another process: a child that a test beside this one starts would hold the copy open.
+        let copied = Command::new("cp").arg("/bin/sh").arg(dir.join("shell")).status().unwrap();
+        assert!(copied.success());
         let output = Command::new(dir.join("shell")).args(["-c", "echo runs"]).output().unwrap();
         assert_eq!(output.stdout, b"runs\n");
     });

@@ -296,3 +296,30 @@ fn there_is_no_control_directory_where_it_is_switched_off() {
     fs::create_dir(mounted.path().join(".mmapfs")).unwrap();
     assert!(in_listing(mounted.backing(), ".mmapfs"));
 }
+
+#[test]
+fn directories_listed_by_several_clients_at_once_are_whole_for_each() {
+    if !require_fuse() {
+        return;
+    }
+    let dir = TestDir::new();
+    for sub in 0..200 {
+        let sub = dir.directory(&format!("{sub}"));
+        (0..3).for_each(|at| fs::write(sub.join(format!("{at}")), b"content").unwrap());
+    }
+    for _ in 0..5 {
+        let mounted = MountedFs::over(dir.path(), "access=write");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for sub in 0..200 {
+                        let sub = mounted.path().join(format!("{sub}"));
+                        assert_eq!(names(&sub), ["0", "1", "2"]);
+                        (0..3).for_each(|at| assert_content(sub.join(format!("{at}")), b"content"));
+                    }
+                });
+            }
+        });
+        mounted.unmount();
+    }
+}

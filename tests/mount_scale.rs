@@ -6,7 +6,8 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::*;
 use rustix::mount::MountFlags;
@@ -158,6 +159,127 @@ fn thousands_of_files_are_open_at_once() {
     }
 }
 
+/// Files that are open at once: as many as asked for, if this process may have them.
+const MANY: u64 = 10_000;
+
+/// Opens many files that are there, writes to each and reads what was written.
+fn use_many_at_once(mounted: &MountedFs, count: u64) {
+    let path = |index: u64| mounted.path().join(format!("{index}"));
+    let open: Vec<File> = (0..count).map(|index| create(path(index))).collect();
+    assert_eq!(number(mounted, "handles", "files"), count);
+    for (index, file) in (0u64..).zip(&open) {
+        file.write_all_at(&index.to_le_bytes(), index % 5000).unwrap();
+    }
+    for (index, file) in (0u64..).zip(&open) {
+        assert_eq!(read_at(file, index % 5000, 8), index.to_le_bytes());
+        assert_eq!(file.metadata().unwrap().len(), index % 5000 + 8);
+    }
+    drop(open);
+    wait_for("the handles to be released", || number(mounted, "handles", "files") == 0);
+    for index in [0, count / 2, count - 1] {
+        let content = fs::read(mounted.backing().join(format!("{index}"))).unwrap();
+        assert!(content.ends_with(&index.to_le_bytes()));
+    }
+}
+
+#[test]
+fn ten_thousand_files_are_open_at_once_and_leave_no_descriptors() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let room = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let count = room.map_or(MANY, |room| room.saturating_sub(500).min(MANY));
+    if count < MANY {
+        eprintln!("SKIPPED in part: {count} files, since this process may not open more");
+    }
+    for plane in PLANES {
+        let small = SmallFs::tmpfs(256 << 20);
+        let mounted = MountedFs::over(small.path(), &format!("access=write,plane={plane}"));
+        use_many_at_once(&mounted, 10);
+        let idle = number(&mounted, "memory", "descriptors");
+        use_many_at_once(&mounted, count);
+        let descriptors = || number(&mounted, "memory", "descriptors");
+        let back = wait_until(Duration::from_secs(10), || descriptors() <= idle + 10);
+        assert!(back, "plane={plane}: {idle} descriptors became {}", descriptors());
+    }
+}
+
+/// A file of one client, and what has to be in it.
+struct Mirrored {
+    path: PathBuf,
+    file: File,
+    content: Vec<u8>,
+}
+
+impl Mirrored {
+    fn new(path: PathBuf) -> Mirrored {
+        Mirrored { file: create(&path), path, content: Vec::new() }
+    }
+
+    /// Does something to it, and looks whether it is as it has to be.
+    fn step(&mut self, random: &mut Random) {
+        match random.below(8) {
+            0..3 => {
+                let (at, len) = (random.below(60_000) as usize, 1 + random.below(9000) as usize);
+                let bytes = random.bytes(len);
+                self.file.write_all_at(&bytes, at as u64).unwrap();
+                self.content.resize(self.content.len().max(at + len), 0);
+                self.content[at..at + len].copy_from_slice(&bytes);
+            }
+            3 => {
+                let len = random.below(60_000) as usize;
+                self.file.set_len(len as u64).unwrap();
+                self.content.resize(len, 0);
+            }
+            4 => {
+                let to = self.path.with_extension(format!("{}", random.below(1000)));
+                fs::rename(&self.path, &to).unwrap();
+                self.path = to;
+            }
+            5 => self.file = create(&self.path),
+            6 => {
+                set_mode(&self.path, 0o600 + random.below(8) as u32);
+                assert_eq!(names(self.path.parent().unwrap()).len(), 3);
+            }
+            _ => assert_content(&self.path, &self.content),
+        }
+        let len = self.content.len();
+        assert_eq!(size(&self.path), len as u64);
+        let at = random.below(len as u64 + 1) as usize;
+        let end = len.min(at + 5000);
+        assert_bytes(&read_at(&self.file, at as u64, end - at), &self.content[at..end]);
+    }
+}
+
+#[test]
+fn sixty_four_clients_at_once_get_what_is_theirs() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let steps = if long() { 5000 } else { 150 };
+    let mut seeds = Random::from_environment();
+    for plane in PLANES {
+        let small = SmallFs::tmpfs(256 << 20);
+        let options = format!("access=write,plane={plane}");
+        let mut mounted = MountedFs::over(small.path(), &options);
+        std::thread::scope(|scope| {
+            for client in 0..64 {
+                let (dir, seed) = (mounted.path().join(format!("{client}")), seeds.next());
+                scope.spawn(move || {
+                    fs::create_dir(&dir).unwrap();
+                    let mut files = ["a", "b", "c"].map(|name| Mirrored::new(dir.join(name)));
+                    let mut random = Random::new(seed);
+                    for _ in 0..steps {
+                        files[random.below(3) as usize].step(&mut random);
+                    }
+                });
+            }
+        });
+        mounted.assert_alive();
+        snapshot(mounted.path()).assert_same(&snapshot(small.path()), Scope::Everything);
+    }
+}
+
 #[test]
 fn more_files_are_used_than_mappings_may_exist() {
     if !require_fuse() {
@@ -229,5 +351,35 @@ fn a_gibibyte_goes_through_whole() {
     for at in (0..len).step_by(1 << 20) {
         assert_bytes(&read_at(&file, at, 1 << 20), &block(at));
         assert_bytes(&read_at(&backing, at, 1 << 20), &block(at));
+    }
+}
+
+#[test]
+fn descriptors_that_only_save_time_are_given_back_when_there_are_no_others() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let dir = TestDir::new();
+    for sub in 0..200 {
+        let sub = dir.directory(&format!("{sub}"));
+        (0..3).for_each(|at| fs::write(sub.join(format!("{at}")), b"content").unwrap());
+    }
+    for options in ["access=write", "access=read,open=none", "access=write,plane=mapped"] {
+        let mounted = MountedFs::over(dir.path(), options);
+        let pid = rustix::process::Pid::from_raw(mounted.pid() as i32);
+        let few = rustix::process::Rlimit { current: Some(100), maximum: Some(100) };
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, few).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for sub in 0..200 {
+                        let sub = mounted.path().join(format!("{sub}"));
+                        assert_eq!(names(&sub), ["0", "1", "2"], "{options}");
+                        (0..3).for_each(|at| assert_content(sub.join(format!("{at}")), b"content"));
+                    }
+                });
+            }
+        });
+        mounted.unmount();
     }
 }

@@ -1,7 +1,7 @@
 //! Mappings of files, as an application makes them.
 //!
-//! The only place of the tests with `unsafe`. Bytes are copied in and out one by one with volatile
-//! accesses, since other processes and other mappings change them at any moment.
+//! Bytes are copied in and out one by one with volatile accesses, since other processes and other
+//! mappings change them at any moment.
 
 #![allow(unsafe_code)]
 

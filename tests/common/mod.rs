@@ -23,6 +23,7 @@ pub mod mapped;
 pub mod mounted;
 pub mod process;
 mod random;
+pub mod raw;
 mod small;
 mod tree;
 mod wait;
@@ -142,13 +143,63 @@ pub fn same_on_both_with<T: PartialEq + Debug>(options: &str, test: impl Fn(&Pat
     let mounted = MountedFs::new(options);
     eprintln!("-- below a mount with {options}");
     let actual = test(mounted.path());
-    if actual != expected {
-        panic!(
-            "the mount does not do what the bare directory does:\n{}",
-            lines_that_differ(&actual, &expected)
-        );
-    }
+    assert_same_as_bare("the mount", &actual, &expected);
     snapshot(mounted.path()).assert_same(&snapshot(mounted.backing()), Scope::Everything);
+}
+
+/// The planes that can be asked for.
+pub const PLANES: [&str; 3] = ["auto", "mapped", "passthrough"];
+
+/// As [`same_on_both_with`] on each plane, as root: callers of all users may come.
+pub fn same_on_each_plane<T: PartialEq + Debug>(test: impl Fn(&Path) -> T) {
+    if require_root() {
+        for plane in PLANES {
+            let options = format!("access=write,allow_other,suid,dev,plane={plane}");
+            same_on_both_with(&options, &test);
+        }
+    }
+}
+
+/// Runs `test` as root on a filesystem that `make` makes, and on each plane on a mount of another
+/// one; what it returns has to be the same. Needs FUSE.
+pub fn same_over<T: PartialEq + Debug>(make: impl Fn() -> SmallFs, test: impl Fn(&Path) -> T) {
+    same_over_on(&PLANES, make, test);
+}
+
+/// As [`same_over`], on these planes alone.
+pub fn same_over_on<T: PartialEq + Debug>(
+    planes: &[&str],
+    make: impl Fn() -> SmallFs,
+    test: impl Fn(&Path) -> T,
+) {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let bare = make();
+    let expected = test(bare.path());
+    for plane in planes {
+        let source = make();
+        let options = format!("access=write,allow_other,suid,dev,plane={plane}");
+        let mounted = MountedFs::over(source.path(), &options);
+        eprintln!("-- below a mount with {options}");
+        let actual = test(mounted.path());
+        assert_same_as_bare(&format!("plane={plane}"), &actual, &expected);
+        // What the filesystem does by itself, such as copying up, is seen within the timeouts.
+        wait_for("the mount to show its source", || {
+            let (seen, there) = (snapshot(mounted.path()), snapshot(source.path()));
+            seen.differences(&there, Scope::Everything).is_empty()
+        });
+    }
+}
+
+/// Fails when a mount, `what`, does not give what the bare filesystem gives; shows the lines that
+/// differ.
+#[track_caller]
+pub fn assert_same_as_bare<T: PartialEq + Debug>(what: &str, actual: &T, expected: &T) {
+    if actual != expected {
+        let lines = lines_that_differ(actual, expected);
+        panic!("{what} does not do what the bare filesystem does:\n{lines}");
+    }
 }
 
 /// The lines in which two values print differently.

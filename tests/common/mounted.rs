@@ -240,7 +240,7 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Output {
 
 fn with_environment(options: &str) -> String {
     match std::env::var("MMAPFS_TEST_OPTIONS") {
-        Ok(more) if !more.is_empty() => format!("{options},{more}"),
+        Ok(more) if !more.is_empty() => format!("{more},{options}"),
         _ => options.to_owned(),
     }
 }
