@@ -1,0 +1,118 @@
+"""What mmapfs must reach, as issue 3 lists it, and whether it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .filesystems import CANDIDATES, MMAPFS
+from .rows import Row, human, three
+from .stats import Results
+
+PEERS = tuple(candidate.name for candidate in CANDIDATES if candidate.peer)
+MAPPED, NOOPEN = "mmapfs-mapped", "mmapfs-noopen"
+
+AT_LEAST, AT_MOST = "at least", "at most"
+OF_BARE, OF_PEER, ITSELF = "of bare", "of the best FUSE peer", ""
+
+
+@dataclass(frozen=True)
+class Target:
+    row: str
+    candidate: str
+    sense: str
+    bound: float
+    against: str
+
+    def describe(self, row: Row) -> str:
+        times = "times the" if self.sense == AT_MOST else "of the"
+        whose = {OF_BARE: f"{times} bare filesystem", OF_PEER: f"{times} best FUSE peer", ITSELF: row.unit}
+        return f"{self.sense} {self.bound:g} {whose[self.against]}".strip()
+
+
+def _times(row: str, bare: float | None = None, peer: float | None = None, by: str = MMAPFS) -> list[Target]:
+    found = []
+    if bare is not None:
+        found.append(Target(row, by, AT_MOST, bare, OF_BARE))
+    if peer is not None:
+        found.append(Target(row, by, AT_MOST, peer, OF_PEER))
+    return found
+
+
+def _share(row: str, bare: float, by: str = MMAPFS) -> Target:
+    return Target(row, by, AT_LEAST, bare, OF_BARE)
+
+
+TARGETS: tuple[Target, ...] = (
+    _share("seqread.warm", 0.97),
+    _share("seqwrite.new", 0.95),
+    _share("randread.warm", 0.90),
+    _share("randwrite.warm", 0.88),
+    _share("mmapread.warm", 0.95),
+    _share("mmapwrite.warm", 0.95),
+    _share("seqread.warm", 0.75, MAPPED),
+    _share("seqread.fresh", 0.25, MAPPED),
+    Target("seqread.warm", MAPPED, AT_LEAST, 1, OF_PEER),
+    Target("seqread.fresh", MAPPED, AT_LEAST, 1, OF_PEER),
+    *_times("overwrite.fresh", bare=1.2),
+    *_times("sqlite.transactions", bare=1.5),
+    *_times("find.fresh", peer=0.8),
+    *_times("find.warm", bare=1.5),
+    *_times("stat.fresh", peer=0.8),
+    *_times("stat.warm", bare=1.1),
+    *_times("readdir.fresh", peer=0.8),
+    *_times("readdir.warm", bare=0.5),
+    *_times("grep.warm", peer=0.6),
+    *_times("grep.warm", bare=1.3, by=NOOPEN),
+    *_times("untar.new", peer=0.8),
+    *_times("rmrf.all", peer=0.8),
+    *_times("gitclone.all", peer=0.8),
+    *_times("gitstatus.warm", peer=0.8),
+    *_times("cbuild.make", bare=1.1),
+    Target("walk.memory", MMAPFS, AT_MOST, 200, ITSELF),
+    Target("walk.descriptors", MMAPFS, AT_MOST, 400, ITSELF),
+    Target("start.mount", MMAPFS, AT_MOST, 20, ITSELF),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    target: Target
+    row: Row
+    reached: float | None
+    note: str  # against whom, or why nothing was measured
+
+    @property
+    def met(self) -> bool | None:
+        """None: it could not be told."""
+        if self.reached is None:
+            return None
+        bound = self.target.bound
+        return self.reached >= bound if self.target.sense == AT_LEAST else self.reached <= bound
+
+    def word(self) -> str:
+        return {True: "met", False: "MISSED", None: "not measured"}[self.met]
+
+    def shown(self) -> str:
+        if self.reached is None:
+            return "-"
+        return human(self.reached, self.row.unit) if self.target.against == ITSELF else three(self.reached)
+
+
+def judge(results: Results, rows: list[Row]) -> list[Verdict]:
+    """Every target whose row was to be measured."""
+    known = {row.id: row for row in rows}
+    return [_verdict(results, target, known[target.row]) for target in TARGETS if target.row in known]
+
+
+def _verdict(results: Results, target: Target, row: Row) -> Verdict:
+    own = results.value(row.id, target.candidate) if target.against == ITSELF else results.ratio(row, target.candidate)
+    if own is None:
+        return Verdict(target, row, None, results.failure(row.id, target.candidate) or "no sample")
+    if target.against != OF_PEER:
+        return Verdict(target, row, own.median, "")
+    peers = {name: ratio.median for name in PEERS for ratio in [results.ratio(row, name)] if ratio}
+    if not peers:
+        return Verdict(target, row, None, "no FUSE peer was measured")
+    pick = max if target.sense == AT_LEAST else min
+    best = pick(peers, key=lambda name: peers[name])
+    return Verdict(target, row, own.median / peers[best], f"the best is {best}")
