@@ -11,7 +11,7 @@ use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::rules::RuleSet;
-use crate::config::{MountConfig, OpenRequests, SourceKind};
+use crate::config::{MountConfig, MountTable, OpenRequests, SourceKind};
 use crate::control::counters::Counters;
 use crate::control::directory::ControlDir;
 use crate::control::exec::{Context, Executor, Reload};
@@ -68,6 +68,9 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     let options = AdapterOptions {
         timeouts: timeouts(&config),
         silent_files: config.open == OpenRequests::None,
+        silent_directories: volume.watches_filesystem()
+            && volume.cookies_outlive_opens()
+            && MountTable::read().is_ok_and(|table| !table.has_below(&config.source)),
     };
     let adapter = Adapter::new(Arc::clone(&volume), control, counters, options);
     let (fuse, mounted) = mount(&config)?;

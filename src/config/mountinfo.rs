@@ -109,6 +109,12 @@ impl MountTable {
         self.mounts.iter().rev().find(|mount| mount.mountpoint == path)
     }
 
+    /// Whether something is mounted below this path (absolute, without symbolic links).
+    pub fn has_below(&self, path: &Path) -> bool {
+        let below = |at: &Path| at.starts_with(path) && at != path;
+        self.mounts.iter().any(|mount| below(&mount.mountpoint))
+    }
+
     /// Whether a mount of this device lies at this path, covered by others or not.
     pub fn has(&self, path: &Path, dev: (u32, u32)) -> bool {
         self.mounts.iter().any(|mount| mount.mountpoint == path && mount.dev == dev)

@@ -26,6 +26,8 @@ pub struct AdapterOptions {
     pub timeouts: Timeouts,
     /// The kernel opens files without asking.
     pub silent_files: bool,
+    /// The kernel opens directories without asking.
+    pub silent_directories: bool,
 }
 
 /// A volume and its control directory, served to the kernel.
@@ -204,7 +206,7 @@ impl Adapter {
         if offset == AFTER_LAST {
             return Ok(());
         }
-        let ended = self.volume.list(handle, offset, look_up, add)?;
+        let ended = self.volume.list((ino, handle), offset, look_up, add)?;
         if ended
             && ino == Ino::ROOT
             && let Some((name, ino)) = self.control.listed()

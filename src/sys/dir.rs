@@ -45,28 +45,40 @@ pub struct DirStream {
     at: usize,
     /// The cookie of the next entry.
     cookie: u64,
+    /// The kernel was asked for entries before.
+    begun: bool,
 }
 
 impl DirStream {
     /// A listing from the start of a directory that is open for reading.
     pub fn new(fd: Arc<OwnedFd>) -> DirStream {
-        DirStream { fd, buffer: Vec::new(), at: 0, cookie: 0 }
+        DirStream { fd, buffer: Vec::new(), at: 0, cookie: 0, begun: false }
     }
 
     /// Goes to a cookie that an entry gave, or to the start with 0. Going to the start lists
     /// anew, as rewinddir(3) does.
     ///
     /// # Errors
-    /// Those of lseek(2).
+    /// Those of lseek(2) and getdents(2).
     pub fn seek(&mut self, cookie: u64) -> Result<(), Errno> {
         if cookie == self.cookie && cookie != 0 {
             return Ok(());
+        }
+        if cookie != 0 && !self.begun {
+            // On ext4 a descriptor that was never read from its start can not be rewound: it
+            // believes to be there already, and lists nothing.
+            self.fill()?;
         }
         rustix::fs::seek(&self.fd, SeekFrom::Start(cookie))?;
         self.buffer.clear();
         self.at = 0;
         self.cookie = cookie;
         Ok(())
+    }
+
+    /// The cookie at which it goes on.
+    pub fn cookie(&self) -> u64 {
+        self.cookie
     }
 
     /// The next entry, which stays the next one; `None` at the end.
@@ -93,6 +105,7 @@ impl DirStream {
     fn fill(&mut self) -> Result<usize, Errno> {
         self.buffer.resize(BUFFER, 0);
         self.at = 0;
+        self.begun = true;
         let fd = self.fd.as_raw_fd();
         let buffer = self.buffer.as_mut_ptr();
         // SAFETY: the buffer has BUFFER bytes and lives through the call, which fills it.

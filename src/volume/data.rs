@@ -359,7 +359,7 @@ impl Volume {
             self.check_changeable(&node)?;
         }
         if node.is_dir() {
-            let dir = self.handles.dir(id)?;
+            let dir = self.dir_of(ino, id)?;
             return sys::file::ioctl_attr(&dir.fd, command, data, out_size);
         }
         let file = Arc::clone(&self.file_of(ino, id)?.file);

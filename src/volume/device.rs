@@ -22,6 +22,10 @@ pub(super) const FIRST_SUBSTITUTE: u64 = 0x3f00;
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS: u64 = 0x794c_7630;
 
+/// Where the place of an entry in a listing is made of its name, or kept on disk: ext2 to ext4,
+/// XFS, btrfs and f2fs (their numbers in linux/magic.h). Elsewhere it may be a count of entries.
+const KEEP_COOKIES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+
 /// A device as seen through a mount: the same directory may be mounted at two places, and the
 /// same place may show files of several devices (overlayfs).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,8 @@ pub(super) struct Devices {
     /// A file keeps its time of birth while it has its inode number. Not so on overlayfs, where a
     /// file that is copied up has that of the copy.
     births: bool,
+    /// A listing may go on where another one of the same directory has come to.
+    keeps_cookies: bool,
     others: RwLock<Vec<Origin>>,
 }
 
@@ -77,13 +83,23 @@ impl Devices {
     /// `source` is the open source directory.
     pub(super) fn new(source: OwnedFd) -> Result<Devices, Errno> {
         let main = Origin::from(&stat_of(&source)?);
-        let births = rustix::fs::fstatfs(&source)?.f_type as u64 != OVERLAYFS;
-        Ok(Devices { main, source: Arc::new(source), births, others: RwLock::default() })
+        let kind = rustix::fs::fstatfs(&source)?.f_type as u64 & 0xffff_ffff; // May be negative.
+        Ok(Devices {
+            main,
+            source: Arc::new(source),
+            births: kind != OVERLAYFS,
+            keeps_cookies: KEEP_COOKIES.contains(&kind),
+            others: RwLock::default(),
+        })
     }
 
     /// The open source directory.
     pub(super) fn source(&self) -> &Arc<OwnedFd> {
         &self.source
+    }
+
+    pub(super) fn keeps_cookies(&self) -> bool {
+        self.keeps_cookies
     }
 
     /// Whether a place is the source's own, where files can be opened by handle.

@@ -55,6 +55,26 @@ impl Volume {
         Ok(OpenDir { ino, place, fd, stream })
     }
 
+    /// The directory that a request is about: an open one, or one that the kernel has opened
+    /// without asking ([`HandleId::NONE`]).
+    pub(super) fn dir_of(&self, ino: Ino, id: HandleId) -> Result<Arc<OpenDir>, Errno> {
+        match id {
+            HandleId::NONE => self.with_a_descriptor(|| self.open_stream(ino)).map(Arc::new),
+            id => self.handles.dir(id),
+        }
+    }
+
+    /// A stream for one request that lists from `offset`: that of a listing which has come to
+    /// there, held by nobody else, or a new one. None is ever rewound, so that a listing from the
+    /// start shows the directory as it is.
+    fn stream_at(&self, ino: Ino, offset: u64) -> Result<Arc<OpenDir>, Errno> {
+        let left = if offset == 0 { None } else { self.streams.take(ino) };
+        match left.filter(|dir| dir.stream.lock().cookie() == offset) {
+            Some(dir) => Ok(dir),
+            None => self.dir_of(ino, HandleId::NONE),
+        }
+    }
+
     /// Ends an open directory.
     ///
     /// # Errors
@@ -67,8 +87,8 @@ impl Volume {
     ///
     /// # Errors
     /// Those of fsync(2).
-    pub fn sync_dir(&self, id: HandleId, data_only: bool) -> Result<(), Errno> {
-        let fd = &self.handles.dir(id)?.fd;
+    pub fn sync_dir(&self, ino: Ino, id: HandleId, data_only: bool) -> Result<(), Errno> {
+        let fd = &self.dir_of(ino, id)?.fd;
         if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
     }
 
@@ -80,12 +100,35 @@ impl Volume {
     /// Those of getdents(2), when nothing was listed.
     pub fn list(
         &self,
-        id: HandleId,
+        (ino, id): (Ino, HandleId),
         offset: u64,
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Result<bool, Errno> {
-        let dir = self.handles.dir(id)?;
+        if id != HandleId::NONE {
+            return self.list_from(&*self.handles.dir(id)?, offset, look_up, add);
+        }
+        let dir = self.stream_at(ino, offset)?;
+        let mut listed = false;
+        let ended = self.list_from(&dir, offset, look_up, &mut |item| {
+            listed = true;
+            add(item)
+        })?;
+        // The kernel asks once more after the end, which it learns by an empty answer.
+        if listed {
+            drop(self.streams.put(ino, dir));
+            self.sweeper.note();
+        }
+        Ok(ended)
+    }
+
+    fn list_from(
+        &self,
+        dir: &OpenDir,
+        offset: u64,
+        look_up: bool,
+        add: &mut dyn FnMut(&DirItem<'_>) -> bool,
+    ) -> Result<bool, Errno> {
         let mut stream = dir.stream.lock();
         stream.seek(offset)?;
         let mut listed = 0_usize;

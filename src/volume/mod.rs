@@ -101,6 +101,8 @@ pub struct Volume {
     directories: dircache::DirCache,
     /// Files that were looked up.
     recent: recent::Recent<OwnedFd>,
+    /// Listings under way of directories that the kernel has opened without asking.
+    streams: recent::Recent<handle::OpenDir>,
     /// Files that are read without having been opened.
     unopened: recent::Recent<handle::OpenFile>,
     sweeper: recent::Sweeper,
@@ -147,6 +149,7 @@ impl Volume {
             devices: device::Devices::new(directory)?,
             directories: dircache::DirCache::default(),
             recent: recent::Recent::new(512),
+            streams: recent::Recent::new(64),
             unopened: recent::Recent::new(256),
             sweeper: recent::Sweeper::default(),
             files: FileTable::new(options.max_mappings),
@@ -174,8 +177,10 @@ impl Volume {
     pub fn expire(&self) {
         while self.sweeper.wait() {
             drop(self.recent.sweep());
+            drop(self.streams.sweep());
             self.unopened.sweep().iter().for_each(|open| self.close(open));
-            if !(self.recent.is_empty() && self.unopened.is_empty()) {
+            let idle = self.recent.is_empty() && self.streams.is_empty();
+            if !(idle && self.unopened.is_empty()) {
                 self.sweeper.note();
             }
         }
@@ -187,6 +192,7 @@ impl Volume {
         match open() {
             Err(Errno::MFILE | Errno::NFILE) => {
                 drop(self.recent.clear());
+                drop(self.streams.clear());
                 self.unopened.clear().iter().for_each(|open| self.close(open));
                 self.directories.clear();
                 open()
@@ -203,6 +209,11 @@ impl Volume {
     /// Whether backing files are found by file handle, which survives renames behind our back.
     pub fn uses_file_handles(&self) -> bool {
         self.by_handle
+    }
+
+    /// Whether a listing may go on in another stream where one has come to.
+    pub fn cookies_outlive_opens(&self) -> bool {
+        self.devices.keeps_cookies()
     }
 
     /// Whether the root is a directory that shows a single file.

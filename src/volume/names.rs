@@ -113,6 +113,7 @@ impl Volume {
         {
             self.unwatch_directory(&node);
             self.directories.remove(ino);
+            drop(self.streams.take(ino));
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Between a lookup and the open that it is for, a file may be replaced by rename in the backing
 //! tree. A plain open(2) is one step and never fails for that; held by a descriptor, the file that
-//! was found can still be opened. Where the kernel opens files without asking, what it reads is held
-//! here between two requests. All is closed after a second at the latest,
-//! so that a file that is removed directly does not keep its space.
+//! was found can still be opened. Where the kernel opens files and directories without asking, what it
+//! reads of them is held here between two requests. All is closed after a second at the latest, so
+//! that a file that is removed directly does not keep its space.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -68,6 +68,12 @@ impl<T> Recent<T> {
                 .collect();
         }
         gone
+    }
+
+    /// Takes out one, which nobody else has then.
+    #[must_use]
+    pub(super) fn take(&self, ino: Ino) -> Option<Arc<T>> {
+        self.inner.lock().held.remove(&ino).map(|(held, _)| held)
     }
 
     /// Takes out everything.

@@ -132,6 +132,11 @@ impl Volume {
         self.devices.has_twin()
     }
 
+    /// Whether every change on the source's own mount is told.
+    pub fn watches_filesystem(&self) -> bool {
+        matches!(self.watched.coverage(), Some(Coverage::Filesystem))
+    }
+
     /// The open source directory, to watch its filesystem.
     pub fn watch_point(&self) -> BorrowedFd<'_> {
         self.devices.source().as_fd()

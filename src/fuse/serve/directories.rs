@@ -7,6 +7,8 @@ use fuser::{
     ReplyOpen,
 };
 
+use rustix::io::Errno;
+
 use crate::control::counters::Operation;
 use crate::fuse::adapter::{Adapter, handle, reply_empty};
 use crate::fuse::convert::{self, ino};
@@ -18,6 +20,10 @@ use crate::volume::{HandleId, Trust};
 impl Adapter {
     pub(in crate::fuse) fn opendir(&self, who: &Caller, number: INodeNo, reply: ReplyOpen) {
         let trace = self.trace(Operation::OpenDir, who, number);
+        if self.options.silent_directories {
+            // The kernel opens directories without asking from now on, and keeps their listings.
+            return reply.error(trace.refuse(Errno::NOSYS));
+        }
         let opened = match self.control.owns(ino(number)) {
             true => Ok(HandleId::NONE),
             false => self.volume.open_dir(ino(number)),
@@ -88,7 +94,7 @@ impl Adapter {
         let trace = self.trace(Operation::FsyncDir, who, number);
         let result = match self.control.owns(ino(number)) {
             true => Ok(()),
-            false => self.volume.sync_dir(handle(fh), data_only),
+            false => self.volume.sync_dir(ino(number), handle(fh), data_only),
         };
         reply_empty(trace.end(result), reply);
     }

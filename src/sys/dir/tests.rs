@@ -173,3 +173,18 @@ fn an_answer_that_makes_no_sense_is_an_error() {
     too_short[16] = 0;
     assert_eq!(entry(&too_short).err(), Some(Errno::IO), "an entry of no length has no next");
 }
+
+#[test]
+fn a_stream_that_began_at_the_end_can_be_rewound() {
+    let (dir, expected) = many_files();
+    let small = tempfile::tempdir().unwrap();
+    std::fs::write(small.path().join("one"), "").unwrap();
+    for (path, count) in [(dir.path(), expected.len()), (small.path(), 1)] {
+        let end = take(&mut stream(path), usize::MAX).last().unwrap().1;
+        let mut stream = stream(path);
+        stream.seek(end).unwrap();
+        assert_eq!(take(&mut stream, usize::MAX), []);
+        stream.seek(0).unwrap();
+        assert_eq!(take(&mut stream, usize::MAX).len(), count);
+    }
+}
