@@ -183,7 +183,7 @@ fn mappings_and_calls_of_libc_are_made_in_sys_only() {
 #[test]
 fn files_are_small() {
     let mut long = Vec::new();
-    for path in sources_below("src").into_iter().chain(sources_below("tests")) {
+    for path in ["src", "tests", "examples"].into_iter().flat_map(sources_below) {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         if lines > MOST_LINES {
             long.push(format!("{}: {lines} lines, at most {MOST_LINES}", shown(&path)));
@@ -194,7 +194,8 @@ fn files_are_small() {
 
 #[test]
 fn text_is_ascii() {
-    let places = ["src", "tests", "scripts", "docs", "systemd", "README.md", "CHANGELOG.md"];
+    let places =
+        ["src", "tests", "examples", "scripts", "docs", "systemd", "README.md", "CHANGELOG.md"];
     let mut wrong = Vec::new();
     for path in places.into_iter().flat_map(files_below) {
         let picture = path.extension().is_some_and(|extension| extension == "png");

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import machine, report_svg, report_text, targets, workloads_data, workloads_names, workloads_programs
 from .data import QUICK, Data, Sizes
 from .disk import Disk
-from .filesystems import CANDIDATES, MMAPFS, Candidate, Mounts
+from .filesystems import CANDIDATES, FLOOR, MMAPFS, Candidate, Mounts
 from .rows import Row
 from .run import Plan, Runner
 from .shell import Failed, Probe
@@ -42,6 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         help="what the data lies on: a filesystem of its own in a file (default) or in memory, or "
                              "the directory itself")
     parser.add_argument("--binary", type=Path, metavar="PATH", help="the mmapfs to measure (default: built here)")
+    parser.add_argument("--floor", type=Path, metavar="PATH", help="the minimal daemon (default: built here)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every sample (default: target/bench/bench.json)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table (default: target/bench/bench.md)")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="the plot (default: target/bench/bench.svg)")
@@ -132,7 +133,7 @@ class Bench:
         beside.mkdir()
         upper = self.disk.root / "beside"
         upper.mkdir()
-        self.mounts = Mounts(self.work, root, upper, self.options.binary)
+        self.mounts = Mounts(self.work, root, upper, {MMAPFS: self.options.binary, FLOOR: self.options.floor})
         data = Data(root, beside, self.sizes, probe, self.say)
         about = machine.describe(root, self.disk.note)
         if self.options.realtime:
@@ -232,6 +233,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     options.binary = options.binary.resolve() if options.binary else Path(MMAPFS)
+    options.floor = options.floor.resolve() if options.floor else Path("target/release/examples/floor")
     # The name is short, and any user may pass through it.
     with tempfile.TemporaryDirectory(prefix="mmapfs-bench.", dir=options.dir) as name:
         os.chmod(name, 0o755)

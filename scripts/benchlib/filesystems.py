@@ -16,6 +16,7 @@ from .shell import Failed, end_group, first_line, quietly, run, wait_until
 from .stats import BARE
 
 MMAPFS = "mmapfs"
+FLOOR = "floor"
 MOUNT_SECONDS = 5
 
 
@@ -33,6 +34,7 @@ class Candidate:
     source: str = "{source}"  # "" where the options name it
     read_only: bool = False
     peer: bool = False  # a FUSE peer, to be compared with
+    preloads: bool = False  # it reads every name at its start, and stays in the foreground: no rows of cold or start
     verb: tuple[str, ...] = field(default=())
 
     @property
@@ -49,6 +51,7 @@ CANDIDATES = (
               options=("-o", "access=write,plane=mapped"), verb=("mount",)),
     Candidate("mmapfs-noopen", "mmapfs, read-only, open=none", "#8c1a1b", MMAPFS,
               options=("-o", "access=read,open=none"), verb=("mount",), read_only=True),
+    Candidate(FLOOR, "minimal daemon", "#17becf", FLOOR, foreground=(), preloads=True),
     Candidate("overlayfs", "kernel overlayfs", "#999933", options=("-o", UPPER)),
     Candidate("fuse-overlayfs", "fuse-overlayfs", "#1f77b4", "fuse-overlayfs", "fuse-overlayfs",
               ("-o", UPPER), source="", peer=True),
@@ -66,13 +69,13 @@ CANDIDATES = (
 class Mounts:
     """Mounts candidates over one directory, and knows all of its own mounts and daemons."""
 
-    def __init__(self, work: Path, source: Path, beside: Path, mmapfs: Path) -> None:
+    def __init__(self, work: Path, source: Path, beside: Path, built: dict[str, Path]) -> None:
         self.point = work / "view"
         self.point.mkdir()
         self.log = work / "daemon.log"
         self.source = source
         self.beside = beside  # a directory on the source's filesystem
-        self.mmapfs = mmapfs
+        self.built = built  # programs of ours
         self.daemon: subprocess.Popen | None = None
         self.scratch = beside / "overlay-work"
         self.empty = beside / "empty"
@@ -81,7 +84,7 @@ class Mounts:
     # -- commands
 
     def program(self, candidate: Candidate) -> str:
-        return str(self.mmapfs) if candidate.program == MMAPFS else candidate.program
+        return str(self.built.get(candidate.program, candidate.program))
 
     def command(self, candidate: Candidate, foreground: bool = True) -> list[str]:
         """What mounts the candidate at `point`."""
@@ -210,6 +213,8 @@ class Mounts:
     def version(self, candidate: Candidate) -> str:
         if candidate.name == BARE:
             return ""
+        if candidate.name == FLOOR:
+            return "examples/floor"
         if not candidate.has_daemon:
             return f"Linux {os.uname().release}"
         return first_line([self.program(candidate), "--version"], candidate.program)

@@ -6,7 +6,7 @@ import json
 
 from .filesystems import Candidate
 from .rows import ABSOLUTE, BANDWIDTH, Row, human, three
-from .run import OUT_OF_TIME, READ_ONLY, Plan
+from .run import NEVER_COLD, OUT_OF_TIME, READ_ONLY, Plan
 from .stats import BARE, Results
 from .targets import Verdict
 
@@ -20,7 +20,7 @@ def cell(results: Results, row: Row, candidate: str, failures: bool = True) -> s
     value = results.value(row.id, candidate)
     failure = results.failure(row.id, candidate)
     if value is None:
-        if failure == READ_ONLY or failure is None:
+        if failure in (None, READ_ONLY, NEVER_COLD):
             return "-"
         if failure == OUT_OF_TIME:
             return "no time"
@@ -50,7 +50,7 @@ def aligned(lines: list[list[str]]) -> str:
 def _failures(results: Results, rows: list[Row]) -> list[str]:
     wanted = {row.id for row in rows}
     return [f"{row} of {candidate}: failed: {why}" for (row, candidate), why in results.failures.items()
-            if row in wanted and why not in (READ_ONLY, OUT_OF_TIME)]
+            if row in wanted and why not in (READ_ONLY, NEVER_COLD, OUT_OF_TIME)]
 
 
 def table(results: Results, rows: list[Row], candidates: list[Candidate]) -> str:
@@ -80,7 +80,7 @@ def target_lines(verdicts: list[Verdict]) -> list[list[str]]:
     lines = [["row", "by", "target", "reached", "", "note"]]
     for verdict in verdicts:
         lines.append([f"{verdict.row.id}: {verdict.row.title}", verdict.target.candidate,
-                      verdict.target.describe(verdict.row), verdict.shown(), verdict.word(), verdict.note])
+                      verdict.target.describe(verdict.row), verdict.shown(), verdict.word(), verdict.remark()])
     return lines
 
 
@@ -146,6 +146,7 @@ def as_json(results: Results, plan: Plan, machine: dict[str, str], verdicts: lis
                 **({"failed": failure} if failure else {}), **results.usage(row.id, candidate.name)}
         rows[row.id] = {"title": row.title, "kind": row.kind, "unit": row.unit, "candidates": cells}
     judged = [{"row": v.row.id, "candidate": v.target.candidate, "target": v.target.describe(v.row),
-               "reached": v.reached, "met": v.met, "note": v.note} for v in verdicts or []]
+               "reached": v.reached, "met": v.met, "note": v.note,
+               "floor": v.floor} for v in verdicts or []]
     return json.dumps({"machine": machine, "notes": notes, "rows": rows, "targets": judged,
                        "samples": [sample.as_dict() for sample in results.samples]}, indent=1) + "\n"

@@ -12,6 +12,7 @@ from .stats import BARE, Results
 from .turn import Place, Turn, Workload
 
 READ_ONLY = "reads only"
+NEVER_COLD = "reads every name at its start"
 OUT_OF_TIME = "not measured: out of time"
 MOST_TIMEOUTS = 3  # of one candidate, before it is given up
 
@@ -102,6 +103,9 @@ class Runner:
         rows = self._rows(workload)
         if candidate.read_only and not workload.read_only:
             self._fail(rows, candidate, READ_ONLY)
+            return
+        if candidate.preloads and all(row.id.endswith(".cold") for row in workload.rows):
+            self._fail(rows, candidate, NEVER_COLD)
             return
         if (workload.name, candidate.name) in self.hopeless:
             return

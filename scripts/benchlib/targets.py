@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .filesystems import CANDIDATES, MMAPFS
+from .filesystems import CANDIDATES, FLOOR, MMAPFS
 from .rows import Row, human, three
 from .stats import Results
 
@@ -80,6 +80,7 @@ class Verdict:
     row: Row
     reached: float | None
     note: str  # against whom, or why nothing was measured
+    floor: float | None = None  # what the minimal daemon reached of the same target
 
     @property
     def met(self) -> bool | None:
@@ -88,6 +89,14 @@ class Verdict:
             return None
         bound = self.target.bound
         return self.reached >= bound if self.target.sense == AT_LEAST else self.reached <= bound
+
+    def remark(self) -> str:
+        """The note; where the target is missed, how far from the minimal daemon, and where that is itself."""
+        if self.met is not False or not self.floor or self.reached is None:
+            return self.note
+        times = "times" if self.target.sense == AT_MOST else "of"
+        floor = f"{three(self.reached / self.floor)} {times} the floor, which is at {three(self.floor)}"
+        return f"{self.note}; {floor}" if self.note else floor
 
     def word(self) -> str:
         return {True: "met", False: "MISSED", None: "not measured"}[self.met]
@@ -108,11 +117,14 @@ def _verdict(results: Results, target: Target, row: Row) -> Verdict:
     own = results.value(row.id, target.candidate) if target.against == ITSELF else results.ratio(row, target.candidate)
     if own is None:
         return Verdict(target, row, None, results.failure(row.id, target.candidate) or "no sample")
+    # It lends every file, with requests to open and close it: no measure for the other ways.
+    ratio = results.ratio(row, FLOOR) if target.candidate == MMAPFS else None
+    floor = ratio.median if ratio else None
     if target.against != OF_PEER:
-        return Verdict(target, row, own.median, "")
+        return Verdict(target, row, own.median, "", floor)
     peers = {name: ratio.median for name in PEERS for ratio in [results.ratio(row, name)] if ratio}
     if not peers:
         return Verdict(target, row, None, "no FUSE peer was measured")
     pick = max if target.sense == AT_LEAST else min
     best = pick(peers, key=lambda name: peers[name])
-    return Verdict(target, row, own.median / peers[best], f"the best is {best}")
+    return Verdict(target, row, own.median / peers[best], f"the best is {best}", floor / peers[best] if floor else None)

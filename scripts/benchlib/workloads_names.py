@@ -70,7 +70,7 @@ def readdir_cold(turn: Turn) -> None:
 
 
 def start(turn: Turn) -> None:
-    if not turn.candidate.has_daemon:
+    if not turn.candidate.has_daemon or turn.candidate.preloads:
         return
     for _ in range(3):
         try:
@@ -86,7 +86,7 @@ def walk(turn: Turn) -> None:
         (root / "walk").stat()
         before = turn.mounts.memory()
         turn.expect("names", turn.time_probe("walk.fresh", "walk", "walk"), turn.data.expected["walk"])
-        if before is None:
+        if before is None or turn.candidate.preloads:
             return
         turn.mark()
         turn.record("walk.memory", ((turn.mounts.memory() or 0) - before) / turn.data.expected["walk"])

@@ -52,8 +52,8 @@ def _find(turn: Turn, row: str) -> None:
 def find(turn: Turn) -> None:
     turn.command(FIND, cwd=turn.bare)
     with turn.mounted():
-        _find(turn, "find.fresh")
-        _find(turn, "find.warm")
+        for row in ("find.fresh", "find.second", "find.warm"):
+            _find(turn, row)
 
 
 def find_cold(turn: Turn) -> None:
@@ -137,6 +137,7 @@ def sqlite_scan(turn: Turn) -> None:
 
 WORKLOADS = (
     Workload("find", (_row("find.fresh", "find -ls of {small} files, fresh mount"),
+                      _row("find.second", "find -ls of {small} files, second time"),
                       _row("find.warm", "find -ls of {small} files, warm")), find, read_only=True),
     Workload("find-cold", (_row("find.cold", "find -ls of {small} files, cold"),), find_cold, read_only=True),
     Workload("grep", (_row("grep.fresh", "grep -r of {small} files, fresh mount"),
