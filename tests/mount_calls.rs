@@ -149,7 +149,25 @@ fn what_the_kernel_reads_and_writes_itself_takes_no_calls() {
 
 #[test]
 fn making_a_file_takes_few_calls() {
-    assert_calls("plane=auto", "look up, create and release", 32, nothing, |path| {
+    assert_calls("plane=auto", "look up, create and release", 27, nothing, |path| {
         File::create_new(path.with_extension("new")).unwrap();
+    });
+}
+
+#[test]
+fn changing_the_attributes_of_an_open_file_takes_few_calls() {
+    // The open and the release, a question for capabilities before the change of owner, and the
+    // two changes.
+    assert_calls("plane=passthrough", "fchown and fchmod in one open", 36, stat, |path| {
+        let file = open(path, OFlags::RDWR).unwrap();
+        rustix::fs::fchown(&file, Some(rustix::process::getuid()), None).unwrap();
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o640)).unwrap();
+    });
+}
+
+#[test]
+fn removing_a_file_takes_few_calls() {
+    assert_calls("plane=auto", "unlink and forget", 12, stat, |path| {
+        fs::remove_file(path).unwrap();
     });
 }

@@ -111,6 +111,11 @@ impl Descriptor {
         self.writer.as_deref().ok_or(Errno::BADF)
     }
 
+    /// One of them, to be held on to.
+    pub fn shared(&self) -> Option<Arc<OwnedFd>> {
+        self.writer.as_ref().or(self.reader.as_ref()).map(Arc::clone)
+    }
+
     /// For what can be done by any descriptor.
     ///
     /// # Errors

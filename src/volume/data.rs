@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::attr::stat_of;
+use super::attr::{Stat, stat_of};
 use super::handle::OpenFile;
 use super::inode::{Ino, Node};
 use super::plane::{Candidate, Lend, Plane};
@@ -92,7 +92,7 @@ impl Volume {
     ) -> Result<Opened, Errno> {
         let node = self.node(ino)?;
         let (file, mode) = self.open_file(&node, &how)?;
-        let opened = self.add_handle(&node, file, &how, &mode, (caller, lend))?;
+        let opened = self.add_handle(&node, file, &how, &mode, (caller, lend), None)?;
         if how.write && matches!(opened.plane, Plane::Passthrough(_)) {
             // What it was told of the attributes was said for long: see `trust_in_attr`.
             self.invalidate_soon(ino);
@@ -124,7 +124,8 @@ impl Volume {
         Ok((file, mode))
     }
 
-    /// Makes a handle of a file in use, on the plane of its inode.
+    /// Makes a handle of a file in use, on the plane of its inode. `stat` is what was just read of
+    /// its attributes, if anything was.
     pub(super) fn add_handle(
         &self,
         node: &Node,
@@ -132,13 +133,14 @@ impl Volume {
         how: &Open,
         mode: &MapMode,
         candidate: (&Caller, &Lend<'_>),
+        stat: Option<&Stat>,
     ) -> Result<Opened, Errno> {
         let open = how.mode();
         let (caller, lend) = candidate;
         let descriptor = file.descriptor();
         let fd = descriptor.any().inspect_err(|_| self.files.release(&file, open))?.as_fd();
         let writable = descriptor.writer().is_ok();
-        let candidate = Candidate { mode, node, file: fd, writable, caller, lend };
+        let candidate = Candidate { mode, node, file: fd, stat, writable, caller, lend };
         let (hold, plane) = self.planes.hold(node.ino, &candidate);
         let handle = OpenFile::new(node.ino, file, open, mode.readable(), Some(hold));
         let by_request = (how.append || how.direct) && mode.plane != PlaneChoice::Passthrough;

@@ -127,6 +127,23 @@ impl Volume {
             .map(|target| OsString::from_vec(target.into_bytes()))
     }
 
+    /// Makes something in a directory as the caller; returns the directory with it.
+    fn make_in<T>(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        make: impl FnOnce(&OwnedFd, Mode) -> Result<T, Errno>,
+    ) -> Result<(Arc<OwnedFd>, T), Errno> {
+        check_step(name)?;
+        self.check_name(parent, name)?;
+        let dir = self.open_parent(parent)?;
+        let _as_caller = AsCaller::enter(new.caller, new.mode & libc::S_ISGID != 0)?;
+        sys::cred::set_thread_umask(new.umask)?;
+        let made = make(&dir, Mode::from_raw_mode(new.mode & 0o7777))?;
+        Ok((dir, made))
+    }
+
     /// Makes something in a directory as the caller, and looks it up.
     fn make(
         &self,
@@ -135,14 +152,7 @@ impl Volume {
         new: &NewNode<'_>,
         make: impl FnOnce(&OwnedFd, Mode) -> Result<(), Errno>,
     ) -> Result<Entry, Errno> {
-        check_step(name)?;
-        self.check_name(parent, name)?;
-        let dir = self.open_parent(parent)?;
-        {
-            let _as_caller = AsCaller::enter(new.caller, new.mode & libc::S_ISGID != 0)?;
-            sys::cred::set_thread_umask(new.umask)?;
-            make(&dir, Mode::from_raw_mode(new.mode & 0o7777))?;
-        }
+        let (dir, ()) = self.make_in(parent, name, new, make)?;
         let entry = self.enter(parent, &*dir, name)?;
         if entry.attr.stat.kind() == new.mode & libc::S_IFMT {
             return Ok(entry);
@@ -212,22 +222,23 @@ impl Volume {
         exclusive: bool,
         lend: &Lend<'_>,
     ) -> Result<(Entry, Opened), Errno> {
-        let mut created = None;
-        let new = NewNode { mode: new.mode & 0o7777 | libc::S_IFREG, ..*new };
-        let entry = self.make(parent, name, &new, |dir, permissions| {
+        let made = self.make_in(parent, name, new, |dir, permissions| {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
-            let fd = rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC, permissions)?;
-            created = Some(fd);
-            Ok(())
+            rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC, permissions)
         });
-        let entry = match entry {
+        let fd = match made {
             Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
             Err(err) => return Err(err),
-            Ok(entry) => entry,
+            Ok((_, fd)) => fd,
         };
-        let opened = created
-            .ok_or(Errno::IO)
-            .and_then(|fd| self.adopt(&entry, fd, how, (new.caller, lend)))
+        // By its descriptor: whatever has become of the name, this is the file that was made. That
+        // the name leads elsewhere by now is told after the answer to this request.
+        let changes = self.watched.changes();
+        let stat = stat_of(&fd)?;
+        let entry = self.remember(parent, &fd, OsStr::new(""), &stat, name);
+        let entry = self.settled(entry, changes);
+        let opened = self
+            .adopt(&entry, fd, how, (new.caller, lend))
             .and_then(|opened| self.checked_for_direct(opened, *how));
         match opened {
             Ok(opened) => {
@@ -253,9 +264,6 @@ impl Volume {
         candidate: (&Caller, &Lend<'_>),
     ) -> Result<Opened, Errno> {
         let node = self.node(entry.attr.ino)?;
-        if stat_of(&fd)?.key() != node.key() {
-            return Err(Errno::STALE); // Replaced between making and looking it up.
-        }
         let mode = self.mode_of(&node);
         let (fd, writable) = if how.write {
             (fd, true)
@@ -269,7 +277,7 @@ impl Volume {
         };
         let descriptor = Descriptor::new(fd, true, writable);
         let file = self.files.open(node.key(), descriptor, how.mode(), &mode);
-        self.add_handle(&node, file, how, &mode, candidate)
+        self.add_handle(&node, file, how, &mode, candidate, Some(&entry.attr.stat))
     }
 
     /// link(2): another name for a file.
@@ -297,17 +305,17 @@ impl Volume {
     /// What is about to lose a name, held so that its inode number is not given to another file
     /// while the kernel still knows it.
     fn hold(&self, parent: Ino, dir: &OwnedFd, name: &OsStr) -> Option<Held> {
-        let stat = stat_at(dir, name).ok()?;
+        // Opened first: what the kernel removes it has looked up, and one look says what it is.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
+        let stat = stat_of(&fd).ok()?;
         let node = self.inodes.find(self.devices.number(&stat, stat.ino), &stat)?;
         // One of several names: the file lives on, and its handle finds it.
         if !stat.is_dir() && stat.nlink > 1 && self.by_handle && node.handle.is_some() {
             return None;
         }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
-        let same = stat_of(&fd).is_ok_and(|stat| node.is(&stat));
         let last = stat.is_dir() || stat.nlink == 1;
-        same.then(|| Held { node, fd, at: (parent, name.into()), last })
+        Some(Held { node, fd, at: (parent, name.into()), last })
     }
 
     /// Pins what has lost its name.

@@ -119,6 +119,8 @@ pub(super) struct Candidate<'a> {
     pub(super) mode: &'a MapMode,
     pub(super) node: &'a Node,
     pub(super) file: BorrowedFd<'a>,
+    /// Its attributes, where they were just read.
+    pub(super) stat: Option<&'a Stat>,
     /// `file` is open for writing.
     pub(super) writable: bool,
     pub(super) caller: &'a Caller,
@@ -172,7 +174,7 @@ impl Planes {
         {
             return Plane::Mapped(reason);
         }
-        let stat = match stat_of(candidate.file) {
+        let stat = match candidate.stat.map_or_else(|| stat_of(candidate.file), |stat| Ok(*stat)) {
             Ok(stat) => stat,
             Err(err) => return Plane::Mapped(WhyMapped::Refused(err)),
         };

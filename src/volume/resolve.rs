@@ -88,7 +88,7 @@ impl Volume {
         stat_at(&*dir, &name).ok().filter(|stat| node.is(stat))
     }
 
-    /// An O_PATH descriptor of the very file that a node stands for.
+    /// A descriptor of the very file that a node stands for, for what O_PATH is good for.
     pub(super) fn pin(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
         if let Some(fd) = node.pinned() {
             return Ok(fd);
@@ -99,18 +99,20 @@ impl Volume {
         if let Some(fd) = self.recent.get(node.ino) {
             return Ok(fd);
         }
+        // What is open is at hand: nothing has to be opened and closed for each request.
+        let open = self.files.get(node.key()).and_then(|file| file.descriptor().shared());
+        if let Some(fd) = open
+            && stat_of(&*fd).is_ok_and(|stat| node.is(&stat))
+        {
+            return Ok(fd);
+        }
         if let Some(fd) = self.pin_by_name(node) {
             return Ok(Arc::new(fd));
         }
         if let Some(fd) = self.open_by_handle(node, PATH)? {
             return Ok(Arc::new(fd));
         }
-        // Without file handles an open file can still be reached through its own descriptor.
-        let file = self.files.get(node.key()).ok_or(Errno::STALE)?;
-        let descriptor = file.descriptor();
-        let path = sys::fd_path(descriptor.any()?.as_fd());
-        let fd = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        verified(node, fd).map(Arc::new)
+        Err(Errno::STALE)
     }
 
     pub(super) fn pin_by_name(&self, node: &Node) -> Option<OwnedFd> {
