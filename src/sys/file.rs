@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::process::{Resource, Rlimit};
@@ -121,9 +121,19 @@ pub fn take_answer(file: &impl AsFd) -> Result<Vec<u8>, Errno> {
 /// The lease may be asked back in that moment by a SIGIO, which [`ignore_lease_breaks`] makes
 /// harmless.
 pub fn is_only_open(file: impl AsFd) -> bool {
-    let fd = file.as_fd().as_raw_fd();
+    is_lease_granted(file.as_fd(), libc::F_WRLCK)
+}
+
+/// Whether nobody has a file open or mapped for writing, by the same means and as far as it can be
+/// told: false where the descriptor itself is open for writing.
+pub fn is_unwritten(file: impl AsFd) -> bool {
+    is_lease_granted(file.as_fd(), libc::F_RDLCK)
+}
+
+fn is_lease_granted(file: BorrowedFd<'_>, kind: libc::c_int) -> bool {
+    let fd = file.as_raw_fd();
     // SAFETY: the call takes numbers only.
-    let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) } == 0;
+    let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, kind) } == 0;
     if granted {
         // SAFETY: the call takes numbers only.
         let returned = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };

@@ -142,6 +142,9 @@ impl Volume {
         let writable = descriptor.writer().is_ok();
         let candidate = Candidate { mode, node, file: fd, stat, writable, caller, lend };
         let (hold, plane) = self.planes.hold(node.ino, &candidate);
+        if how.write && matches!(plane, Plane::Passthrough(_)) {
+            self.planes.note_writer(node);
+        }
         let handle = OpenFile::new(node.ino, file, open, mode.readable(), Some(hold));
         let by_request = (how.append || how.direct) && mode.plane != PlaneChoice::Passthrough;
         Ok(Opened { id: self.handles.add_file(handle), plane, by_request })

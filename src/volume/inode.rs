@@ -58,6 +58,8 @@ pub(super) struct Node {
     pub(super) handle: Option<FileHandle>,
     /// It was lent to the kernel: a client may still map it, though all descriptors are closed.
     pub(super) lent: AtomicBool,
+    /// It was lent to somebody who writes, and may still map it.
+    pub(super) stored_to: AtomicBool,
     lookups: AtomicU64,
     pub(super) place: Mutex<Place>,
 }
@@ -79,6 +81,7 @@ impl Node {
             birth,
             handle,
             lent: AtomicBool::new(false),
+            stored_to: AtomicBool::new(false),
             lookups: AtomicU64::new(1),
             place: Mutex::new(Place { parent, name: name.into(), pinned: None }),
         }

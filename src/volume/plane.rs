@@ -197,10 +197,30 @@ impl Planes {
 
     fn is_in_use_elsewhere(&self, file: BorrowedFd<'_>) -> bool {
         let _one_at_a_time = self.probing.lock();
+        !self.probe(|| sys::file::is_only_open(file))
+    }
+
+    /// With `probing` held.
+    fn probe(&self, probe: impl FnOnce() -> bool) -> bool {
         self.probes.fetch_add(1, Ordering::AcqRel);
-        let only = sys::file::is_only_open(file);
+        let result = probe();
         self.probes.fetch_add(1, Ordering::AcqRel);
-        !only
+        result
+    }
+
+    /// Whether nobody has a file open or mapped for writing; `opened` says whether clients have,
+    /// by [`Planes::note_writer`]. `file` is open for reading.
+    pub(super) fn is_unwritten(&self, file: BorrowedFd<'_>, opened: impl Fn() -> bool) -> bool {
+        let _one_at_a_time = self.probing.lock();
+        !opened() && self.probe(|| sys::file::is_unwritten(file))
+    }
+
+    /// Notes that a file is lent to somebody who may write, and is counted as open. The kernel
+    /// opens the backing file after that, and must not meet a lease of ours: it would make EIO of
+    /// it for who does not wait.
+    pub(super) fn note_writer(&self, node: &Node) {
+        node.stored_to.store(true, Ordering::SeqCst);
+        drop(self.probing.lock());
     }
 
     /// Opens a file, again where the lease that it met was our own.

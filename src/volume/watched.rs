@@ -17,6 +17,7 @@ use rustix::fs::OFlags;
 use super::attr::{Entry, Stat, stat_of};
 use super::inode::{Ino, Node};
 use super::{Invalidate, Volume};
+use crate::mapping::OpenMode;
 use crate::sys;
 use crate::sys::handle::FileHandle;
 
@@ -269,14 +270,10 @@ impl Volume {
     }
 
     /// How long the kernel may use the attributes of a file. Setuid and setgid may go with the next
-    /// write, of which the kernel's inode would not know when it is executed; a store through a
-    /// mapping of a file that is lent moves its times, and nobody tells.
+    /// write, of which the kernel's inode would not know when it is executed.
     pub(super) fn trust_in_attr(&self, ino: Ino, stat: &Stat) -> Trust {
         if !stat.is_dir() && stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
             return Trust::Once;
-        }
-        if !stat.is_dir() && self.files.get(stat.key()).is_some_and(|file| file.is_written()) {
-            return Trust::Briefly;
         }
         let told = self.devices.is_main(stat)
             && match self.watched.coverage() {
@@ -289,7 +286,32 @@ impl Volume {
                         && self.inodes.get(ino).is_some_and(|node| watch.is_watched(node.seen().0))
                 }
             };
-        if told { Trust::UntilTold } else { Trust::Briefly }
+        if told && !self.may_be_stored_to(ino, stat) { Trust::UntilTold } else { Trust::Briefly }
+    }
+
+    /// Whether somebody has a file open for writing, or may map it so that was lent: a store
+    /// through a mapping moves its times, and nobody tells before the mapping ends. Whether one is
+    /// left after the last descriptor is tried by a lease, once after the file was closed.
+    fn may_be_stored_to(&self, ino: Ino, stat: &Stat) -> bool {
+        if stat.kind() != libc::S_IFREG {
+            return false;
+        }
+        let is_open = || self.files.get(stat.key()).is_some_and(|file| file.is_written());
+        if is_open() {
+            return true;
+        }
+        let Some(node) = self.inodes.get(ino) else { return false };
+        if !node.stored_to.load(Ordering::SeqCst) {
+            return false;
+        }
+        let Ok(file) = self.open_backing(&node, OpenMode::Read, false) else { return true };
+        // Whoever opens it from now on sets it anew.
+        node.stored_to.store(false, Ordering::SeqCst);
+        let unwritten = file.any().is_ok_and(|fd| self.planes.is_unwritten(fd.as_fd(), is_open));
+        if !unwritten {
+            node.stored_to.store(true, Ordering::SeqCst);
+        }
+        !unwritten
     }
 
     /// An entry whose attributes were read after `changes` were told.
