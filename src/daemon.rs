@@ -46,12 +46,11 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     let volume = Arc::new(open_volume(&config)?);
     // Watched before the kernel is told anything.
     let watch = Watch::of(&volume, config.watch)?;
-    let trust = if watch.is_some() { Trust::UntilTold } else { Trust::Briefly };
     let counters = Arc::new(Counters::default());
     let reload = reload(&config, Arc::clone(&volume));
     let executor = Arc::new(Executor::new(
         Arc::clone(&volume),
-        context(&config, trust, Arc::clone(&counters), reload),
+        context(&config, Arc::clone(&counters), reload),
     ));
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let control = Arc::new(ControlDir::new(
@@ -81,7 +80,9 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     volume.connect(Box::new(KernelCaches::start(device)?));
     executor.add_feature(readahead(&mounted.lock()));
     let watching = match watch {
-        Some(watch) => Some(watch.start(Arc::clone(&volume), &config.source)?),
+        Some(watch) => {
+            Some(watch.start(Arc::clone(&volume), &config.source, &config.mountpoint)?)
+        }
         None => None,
     };
     watch_signals(signals, Arc::clone(&mounted), executor)?;
@@ -156,7 +157,7 @@ fn timeouts(config: &MountConfig) -> Timeouts {
     }
 }
 
-fn context(config: &MountConfig, trust: Trust, counters: Arc<Counters>, reload: Reload) -> Context {
+fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Context {
     let times = timeouts(config);
     Context {
         source: config.source.display().to_string(),
@@ -168,7 +169,9 @@ fn context(config: &MountConfig, trust: Trust, counters: Arc<Counters>, reload: 
         privileged: sys::cred::has_capability(CAP_SYS_ADMIN),
         threads: config.threads as u64,
         clone_fd: config.clone_fd,
-        timeouts: [times.entry(trust), times.attr(trust), times.negative(trust, true)],
+        timeouts: Box::new(move |trust: Trust, all_names| {
+            [times.entry(trust), times.attr(trust), times.negative(trust, all_names)]
+        }),
         started: Instant::now(),
         kernel: std::sync::OnceLock::new(),
         counters,

@@ -18,10 +18,14 @@ use crate::flags::{MapMode, ViewOptions};
 use crate::range::{ByteRange, RangeSpec};
 use crate::sys;
 use crate::sys::advise::SyncMode;
-use crate::volume::{Found, View, Volume};
+use crate::volume::{Found, Trust, View, Volume};
 
 /// Reads the rules file again and puts it in force.
 pub type Reload = Box<dyn Fn() -> Result<ReloadReport, Failure> + Send + Sync>;
+
+/// The timeouts for names, attributes and missing names, by what is trusted, and whether the kernel
+/// can drop every name.
+pub type TimeoutsOf = Box<dyn Fn(Trust, bool) -> [Duration; 3] + Send + Sync>;
 
 /// What does not change while a mount lives, for reports.
 pub struct Context {
@@ -43,8 +47,8 @@ pub struct Context {
     pub threads: u64,
     /// Each has its own descriptor of /dev/fuse.
     pub clone_fd: bool,
-    /// For names, attributes and missing names.
-    pub timeouts: [Duration; 3],
+    /// See [`TimeoutsOf`].
+    pub timeouts: TimeoutsOf,
     /// When the mount was made.
     pub started: Instant,
     /// What was agreed on with the kernel, once it has been.

@@ -15,7 +15,7 @@ use crate::flags::{MapMode, Sharing};
 use crate::mapping::BackingFile;
 use crate::range::ByteRange;
 use crate::sys;
-use crate::volume::{Found, WhyMapped};
+use crate::volume::{Found, Trust, WhyMapped};
 
 impl Executor {
     /// The state of the mount.
@@ -23,7 +23,10 @@ impl Executor {
         let context = &self.context;
         let counts = self.volume.counts();
         let mode = &context.mode;
-        let [entry, attr, negative] = context.timeouts.map(|timeout| timeout.as_secs_f64());
+        let watched = self.volume.watch_state().is_ok();
+        let trust = if watched { Trust::UntilTold } else { Trust::Briefly };
+        let timeouts = (context.timeouts)(trust, self.volume.drops_all_names());
+        let [entry, attr, negative] = timeouts.map(|timeout| timeout.as_secs_f64());
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

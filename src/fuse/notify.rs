@@ -23,6 +23,10 @@ const INVAL_INODE: i32 = 2;
 const INVAL_ENTRY: i32 = 3;
 const INC_EPOCH: i32 = 8;
 
+/// The flag of struct fuse_notify_inval_entry_out by which a name is looked up anew, and what is
+/// mounted there stays until that leads elsewhere; without effect before Linux 6.2.
+const EXPIRE_ONLY: u32 = 1;
+
 /// The length of struct fuse_out_header.
 const HEADER: usize = 16;
 
@@ -49,11 +53,12 @@ impl Channel {
         self.send(INVAL_INODE, body.as_flattened(), None)
     }
 
-    fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+    fn entry(&self, parent: Ino, name: &OsStr, flags: u32) -> Result<(), Errno> {
         let len = u32::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
         let mut body = [0; 16]; // struct fuse_notify_inval_entry_out: parent, length, flags.
         body[..8].copy_from_slice(&parent.0.to_ne_bytes());
         body[8..12].copy_from_slice(&len.to_ne_bytes());
+        body[12..].copy_from_slice(&flags.to_ne_bytes());
         self.send(INVAL_ENTRY, &body, Some(name))
     }
 }
@@ -89,14 +94,16 @@ fn work_off(channel: &Channel, notes: &Receiver<Ino>) {
     }
 }
 
+/// Nothing is cached of what is not known.
+fn known(result: Result<(), Errno>) -> Result<(), Errno> {
+    if result == Err(Errno::NOENT) { Ok(()) } else { result }
+}
+
 impl Invalidate for KernelCaches {
     fn now(&self, ino: Ino, offset: u64, len: u64) -> std::io::Result<()> {
         let limit = i64::MAX as u64;
         let (offset, len) = (offset.min(limit) as i64, len.min(limit) as i64);
-        match self.channel.inode(ino, offset, len) {
-            Err(Errno::NOENT) => Ok(()), // Nothing is cached of what is not known.
-            result => Ok(result?),
-        }
+        Ok(known(self.channel.inode(ino, offset, len))?)
     }
 
     fn soon(&self, ino: Ino) {
@@ -106,10 +113,11 @@ impl Invalidate for KernelCaches {
     }
 
     fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
-        match self.channel.entry(parent, name) {
-            Err(Errno::NOENT) => Ok(()),
-            result => result,
-        }
+        known(self.channel.entry(parent, name, 0))
+    }
+
+    fn expire(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+        known(self.channel.entry(parent, name, EXPIRE_ONLY))
     }
 
     fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno> {

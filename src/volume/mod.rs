@@ -81,13 +81,16 @@ pub trait Invalidate: Send + Sync {
     /// in that directory that are under way; as [`Invalidate::now`] not for everybody to call.
     fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno>;
 
+    /// Has a name looked up anew before it is used again, and leaves what is mounted there.
+    fn expire(&self, parent: Ino, name: &OsStr) -> Result<(), Errno>;
+
     /// Drops the attributes and access lists of a file, and with `data` its cached content.
     ///
     /// # Errors
     /// ENOENT when the kernel does not know the inode, or not yet.
     fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno>;
 
-    /// Drops every name, known or known not to be there.
+    /// Drops every name, known or known not to be there, and unmounts what is mounted below.
     ///
     /// # Errors
     /// EINVAL before Linux 6.16.

@@ -76,6 +76,8 @@ pub(super) struct Watched {
     ended: AtomicBool,
     /// The kernel drops every name when it is told to.
     all_names: AtomicBool,
+    /// Something is mounted below the mount point, and would go with the names.
+    holds_mounts: AtomicBool,
     changes: AtomicU64,
     counts: WatchCounts,
     root: Option<FileHandle>,
@@ -178,9 +180,15 @@ impl Volume {
         self.watched.all_names.store(dropped, Ordering::Relaxed);
     }
 
+    /// Says whether something is mounted below the mount point.
+    pub fn set_holds_mounts(&self, holds: bool) {
+        self.watched.holds_mounts.store(holds, Ordering::Relaxed);
+    }
+
     /// Whether no name that does not exist is left over in the kernel when changes were lost.
     pub fn drops_all_names(&self) -> bool {
         self.watched.all_names.load(Ordering::Relaxed)
+            && !self.watched.holds_mounts.load(Ordering::Relaxed)
     }
 
     /// Counts changes that were told. To be called before their inodes are looked for.
@@ -217,11 +225,11 @@ impl Volume {
     }
 
     /// Every inode that the kernel knows, with the directory and name where it was seen last.
-    pub fn everything_known(&self) -> Vec<(Ino, Ino, OsString)> {
+    pub fn everything_known(&self) -> Vec<(Ino, (Ino, OsString))> {
         let mut known = Vec::new();
         self.inodes.for_each(|node| {
             let (parent, name) = node.seen();
-            known.push((node.ino, parent, name.into()));
+            known.push((node.ino, (parent, name.into())));
         });
         known
     }

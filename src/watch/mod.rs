@@ -88,12 +88,17 @@ impl Watch {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(self, volume: Arc<Volume>, source: &Path) -> Result<Watching, Failure> {
+    pub fn start(
+        self,
+        volume: Arc<Volume>,
+        source: &Path,
+        mountpoint: &Path,
+    ) -> Result<Watching, Failure> {
         let failed = |err| Failure::failed("watch", format!("starting it: {err}"));
         volume.try_dropping_names();
         let ended = rustix::io::dup(&self.end).map_err(|err| failed(err.into()))?;
         let mounts = Mounts::below(source);
-        let senders = Senders::start(Arc::clone(&volume)).map_err(failed)?;
+        let senders = Senders::start(Arc::clone(&volume), mountpoint).map_err(failed)?;
         let run = move || {
             run(&self, &volume, &senders, mounts);
             senders.end();
@@ -154,11 +159,12 @@ fn run(watch: &Watch, volume: &Volume, senders: &Arc<Senders>, mut mounts: Optio
         if volume.uses_file_handles() {
             hush.written(batch.written(), &watch.queue, volume);
         }
-        senders.add(batch.work(volume));
-        senders.add(hush.work(&watch.queue, volume));
         if let Some(mounts) = mounts.as_mut().filter(|_| mounts_changed) {
+            senders.note_mounts_inside();
             senders.add(mounts.work(volume));
         }
+        senders.add(batch.work(volume));
+        senders.add(hush.work(&watch.queue, volume));
         if filled.is_err() {
             break;
         }

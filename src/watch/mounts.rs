@@ -57,6 +57,21 @@ impl AsFd for Mounts {
     }
 }
 
+/// Where something is mounted inside the mount on `mountpoint`, by whatever way it is reached:
+/// paths relative to its root.
+pub(super) fn inside(mountpoint: &Path) -> Vec<PathBuf> {
+    let Ok(table) = MountTable::read() else { return Vec::new() };
+    let Some(dev) = table.at(mountpoint).map(|mount| mount.dev) else { return Vec::new() };
+    let mut inside = Vec::new();
+    for own in table.all().filter(|mount| mount.dev == dev) {
+        let below = |path: &Path| path.strip_prefix(&own.mountpoint).ok().map(Path::to_owned);
+        let places = table.all().filter_map(|mount| below(&mount.mountpoint));
+        let root = own.root.strip_prefix("/").unwrap_or(&own.root);
+        inside.extend(places.filter(|path| path.parent().is_some()).map(|path| root.join(path)));
+    }
+    inside
+}
+
 fn read(source: &Path) -> Option<Below> {
     let table = MountTable::read().ok()?;
     let below = table.all().filter_map(|mount| {

@@ -4,16 +4,18 @@
 //! waits long, behind a backing file that stalls, say, must not keep the others back: when every
 //! thread waits and there is more to do, another thread is started.
 
-use std::collections::{HashMap, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use rustix::io::Errno;
 
+use super::mounts;
 use crate::volume::{Ino, Invalidate, Volume};
 
 /// When an invalidation waits so long, the next ones do not wait for it.
@@ -30,7 +32,8 @@ const MOST_WORK: usize = 1 << 20;
 
 /// Something to invalidate.
 pub(super) enum Work {
-    /// A name in a directory.
+    /// A name in a directory. What is mounted there inside the mount stays if it still leads to the
+    /// same.
     Entry(Ino, OsString),
     /// Attributes, and data too.
     Inode(Ino, bool),
@@ -59,14 +62,23 @@ struct State {
 /// The threads and what they have to do.
 pub(super) struct Senders {
     volume: Arc<Volume>,
+    mountpoint: PathBuf,
+    /// The names that lead to what is mounted inside the mount.
+    ways: RwLock<HashSet<(Ino, OsString)>>,
     state: Mutex<State>,
     work: Condvar,
 }
 
 impl Senders {
     /// Starts the first thread.
-    pub(super) fn start(volume: Arc<Volume>) -> std::io::Result<Arc<Senders>> {
-        let senders = Arc::new(Senders { volume, state: Mutex::default(), work: Condvar::new() });
+    pub(super) fn start(volume: Arc<Volume>, mountpoint: &Path) -> std::io::Result<Arc<Senders>> {
+        let senders = Arc::new(Senders {
+            volume,
+            mountpoint: mountpoint.to_owned(),
+            ways: RwLock::default(),
+            state: Mutex::default(),
+            work: Condvar::new(),
+        });
         Senders::start_thread(&senders, &mut senders.state.lock())?;
         Ok(senders)
     }
@@ -77,6 +89,16 @@ impl Senders {
         state.threads += 1;
         state.started += 1;
         Ok(())
+    }
+
+    /// Finds out what is mounted inside the mount, and whether something is.
+    pub(super) fn note_mounts_inside(&self) -> bool {
+        let inside = mounts::inside(&self.mountpoint);
+        let steps = inside.iter().flat_map(|path| path.ancestors());
+        let ways = steps.filter_map(|path| self.volume.place_of(path)).collect();
+        *self.ways.write() = ways;
+        self.volume.set_holds_mounts(!inside.is_empty());
+        !inside.is_empty()
     }
 
     /// Adds work.
@@ -163,7 +185,7 @@ impl Senders {
     fn send(&self, work: Work) -> Option<(Ino, bool)> {
         let caches = self.volume.kernel_caches()?;
         match work {
-            Work::Entry(parent, name) => self.entry(caches, parent, &name),
+            Work::Entry(parent, name) => self.entry(caches, &(parent, name)),
             Work::Inode(ino, data) => return self.inode(caches, ino, data),
             Work::Everything => self.everything(caches),
         }
@@ -177,8 +199,12 @@ impl Senders {
         }
     }
 
-    fn entry(&self, caches: &dyn Invalidate, parent: Ino, name: &OsStr) {
-        self.note(caches.entry(parent, name));
+    fn entry(&self, caches: &dyn Invalidate, place: &(Ino, OsString)) {
+        let (parent, name) = place;
+        self.note(match self.ways.read().contains(place) {
+            true => caches.expire(*parent, name),
+            false => caches.entry(*parent, name),
+        });
     }
 
     fn inode(&self, caches: &dyn Invalidate, ino: Ino, data: bool) -> Option<(Ino, bool)> {
@@ -192,15 +218,17 @@ impl Senders {
     }
 
     /// When it is not known what has changed, everything has. Names that are not there are known
-    /// to the kernel alone: where it cannot drop them all, they are never trusted for long.
+    /// to the kernel alone: where it cannot drop them all, they are never trusted for long. A name
+    /// that is dropped takes with it what is mounted below; there, names are looked up anew.
     fn everything(&self, caches: &dyn Invalidate) {
-        let all_names = caches.names().is_ok();
+        let all_names = !self.note_mounts_inside() && caches.names().is_ok();
         let known = self.volume.everything_known();
         let mut late = HashMap::new();
         for data in [false, true] {
-            for (ino, parent, name) in &known {
-                if !all_names && !data && *ino != Ino::ROOT {
-                    self.entry(caches, *parent, name);
+            for (ino, place) in &known {
+                // Twice: a name that is missing stays if it is looked up just then.
+                if !all_names && *ino != Ino::ROOT {
+                    self.entry(caches, place);
                 }
                 late.extend(self.inode(caches, *ino, data));
             }
