@@ -77,6 +77,7 @@ fn every_check_has_all_its_fields_and_a_name_of_its_own() {
     for name in ["openat2", "file_handles", "fanotify", "cachestat", "pagemap_scan", "reflink"] {
         assert!(names.contains(name), "{name}");
     }
+    assert!(!names.contains("explicit_inval_data"), "nothing uses it");
     for name in ["descriptors", "max_map_count", "memlock", "max_pages_limit"] {
         assert!(names.contains(name), "{name}");
     }

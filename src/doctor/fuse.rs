@@ -20,7 +20,7 @@ const READ_AHEAD: Topic = Topic(
 );
 
 /// The capabilities of the protocol that matter, by the names of `mmapfs status`.
-pub(super) const CAPABILITIES: [Topic; 15] = [
+pub(super) const CAPABILITIES: [Topic; 14] = [
     Topic("auto_inval_data", "fresh data after a change of the source", "data may be stale"),
     Topic("readdirplus", "listings with attributes", "listings look every name up"),
     Topic("readdirplus_auto", "plain listings where those are enough", "listings always look up"),
@@ -34,8 +34,11 @@ pub(super) const CAPABILITIES: [Topic; 15] = [
     Topic("max_pages", "requests of 1 MiB", "requests of at most 128 KiB"),
     Topic("no_open_support", "opens without a message (open=none)", "a round trip for every open"),
     Topic("no_opendir_support", "opendir without a message", "a round trip for every opendir"),
-    Topic("explicit_inval_data", "caches dropped only when told", "caches dropped by mtime alone"),
-    Topic("expire_only", "names checked again, kept if good", "names dropped and looked up again"),
+    Topic(
+        "expire_only",
+        "names checked again when changes were lost",
+        "mounts inside go with them",
+    ),
 ];
 
 pub(super) fn checks(probed: &Probed, subject: &Subject) -> Vec<Check> {

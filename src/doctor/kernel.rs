@@ -10,7 +10,11 @@ use super::{Check, Finding, Group, Topic};
 use crate::sys::region::Region;
 use crate::sys::{advise, page_size, probe, residency};
 
-const OPENAT2: Topic = Topic("openat2", "no link leads out of the source", "nothing is served");
+const OPENAT2: Topic = Topic(
+    "openat2",
+    "control commands on a path: no link leads out of the source",
+    "such commands fail; files are served all the same",
+);
 const CACHESTAT: Topic = Topic(
     "cachestat",
     "counts of cached and dirty pages",
@@ -18,8 +22,8 @@ const CACHESTAT: Topic = Topic(
 );
 const PAGEMAP_SCAN: Topic = Topic(
     "pagemap_scan",
-    "finding the pages of a private mapping that were written",
-    "the daemon's own record alone tells them",
+    "nothing: views are shared mappings, whose pages cachestat and mincore count",
+    "nothing is lost",
 );
 const POPULATE_READ: Topic = Topic(
     "madv_populate_read",
