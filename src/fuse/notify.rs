@@ -1,18 +1,19 @@
 //! Invalidation of the kernel's caches.
 //!
 //! A thread that the kernel waits for must never ask it to invalidate: the kernel may wait for
-//! a page that this very thread should fill. So handlers leave a note for a thread of its own.
+//! a page that this very thread should fill. So handlers leave a note for threads of its own.
 //!
 //! The messages are written here and not by fuser, which keeps to itself whether the kernel knew
 //! the inode, and does not have all of them.
 
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use crate::error::Failure;
@@ -63,34 +64,79 @@ impl Channel {
     }
 }
 
-/// The way to the kernel's caches of one mount.
-pub struct KernelCaches {
-    channel: Arc<Channel>,
-    queue: Sender<Ino>,
+/// How many invalidations may wait at a time, each for the request under way on its file.
+const MOST_THREADS: usize = 8;
+
+/// The files to invalidate, each once, so that there are never more than the kernel knows.
+#[derive(Default)]
+struct Notes {
+    order: VecDeque<Ino>,
+    waiting: HashSet<Ino>,
+    threads: usize,
+    /// Those that have nothing to do.
+    idle: usize,
+    ended: bool,
 }
 
+struct Shared {
+    channel: Channel,
+    notes: Mutex<Notes>,
+    noted: Condvar,
+}
+
+/// The way to the kernel's caches of one mount.
+pub struct KernelCaches(Arc<Shared>);
+
 impl KernelCaches {
-    /// Starts the thread, which ends with the value. `device` is the connection to the kernel.
+    /// Starts a thread, which ends with the value. `device` is the connection to the kernel.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(device: OwnedFd) -> Result<KernelCaches, Failure> {
-        let (queue, notes) = channel();
-        let channel = Arc::new(Channel(device));
-        let worker = Arc::clone(&channel);
-        std::thread::Builder::new()
-            .name(String::from("invalidate"))
-            .spawn(move || work_off(&worker, &notes))
+        let shared = Arc::new(Shared {
+            channel: Channel(device),
+            notes: Mutex::default(),
+            noted: Condvar::new(),
+        });
+        Shared::start_thread(&shared, &mut shared.notes.lock())
             .map_err(|err| Failure::failed("invalidate", format!("starting a thread: {err}")))?;
-        Ok(KernelCaches { channel, queue })
+        Ok(KernelCaches(shared))
     }
 }
 
-fn work_off(channel: &Channel, notes: &Receiver<Ino>) {
-    for ino in notes {
-        if let Err(err) = channel.inode(ino, 0, 0) {
-            log::debug!("invalidate ino={ino}: {err}");
+impl Shared {
+    fn start_thread(shared: &Arc<Shared>, notes: &mut Notes) -> std::io::Result<()> {
+        let own = Arc::clone(shared);
+        let run = move || own.work_off();
+        std::thread::Builder::new().name(String::from("invalidate")).spawn(run)?;
+        notes.threads += 1;
+        Ok(())
+    }
+
+    fn work_off(&self) {
+        let mut notes = self.notes.lock();
+        while !notes.ended {
+            let Some(ino) = notes.order.pop_front() else {
+                notes.idle += 1;
+                self.noted.wait(&mut notes);
+                notes.idle -= 1;
+                continue;
+            };
+            // Noted again from here on, it is done again.
+            notes.waiting.remove(&ino);
+            drop(notes);
+            if let Err(err) = self.channel.inode(ino, 0, 0) {
+                log::debug!("invalidate ino={ino}: {err}");
+            }
+            notes = self.notes.lock();
         }
+    }
+}
+
+impl Drop for KernelCaches {
+    fn drop(&mut self) {
+        self.0.notes.lock().ended = true;
+        self.0.noted.notify_all();
     }
 }
 
@@ -103,28 +149,36 @@ impl Invalidate for KernelCaches {
     fn now(&self, ino: Ino, offset: u64, len: u64) -> std::io::Result<()> {
         let limit = i64::MAX as u64;
         let (offset, len) = (offset.min(limit) as i64, len.min(limit) as i64);
-        Ok(known(self.channel.inode(ino, offset, len))?)
+        Ok(known(self.0.channel.inode(ino, offset, len))?)
     }
 
     fn soon(&self, ino: Ino) {
-        if self.queue.send(ino).is_err() {
-            log::error!("invalidate ino={ino}: the thread has ended");
+        let mut notes = self.0.notes.lock();
+        if !notes.waiting.insert(ino) {
+            return;
         }
+        notes.order.push_back(ino);
+        let crowded = notes.order.len() > notes.idle && notes.threads < MOST_THREADS;
+        if crowded && let Err(err) = Shared::start_thread(&self.0, &mut notes) {
+            log::debug!("invalidate: starting a thread: {err}");
+        }
+        drop(notes);
+        self.0.noted.notify_one();
     }
 
     fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
-        known(self.channel.entry(parent, name, 0))
+        known(self.0.channel.entry(parent, name, 0))
     }
 
     fn expire(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
-        known(self.channel.entry(parent, name, EXPIRE_ONLY))
+        known(self.0.channel.entry(parent, name, EXPIRE_ONLY))
     }
 
     fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno> {
-        self.channel.inode(ino, if data { 0 } else { -1 }, 0)
+        self.0.channel.inode(ino, if data { 0 } else { -1 }, 0)
     }
 
     fn names(&self) -> Result<(), Errno> {
-        self.channel.send(INC_EPOCH, &[], None)
+        self.0.channel.send(INC_EPOCH, &[], None)
     }
 }
