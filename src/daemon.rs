@@ -183,9 +183,13 @@ fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Con
 /// are.
 fn reload(config: &MountConfig, volume: Arc<Volume>) -> Reload {
     let (path, view) = (config.rules_file.clone(), config.view);
+    let silent = config.open == OpenRequests::None;
     Box::new(move || {
         if let Some(path) = &path {
             volume.set_rules(RuleSet::load(path, &view)?);
+            if silent {
+                volume.drop_unreadable();
+            }
         }
         let shown = path.as_ref().map(|path| path.display().to_string());
         Ok(ReloadReport { rules: volume.rule_count() as u64, path: shown })

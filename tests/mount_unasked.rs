@@ -120,3 +120,26 @@ fn reports_are_whole_for_many_readers_and_every_command_is_answered() {
     let unknown = run(&["advise", "willneed", mounted.path().join("none").to_str().unwrap()]);
     assert_eq!(unknown.status.code(), Some(1));
 }
+
+#[test]
+fn what_a_reload_forbids_to_read_is_no_longer_shown_from_the_cache() {
+    if !require_fuse() {
+        return;
+    }
+    let (dir, place) = (TestDir::new(), TestDir::new());
+    let rules = place.path().join("rules.toml");
+    fs::write(&rules, "").unwrap();
+    for name in ["secret", "open"] {
+        fs::write(dir.path().join(name), pattern(3000)).unwrap();
+    }
+    let options = format!("{OPTIONS},rules={}", rules.display());
+    let mounted = MountedFs::over(dir.path(), &options);
+    let at = |name: &str| mounted.path().join(name);
+    assert_content(at("secret"), &pattern(3000));
+    assert_content(at("open"), &pattern(3000));
+    fs::write(&rules, "[[rule]]\nmatch = \"secret\"\nprot = \"none\"\n").unwrap();
+    let output = run(&["reload", mounted.path().to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    wait_for("the cached content to go", || errno(fs::read(at("secret"))) == Err(Errno::ACCESS));
+    assert_content(at("open"), &pattern(3000));
+}

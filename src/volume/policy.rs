@@ -31,6 +31,26 @@ impl Volume {
         self.policy.write().rules = rules;
     }
 
+    /// Has the kernel drop the content of files that may not be read by the rules in force: where
+    /// it opens files without asking, nobody else would keep it from showing them. Soon, by
+    /// another thread.
+    pub fn drop_unreadable(&self) {
+        self.unopened.clear().iter().for_each(|open| self.close(open));
+        let mut files = Vec::new();
+        self.inodes.for_each(|node| {
+            if node.kind() == libc::S_IFREG {
+                files.push(node.ino);
+            }
+        });
+        for node in files.into_iter().filter_map(|ino| self.inodes.get(ino)) {
+            if !self.mode_of(&node).readable()
+                && let Some(caches) = self.kernel_caches()
+            {
+                caches.soon(node.ino);
+            }
+        }
+    }
+
     /// The number of rules in force.
     pub fn rule_count(&self) -> usize {
         self.policy.read().rules.len()
