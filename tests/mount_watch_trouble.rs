@@ -133,10 +133,14 @@ fn what_stalls_in_one_directory_does_not_keep_others_from_being_told() {
         // Holds the directory, as its lookup waits for the daemon of the mount inside.
         scope.spawn(|| fs::metadata(at("stalled/inside")));
         let seen = missing.iter().all(|name| {
-            fs::write(dir.path().join("stalled/file"), "x").unwrap();
-            fs::remove_file(dir.path().join("stalled/file")).unwrap();
+            // More of it than there are threads to wait for it.
+            for file in 0..4 {
+                let file = dir.path().join(format!("stalled/{file}"));
+                fs::write(&file, "x").unwrap();
+                fs::remove_file(&file).unwrap();
+            }
             fs::write(dir.path().join(name), "x").unwrap();
-            wait_until(Duration::from_secs(2), || at(name).exists())
+            wait_until(Duration::from_secs(20), || at(name).exists())
         });
         inner.signal(Signal::CONT);
         seen

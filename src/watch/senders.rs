@@ -4,7 +4,7 @@
 //! waits long, behind a backing file that stalls, say, must not keep the others back: when every
 //! thread waits and there is more to do, another thread is started.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque, hash_map};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,9 +54,29 @@ struct State {
     pause: Duration,
     /// When the threads that are at work began with what they are doing.
     busy: HashMap<usize, Instant>,
+    /// The directories in which a name is being dropped, and the names that come after it: the
+    /// kernel locks the directory, so that more than one thread would only wait for the first.
+    in_turn: HashMap<Ino, HashSet<OsString>>,
     threads: usize,
     started: usize,
     ended: bool,
+}
+
+impl State {
+    /// Gives work back if it can be done at once, with the directory that it occupies.
+    fn turn_of(&mut self, work: Work) -> Option<(Work, Option<Ino>)> {
+        let Work::Entry(directory, name) = work else { return Some((work, None)) };
+        match self.in_turn.entry(directory) {
+            hash_map::Entry::Occupied(mut others) => {
+                others.get_mut().insert(name);
+                None
+            }
+            hash_map::Entry::Vacant(free) => {
+                free.insert(HashSet::new());
+                Some((Work::Entry(directory, name), Some(directory)))
+            }
+        }
+    }
 }
 
 /// The threads and what they have to do.
@@ -148,11 +168,16 @@ impl Senders {
                 }
                 continue;
             };
+            let Some((work, directory)) = state.turn_of(work) else { continue };
             state.busy.insert(number, Instant::now());
             drop(state);
             let late = self.send(work);
             state = self.state.lock();
             state.busy.remove(&number);
+            if let Some(directory) = directory {
+                let next = state.in_turn.remove(&directory).unwrap_or_default();
+                state.queue.extend(next.into_iter().map(|name| Work::Entry(directory, name)));
+            }
             if let Some((ino, data)) = late {
                 *state.late.entry(ino).or_default() |= data;
             }
