@@ -10,6 +10,7 @@
 
 pub mod advise;
 pub mod cred;
+pub mod detached;
 pub mod dir;
 pub mod fanotify;
 pub mod file;
