@@ -60,7 +60,7 @@ impl BackingFile {
         let range = match advice.effect() {
             Effect::Hint => range.outward(page),
             Effect::Discard | Effect::Destroy | Effect::Forbidden => {
-                inward(range, page, self.size()?)
+                whole_pages(range, page, self.size()?)
             }
         };
         let resident_before = self.resident(range);
@@ -150,7 +150,8 @@ impl BackingFile {
     /// Those of mlock(2): ENOMEM or EPERM above RLIMIT_MEMLOCK.
     pub fn set_locked(&self, range: ByteRange, locked: bool) -> Result<ByteRange, Errno> {
         let page = sys::page_size() as u64;
-        let range = if locked { range.outward(page) } else { inward(range, page, self.size()?) };
+        let range =
+            if locked { range.outward(page) } else { whole_pages(range, page, self.size()?) };
         if range.is_empty() {
             return Ok(range);
         }
@@ -227,7 +228,7 @@ impl BackingFile {
 
 /// The whole pages of a range. The last page of a file counts as whole: what it holds behind the
 /// end of the file is nobody's.
-fn inward(range: ByteRange, page: u64, size: u64) -> ByteRange {
+pub fn whole_pages(range: ByteRange, page: u64, size: u64) -> ByteRange {
     let end = if range.end >= size { size.next_multiple_of(page) } else { range.end };
     ByteRange { start: range.start, end: end.max(range.start) }.inward(page)
 }

@@ -111,6 +111,22 @@ impl Descriptor {
         self.writer.as_deref().ok_or(Errno::BADF)
     }
 
+    /// For reading, to be kept.
+    ///
+    /// # Errors
+    /// As [`Descriptor::reader`].
+    pub fn shared_reader(&self) -> Result<Arc<OwnedFd>, Errno> {
+        self.reader.clone().ok_or(Errno::BADF)
+    }
+
+    /// For writing, to be kept.
+    ///
+    /// # Errors
+    /// As [`Descriptor::writer`].
+    pub fn shared_writer(&self) -> Result<Arc<OwnedFd>, Errno> {
+        self.writer.clone().ok_or(Errno::BADF)
+    }
+
     /// One of them, to be held on to.
     pub fn shared(&self) -> Option<Arc<OwnedFd>> {
         self.writer.as_ref().or(self.reader.as_ref()).map(Arc::clone)

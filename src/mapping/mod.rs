@@ -18,7 +18,7 @@ mod region;
 mod sticky;
 mod table;
 
-pub use advise::{AdviceEffect, FlushEffect};
+pub use advise::{AdviceEffect, FlushEffect, whole_pages};
 pub use file::{BackingFile, Descriptor, FileKey, OpenMode};
 pub use sticky::StickyAdvice;
 pub use table::{FileTable, MappingCounts};

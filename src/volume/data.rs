@@ -9,10 +9,10 @@ use rustix::io::Errno;
 use super::attr::{Stat, stat_of};
 use super::handle::OpenFile;
 use super::inode::{Ino, Node};
-use super::plane::{Candidate, Lend, Plane};
+use super::plane::{Candidate, Lend, Plane, WhyMapped};
 use super::{HandleId, Volume};
 use crate::flags::{MapMode, PlaneChoice};
-use crate::mapping::{BackingFile, OpenMode};
+use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 
@@ -29,6 +29,10 @@ pub struct Open {
     pub direct: bool,
     /// As long as it takes, on a thread that may wait.
     pub wait: bool,
+    /// Why it must not be lent to the kernel, where the caller knows that: the daemon serves it.
+    /// An inode that is open already keeps its plane; the caller sees to it that none is open and
+    /// lent.
+    pub unlent: Option<WhyMapped>,
 }
 
 impl Open {
@@ -100,6 +104,30 @@ impl Volume {
         self.checked_for_direct(opened, how)
     }
 
+    /// Opens the backing file of an inode for somebody who reads and writes it by himself.
+    ///
+    /// # Errors
+    /// EINVAL for what is no regular file; those of open(2).
+    pub fn open_descriptor(&self, ino: Ino, mode: OpenMode) -> Result<Descriptor, Errno> {
+        let node = self.node(ino)?;
+        if mode.writes() {
+            self.check_changeable(&node)?;
+        }
+        self.with_a_descriptor(|| self.open_backing(&node, mode, true))
+    }
+
+    /// Takes setuid, setgid and file capabilities away, as a write by the caller does.
+    ///
+    /// # Errors
+    /// Those of chmod(2).
+    pub fn kill_privileges(&self, ino: Ino, caller: &Caller) -> Result<(), Errno> {
+        let node = self.node(ino)?;
+        if stat_of(&*self.pin(&node)?)?.mode & (libc::S_ISUID | libc::S_ISGID | 0o111) == 0 {
+            return Ok(());
+        }
+        kill_privileges(self.open_backing(&node, OpenMode::Write, true)?.any()?, caller).map(drop)
+    }
+
     /// Takes a backing file into use.
     fn open_file(&self, node: &Node, how: &Open) -> Result<(Arc<BackingFile>, MapMode), Errno> {
         let mode = self.mode_of(node);
@@ -140,10 +168,20 @@ impl Volume {
         let descriptor = file.descriptor();
         let fd = descriptor.any().inspect_err(|_| self.files.release(&file, open))?.as_fd();
         let writable = descriptor.writer().is_ok();
-        let candidate = Candidate { mode, node, file: fd, stat, writable, caller, lend };
-        let (hold, plane) = self.planes.hold(node.ino, &candidate);
+        let candidate = Candidate {
+            ino: node.ino,
+            lent: &node.lent,
+            unlent: how.unlent,
+            mode,
+            file: fd,
+            stat,
+            writable,
+            caller,
+            lend,
+        };
+        let (hold, plane) = self.planes.hold(&candidate);
         if how.write && matches!(plane, Plane::Passthrough(_)) {
-            self.planes.note_writer(node);
+            self.planes.note_writer(&node.stored_to);
         }
         let handle = OpenFile::new(node.ino, file, open, mode.readable(), Some(hold));
         let by_request = (how.append || how.direct) && mode.plane != PlaneChoice::Passthrough;

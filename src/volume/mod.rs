@@ -1,13 +1,14 @@
 //! What exists in a mount: inodes, lookup counts, handles, names and attributes.
 //!
-//! [`Volume`] is the tree as its callers see it. Every method is one operation of a filesystem or
-//! one control verb, works on backing files below the source directory, and answers with the
-//! errno that the backing tree gives.
+//! [`Tree`] and [`Managed`] are what the layers above ask for, [`Volume`] is the plain tree that
+//! answers. Every method is one operation of a filesystem or one control verb, works on backing
+//! files below the source directory, and answers with the errno that the backing tree gives.
 //!
 //! Paths are safe by construction: a backing file is reached by one name in an open directory,
 //! never following a link, or by its file handle, and what was reached is compared with what was
 //! looked up. An idle inode holds no descriptor.
 
+mod as_tree;
 mod attr;
 mod data;
 mod device;
@@ -21,12 +22,14 @@ mod policy;
 mod recent;
 mod resolve;
 mod setattr;
+mod tree;
 mod view;
 mod watched;
 mod xattr;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
@@ -40,10 +43,11 @@ pub use dirs::DirItem;
 pub use handle::HandleId;
 pub use inode::Ino;
 pub use names::NewNode;
-pub use plane::{Lend, Lent, OpenInode, Plane, WhyMapped};
+pub use plane::{Candidate, Hold, Lend, Lent, OpenInode, Plane, Planes, WhyMapped};
 pub use policy::Policy;
 pub use setattr::{NewTime, SetAttr};
-pub use view::{Found, View, VolumeCounts};
+pub use tree::{Managed, ScratchCounts, Tree};
+pub use view::{Found, NotAdvised, PageState, View, VolumeCounts};
 pub use watched::{Coverage, Trust, WatchCounts, WatchDirectories};
 pub use xattr::XattrFlags;
 
@@ -53,7 +57,7 @@ use crate::mapping::FileTable;
 #[derive(Debug)]
 pub struct VolumeOptions {
     /// The source directory, or the directory of the source file.
-    pub source: std::path::PathBuf,
+    pub source: PathBuf,
     /// The source is this one file of the directory.
     pub only: Option<OsString>,
     /// With `only`: the mount is the file itself, not a directory with one entry.
@@ -109,10 +113,12 @@ pub struct Volume {
     /// Files that are read without having been opened.
     unopened: recent::Recent<handle::OpenFile>,
     sweeper: recent::Sweeper,
-    files: FileTable,
+    files: Arc<FileTable>,
     handles: handle::HandleTable,
     planes: Arc<plane::Planes>,
     policy: RwLock<Policy>,
+    /// The directory or file that was opened, as it was called.
+    source: PathBuf,
     only: Option<OsString>,
     root_is_file: bool,
     reserved: Option<OsString>,
@@ -155,10 +161,14 @@ impl Volume {
             streams: recent::Recent::new(64),
             unopened: recent::Recent::new(256),
             sweeper: recent::Sweeper::default(),
-            files: FileTable::new(options.max_mappings),
+            files: Arc::new(FileTable::new(options.max_mappings)),
             handles: handle::HandleTable::default(),
             planes: plane::Planes::new(),
             policy: RwLock::new(options.policy),
+            source: match &options.only {
+                Some(name) => options.source.join(name),
+                None => options.source,
+            },
             only: options.only,
             root_is_file: options.root_is_file,
             reserved: options.reserved,

@@ -66,6 +66,20 @@ impl Volume {
         Ok(entry)
     }
 
+    /// What is at a name, without a lookup: its attributes, and its number when that is known.
+    ///
+    /// # Errors
+    /// ENOENT when there is no such name; those of statx(2).
+    pub fn peek(&self, parent: Ino, name: &OsStr) -> Result<(Stat, Option<Ino>), Errno> {
+        check_step(name)?;
+        if !self.visible(parent, name) {
+            return Err(Errno::NOENT);
+        }
+        let stat = stat_at(&*self.open_parent(parent)?, name)?;
+        let node = self.inodes.find(self.devices.number(&stat, stat.ino), &stat);
+        Ok((stat, node.map(|node| node.ino)))
+    }
+
     /// Counts a lookup of a name in an open directory.
     pub(super) fn enter(&self, parent: Ino, dir: impl AsFd, name: &OsStr) -> Result<Entry, Errno> {
         let changes = self.watched.changes();

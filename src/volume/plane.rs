@@ -11,7 +11,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -19,10 +20,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attr::{Stat, stat_of};
-use super::inode::{Ino, Node};
+use super::inode::Ino;
 use super::{Found, Volume};
 use crate::flags::{MapMode, PlaneChoice};
-use crate::mapping::BackingFile;
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 
@@ -59,6 +59,10 @@ pub enum WhyMapped {
     AppendOnly,
     /// No file of this mount is.
     Mount,
+    /// Some of its pages are in another layer.
+    Merged,
+    /// All of its pages are in a layer below, and the first write goes to one above.
+    Below,
     /// The kernel refused this one.
     Refused(Errno),
 }
@@ -71,6 +75,8 @@ impl fmt::Display for WhyMapped {
             WhyMapped::SetId => f.write_str("it has the setuid or setgid bit"),
             WhyMapped::AppendOnly => f.write_str("it can only be appended to"),
             WhyMapped::Mount => f.write_str("passthrough is not in use"),
+            WhyMapped::Merged => f.write_str("some of its pages are in another layer"),
+            WhyMapped::Below => f.write_str("it is in the base, and not written yet"),
             WhyMapped::Refused(Errno::LOOP) => {
                 f.write_str("the kernel refused: its filesystem is stacked too deep")
             }
@@ -83,8 +89,8 @@ impl fmt::Display for WhyMapped {
 pub struct OpenInode {
     /// Its number in the mount.
     pub ino: Ino,
-    /// Its backing file.
-    pub file: Arc<BackingFile>,
+    /// Where the mount shows it, relative to its root.
+    pub path: PathBuf,
     /// Why it is not handed to the kernel, if it is not.
     pub why_mapped: Option<WhyMapped>,
     /// How often it is open.
@@ -92,7 +98,7 @@ pub struct OpenInode {
 }
 
 /// The planes of what is open.
-pub(super) struct Planes {
+pub struct Planes {
     slots: Mutex<HashMap<Ino, Slot>>,
     /// Why no file is handed to the kernel; `None` while some may be.
     closed: RwLock<Option<String>>,
@@ -109,27 +115,36 @@ struct Slot {
 }
 
 /// One open of an inode; its plane stays while one is left.
-pub(super) struct Hold {
+pub struct Hold {
     planes: Arc<Planes>,
     ino: Ino,
 }
 
 /// What decides about the plane of a file at its first open.
-pub(super) struct Candidate<'a> {
-    pub(super) mode: &'a MapMode,
-    pub(super) node: &'a Node,
-    pub(super) file: BorrowedFd<'a>,
+pub struct Candidate<'a> {
+    /// The inode in the mount.
+    pub ino: Ino,
+    /// It was lent to the kernel: a client may still map it, though all descriptors are closed.
+    pub lent: &'a AtomicBool,
+    /// Why it must not be lent, see [`Open::unlent`](super::Open::unlent).
+    pub unlent: Option<WhyMapped>,
+    /// The mode of its view.
+    pub mode: &'a MapMode,
+    /// The backing file.
+    pub file: BorrowedFd<'a>,
     /// Its attributes, where they were just read.
-    pub(super) stat: Option<&'a Stat>,
+    pub stat: Option<&'a Stat>,
     /// `file` is open for writing.
-    pub(super) writable: bool,
-    pub(super) caller: &'a Caller,
-    pub(super) lend: &'a Lend<'a>,
+    pub writable: bool,
+    /// Who opens it.
+    pub caller: &'a Caller,
+    /// The way to lend it.
+    pub lend: &'a Lend<'a>,
 }
 
 impl Planes {
     /// Nothing is handed to the kernel until [`Planes::set_closed`] says otherwise.
-    pub(super) fn new() -> Arc<Planes> {
+    pub fn new() -> Arc<Planes> {
         let closed = RwLock::new(Some(String::from("there is no session with the kernel yet")));
         Arc::new(Planes {
             slots: Mutex::default(),
@@ -140,22 +155,23 @@ impl Planes {
     }
 
     /// Says why no file is handed to the kernel, or that they may be. Holds for later opens.
-    pub(super) fn set_closed(&self, reason: Option<String>) {
+    pub fn set_closed(&self, reason: Option<String>) {
         *self.closed.write() = reason;
     }
 
     /// Why no file is handed to the kernel.
-    pub(super) fn closed(&self) -> Option<String> {
+    pub fn closed(&self) -> Option<String> {
         self.closed.read().clone()
     }
 
     /// The plane of an inode that is open.
-    pub(super) fn of(&self, ino: Ino) -> Option<Plane> {
+    pub fn of(&self, ino: Ino) -> Option<Plane> {
         self.slots.lock().get(&ino)?.plane.get().cloned()
     }
 
     /// Counts one more open of an inode and chooses its plane if it is the first.
-    pub(super) fn hold(self: &Arc<Planes>, ino: Ino, candidate: &Candidate<'_>) -> (Hold, Plane) {
+    pub fn hold(self: &Arc<Planes>, candidate: &Candidate<'_>) -> (Hold, Plane) {
+        let ino = candidate.ino;
         let chosen = {
             let mut slots = self.slots.lock();
             let slot = slots.entry(ino).or_default();
@@ -168,7 +184,10 @@ impl Planes {
     }
 
     fn choose(&self, candidate: &Candidate<'_>) -> Plane {
-        let lent = &candidate.node.lent;
+        if let Some(reason) = candidate.unlent {
+            return Plane::Mapped(reason);
+        }
+        let lent = candidate.lent;
         if let Some(reason) = self.why_all_mapped(candidate.mode)
             && !lent.load(Ordering::Acquire)
         {
@@ -218,13 +237,13 @@ impl Planes {
     /// Notes that a file is lent to somebody who may write, and is counted as open. The kernel
     /// opens the backing file after that, and must not meet a lease of ours: it would make EIO of
     /// it for who does not wait.
-    pub(super) fn note_writer(&self, node: &Node) {
-        node.stored_to.store(true, Ordering::SeqCst);
+    pub(super) fn note_writer(&self, stored_to: &AtomicBool) {
+        stored_to.store(true, Ordering::SeqCst);
         drop(self.probing.lock());
     }
 
     /// Opens a file, again where the lease that it met was our own.
-    pub(super) fn past_probes<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    pub fn past_probes<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         loop {
             let before = self.probes.load(Ordering::Acquire);
             match open() {
@@ -248,7 +267,7 @@ impl Planes {
     }
 
     /// Why a file of this mode with these attributes is not.
-    fn why_mapped(&self, mode: &MapMode, stat: &Stat) -> Option<WhyMapped> {
+    pub fn why_mapped(&self, mode: &MapMode, stat: &Stat) -> Option<WhyMapped> {
         let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         match self.why_all_mapped(mode) {
             Some(reason) => Some(reason),
@@ -322,7 +341,7 @@ impl Volume {
         for open in self.handles.all_files() {
             let inode = inodes.entry(open.ino).or_insert_with(|| OpenInode {
                 ino: open.ino,
-                file: Arc::clone(&open.file),
+                path: self.path_shown(&open.file),
                 why_mapped: match self.planes.of(open.ino) {
                     Some(Plane::Mapped(reason)) => Some(reason),
                     Some(Plane::Passthrough(_)) | None => None,
@@ -352,5 +371,53 @@ impl Drop for Hold {
         let ended = if last { slots.remove(&self.ino) } else { None };
         drop(slots);
         drop(ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::flags::ViewOptions;
+
+    /// Lends whatever it is given.
+    fn lend(_: BorrowedFd<'_>) -> io::Result<Lent> {
+        Ok(Arc::new(()))
+    }
+
+    #[test]
+    fn what_must_not_be_lent_is_mapped_for_as_long_as_it_is_open() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let mode = ViewOptions::default().resolve().unwrap();
+        let caller = Caller { uid: rustix::process::geteuid().as_raw(), gid: 0, pid: 0 };
+        let lent = AtomicBool::new(false);
+        let candidate = |unlent| Candidate {
+            ino: Ino(2),
+            lent: &lent,
+            unlent,
+            mode: &mode,
+            stat: None,
+            file: file.as_fd(),
+            writable: false,
+            caller: &caller,
+            lend: &lend,
+        };
+        let planes = Planes::new();
+        planes.set_closed(None);
+        let mapped = |plane: &Plane| matches!(plane, Plane::Mapped(WhyMapped::Merged));
+
+        let (first, plane) = planes.hold(&candidate(Some(WhyMapped::Merged)));
+        assert!(mapped(&plane));
+        let (second, plane) = planes.hold(&candidate(None));
+        assert!(mapped(&plane));
+        drop((first, second));
+        assert!(!lent.load(Ordering::Acquire));
+
+        // One that is lent stays so.
+        let (_first, plane) = planes.hold(&candidate(None));
+        assert!(matches!(plane, Plane::Passthrough(_)));
+        let (_second, plane) = planes.hold(&candidate(Some(WhyMapped::Merged)));
+        assert!(matches!(plane, Plane::Passthrough(_)));
     }
 }

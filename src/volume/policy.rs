@@ -20,7 +20,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn mode(&self, path: &Path) -> MapMode {
+    /// The mode of what is at a path relative to the root.
+    pub fn mode(&self, path: &Path) -> MapMode {
         self.rules.matching(path).map_or_else(|| self.mode, |rule| rule.mode)
     }
 }
@@ -106,6 +107,11 @@ impl Volume {
             }
         };
         if writable { Ok(()) } else { Err(Errno::ROFS) }
+    }
+
+    /// Where an inode was seen last, relative to the root.
+    pub fn path_of_inode(&self, ino: Ino) -> Option<PathBuf> {
+        self.path_of(&*self.inodes.get(ino)?)
     }
 
     /// Where a node was seen last, relative to the root; `None` when a directory above it is not

@@ -1,7 +1,7 @@
 //! A file by its path, for the control verbs: what filesystem calls reach by number and handle.
 
 use std::ops::Deref;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +13,9 @@ use super::attr::{Stat, stat_of};
 use super::inode::Ino;
 use crate::advice::{Advice, Effect};
 use crate::flags::MapMode;
-use crate::mapping::{AdviceEffect, BackingFile, Descriptor, FlushEffect, MappingCounts, OpenMode};
+use crate::mapping::{
+    AdviceEffect, BackingFile, Descriptor, FileTable, FlushEffect, MappingCounts, OpenMode,
+};
 use crate::range::ByteRange;
 use crate::sys;
 use crate::sys::advise::SyncMode;
@@ -26,19 +28,39 @@ pub struct Found {
     pub stat: Stat,
     /// The path without links, relative to the root.
     pub path: PathBuf,
-    fd: std::os::fd::OwnedFd,
+    /// A descriptor of it with O_PATH.
+    pub fd: OwnedFd,
 }
 
 /// A backing file in use by a control verb; it is released when the value is dropped.
-pub struct View<'a> {
-    volume: &'a Volume,
+pub struct View {
+    files: Arc<FileTable>,
     file: Arc<BackingFile>,
     open: OpenMode,
     /// Inode number in the mount.
     pub ino: Ino,
 }
 
-impl Deref for View<'_> {
+impl View {
+    /// A file that was taken into use from `files` as `open` says, and is released there.
+    pub fn new(files: &Arc<FileTable>, file: Arc<BackingFile>, open: OpenMode, ino: Ino) -> View {
+        View { files: Arc::clone(files), file, open, ino }
+    }
+}
+
+impl View {
+    /// The state of a range of it in the page cache.
+    pub fn page_state(&self, range: ByteRange) -> PageState {
+        let stat = self.file.cache_stat(range);
+        PageState {
+            resident: self.file.resident(range),
+            dirty: stat.map(|stat| stat.dirty),
+            writeback: stat.map(|stat| stat.writeback),
+        }
+    }
+}
+
+impl Deref for View {
     type Target = BackingFile;
 
     fn deref(&self) -> &BackingFile {
@@ -46,9 +68,52 @@ impl Deref for View<'_> {
     }
 }
 
-impl Drop for View<'_> {
+impl Drop for View {
     fn drop(&mut self) {
-        self.volume.files.release(&self.file, self.open);
+        self.files.release(&self.file, self.open);
+    }
+}
+
+/// The state of a range of a file in the page cache, in pages; `None` where it cannot be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PageState {
+    /// In the page cache.
+    pub resident: Option<u64>,
+    /// Changed since they were read or written back.
+    pub dirty: Option<u64>,
+    /// Being written back.
+    pub writeback: Option<u64>,
+}
+
+impl PageState {
+    /// No page at all.
+    pub const NONE: PageState = PageState { resident: Some(0), dirty: Some(0), writeback: Some(0) };
+
+    /// The pages of two ranges together.
+    pub fn and(self, other: PageState) -> PageState {
+        let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
+        PageState {
+            resident: sum(self.resident, other.resident),
+            dirty: sum(self.dirty, other.dirty),
+            writeback: sum(self.writeback, other.writeback),
+        }
+    }
+}
+
+/// Why an advice was not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAdvised {
+    /// It destroys bytes, and that was not said.
+    Destroys,
+    /// It throws away so many pages that are in the scratch alone, and that was not said.
+    AtStake(u64),
+    /// The system call failed.
+    Failed(Errno),
+}
+
+impl From<Errno> for NotAdvised {
+    fn from(err: Errno) -> NotAdvised {
+        NotAdvised::Failed(err)
     }
 }
 
@@ -109,6 +174,20 @@ impl Volume {
         Ok(Found { ino, stat, path, fd })
     }
 
+    /// A descriptor with O_PATH of an inode.
+    ///
+    /// # Errors
+    /// ESTALE when it is gone; those of open(2).
+    pub fn open_path(&self, ino: Ino) -> Result<OwnedFd, Errno> {
+        let pin = self.pin(&*self.node(ino)?)?;
+        rustix::io::fcntl_dupfd_cloexec(&*pin, 0)
+    }
+
+    /// Whether something with these attributes is of the source's own mount.
+    pub fn is_of_source(&self, stat: &Stat) -> bool {
+        self.devices.is_main(stat)
+    }
+
     /// The path of an open file below the source, as the kernel knows it.
     fn real_path(&self, fd: impl AsFd) -> Option<PathBuf> {
         let of = |fd: &dyn Fn() -> PathBuf| std::fs::read_link(fd()).ok();
@@ -130,7 +209,7 @@ impl Volume {
     /// # Errors
     /// EISDIR and EINVAL for what is no regular file, EROFS where the view cannot be written;
     /// those of open(2).
-    pub fn view(&self, found: &Found, write: bool) -> Result<View<'_>, Errno> {
+    pub fn view(&self, found: &Found, write: bool) -> Result<View, Errno> {
         match found.stat.kind() {
             libc::S_IFREG => {}
             libc::S_IFDIR => return Err(Errno::ISDIR),
@@ -151,12 +230,17 @@ impl Volume {
                 self.files.open(key, Descriptor::new(fd, true, write), open, &mode)
             }
         };
-        Ok(View { volume: self, file, open, ino: found.ino })
+        Ok(View::new(&self.files, file, open, found.ino))
     }
 
     /// The backing file of a path if it is in use, without taking it into use.
     pub fn in_use(&self, found: &Found) -> Option<Arc<BackingFile>> {
         self.files.get(found.stat.key())
+    }
+
+    /// The backing file with these attributes if it is in use, without taking it into use.
+    pub fn file_in_use(&self, stat: &Stat) -> Option<Arc<BackingFile>> {
+        self.files.get(stat.key())
     }
 
     /// Gives the kernel an advice on a range of a file. Where that takes bytes away, the kernel's
@@ -167,7 +251,7 @@ impl Volume {
     /// Those of [`BackingFile::advise`].
     pub fn advise(
         &self,
-        view: &View<'_>,
+        view: &View,
         range: ByteRange,
         advice: Advice,
     ) -> Result<AdviceEffect, Errno> {
@@ -183,7 +267,7 @@ impl Volume {
     }
 
     /// Makes the kernel write its dirty pages of a range back and forget all of them.
-    fn drop_cached(&self, view: &View<'_>, range: ByteRange) {
+    fn drop_cached(&self, view: &View, range: ByteRange) {
         if let Some(invalidate) = self.invalidate.get()
             && let Err(err) = invalidate.now(view.ino, range.start, range.len())
         {
@@ -198,7 +282,7 @@ impl Volume {
     /// Those of msync(2) and fdatasync(2).
     pub fn flush(
         &self,
-        view: &View<'_>,
+        view: &View,
         range: ByteRange,
         mode: SyncMode,
     ) -> Result<FlushEffect, Errno> {
@@ -219,9 +303,23 @@ impl Volume {
         self.files.held()
     }
 
-    /// Every backing file in use.
-    pub fn files_in_use(&self) -> Vec<Arc<BackingFile>> {
-        self.files.all()
+    /// Where the mount shows a backing file, relative to its root; the path of the file itself
+    /// where it is no longer below the source.
+    pub fn path_shown(&self, file: &BackingFile) -> PathBuf {
+        let path = file.path();
+        if let Ok(below) = path.strip_prefix(&self.source) {
+            return below.to_owned();
+        }
+        // A source that was opened through a descriptor has no path of its own.
+        let descriptor = file.descriptor();
+        let real = descriptor.any().ok().and_then(|fd| self.real_path(fd));
+        real.unwrap_or(path)
+    }
+
+    /// Every backing file in use, with the path of [`Volume::path_shown`].
+    pub fn files_in_use(&self) -> Vec<(PathBuf, Arc<BackingFile>)> {
+        let files = self.files.all().into_iter();
+        files.map(|file| (self.path_shown(&file), file)).collect()
     }
 
     /// How much there is of everything.

@@ -279,7 +279,7 @@ impl Volume {
 
     /// How long the kernel may use the attributes of a file. Setuid and setgid may go with the next
     /// write, of which the kernel's inode would not know when it is executed.
-    pub(super) fn trust_in_attr(&self, ino: Ino, stat: &Stat) -> Trust {
+    pub fn trust_in_attr(&self, ino: Ino, stat: &Stat) -> Trust {
         if !stat.is_dir() && stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
             return Trust::Once;
         }
