@@ -33,7 +33,7 @@ pub enum Access {
     Read,
     /// `MAP_SHARED`, `PROT_READ | PROT_WRITE`.
     Write,
-    /// Copy on write. The name is reserved.
+    /// `MAP_PRIVATE`, `PROT_READ | PROT_WRITE`: what is written stays in a scratch.
     Copy,
 }
 
@@ -195,6 +195,11 @@ impl MapFlags {
         MapFlags { sharing: Sharing::Shared, bits: 0 }
     }
 
+    /// `MAP_PRIVATE` alone.
+    pub fn private() -> MapFlags {
+        MapFlags { sharing: Sharing::Private, bits: 0 }
+    }
+
     /// The `flags` argument of mmap(2).
     pub fn bits(&self) -> i32 {
         self.sharing.bits() | self.bits
@@ -318,10 +323,35 @@ impl MapMode {
         self.prot.write
     }
 
+    /// Whether what is written into a view of this mode stays in a scratch: `access=copy`, which
+    /// is the same as private and writable.
+    pub fn copies(&self) -> bool {
+        self.flags.sharing == Sharing::Private && self.prot.write
+    }
+
+    /// The mode of a file in the scratch behind a view that copies: writing reaches the file. Any
+    /// other mode is left as it is.
+    pub fn in_scratch(mut self) -> MapMode {
+        if self.copies() {
+            self.flags.sharing = Sharing::Shared;
+        }
+        self
+    }
+
+    /// The mode of a file in the base behind a view that copies: nothing is written there. Any
+    /// other mode is left as it is.
+    pub fn in_base(mut self) -> MapMode {
+        if self.copies() {
+            self.flags.sharing = Sharing::Shared;
+            self.prot.write = false;
+        }
+        self
+    }
+
     /// What only a mapping can give, and a file that the kernel reads itself cannot: flags and
     /// advice other than the usual.
     pub fn asks_for_mapping(&self) -> bool {
-        self.flags != MapFlags::shared() || self.advice != Advice::Normal
+        self.in_scratch().flags != MapFlags::shared() || self.advice != Advice::Normal
     }
 }
 
@@ -344,27 +374,26 @@ impl ViewOptions {
     /// What the options mean together.
     ///
     /// # Errors
-    /// `access` other than `default` together with `flags` or `prot` (as in Python's mmap),
-    /// whatever needs scratch overlays, and an advice that discards or destroys.
+    /// `access` other than `default` together with `flags` or `prot` (as in Python's mmap), and
+    /// an advice that discards or destroys.
     pub fn resolve(&self) -> Result<MapMode, FlagsError> {
         let advice = self.advice.unwrap_or(Advice::Normal);
         if advice.effect() != Effect::Hint {
             return Err(FlagsError::StartingAdvice(advice));
         }
         let (flags, prot) = match self.access {
-            Access::Copy => return Err(FlagsError::CopyNotAvailable),
             Access::Default => {
                 (self.flags.unwrap_or_else(MapFlags::shared), self.prot.unwrap_or(Prot::READ_WRITE))
             }
-            Access::Read | Access::Write if self.flags.is_some() || self.prot.is_some() => {
+            Access::Read | Access::Write | Access::Copy
+                if self.flags.is_some() || self.prot.is_some() =>
+            {
                 return Err(FlagsError::AccessWithFlags(self.access));
             }
             Access::Read => (MapFlags::shared(), Prot::READ),
             Access::Write => (MapFlags::shared(), Prot::READ_WRITE),
+            Access::Copy => (MapFlags::private(), Prot::READ_WRITE),
         };
-        if flags.sharing == Sharing::Private && prot.write {
-            return Err(FlagsError::PrivateWrite);
-        }
         Ok(MapMode { flags, prot, advice, plane: self.plane.unwrap_or_default() })
     }
 }

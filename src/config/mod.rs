@@ -16,11 +16,13 @@ pub mod mountinfo;
 pub mod options;
 mod prepare;
 pub mod rules;
+mod scratch;
 
 pub use mountinfo::MountTable;
 pub use options::MountOptions;
 pub use prepare::may_mount;
 pub use rules::RuleSet;
+pub use scratch::{Limit, ScratchConfig};
 
 /// What stands at the end of a path that is served or mounted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +143,8 @@ pub struct MountConfig {
     pub rules_file: Option<PathBuf>,
     /// View options by path; empty without a rules file.
     pub rules: RuleSet,
+    /// The scratch of what is written by copy; `None` where nothing is.
+    pub scratch: Option<ScratchConfig>,
     /// The control directory's visibility; `Off` where the root is a file.
     pub control: ControlVisibility,
     /// The control directory's name in the root.

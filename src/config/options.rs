@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::mount::MountFlags;
 
-use super::{ControlVisibility, KernelOptions, OpenRequests, WatchMode};
+use super::{ControlVisibility, KernelOptions, OpenRequests, ScratchConfig, WatchMode};
 use crate::error::Failure;
 use crate::flags::ViewOptions;
 use crate::units::{nearest, quote};
@@ -33,6 +33,8 @@ pub struct MountOptions {
     pub view: ViewOptions,
     /// `rules=`, as typed.
     pub rules: Option<PathBuf>,
+    /// `scratch=` (as typed), `scratch_max=`, `copy_up=`, `share`, `rebase`.
+    pub scratch: ScratchConfig,
     /// `control=`.
     pub control: ControlVisibility,
     /// `control_name=`: a file name.
@@ -68,6 +70,7 @@ impl Default for MountOptions {
         MountOptions {
             view: ViewOptions::default(),
             rules: None,
+            scratch: ScratchConfig::default(),
             control: ControlVisibility::default(),
             control_name: ".mmapfs".into(),
             open: OpenRequests::default(),

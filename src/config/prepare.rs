@@ -14,10 +14,11 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::mountinfo::{Answer, Mount};
 use super::{
-    ControlVisibility, MountConfig, MountOptions, MountTable, OpenRequests, RuleSet, SourceKind,
+    ControlVisibility, MountConfig, MountOptions, MountTable, OpenRequests, RuleSet, ScratchConfig,
+    SourceKind,
 };
 use crate::error::Failure;
-use crate::flags::ViewOptions;
+use crate::flags::{MapMode, ViewOptions};
 
 #[cfg(test)]
 mod tests;
@@ -46,9 +47,13 @@ impl MountConfig {
             Some(file) => RuleSet::load(file, &options.view)?,
             None => RuleSet::default(),
         };
+        let scratch = scratch(options.scratch, &mode, &rules)?;
         let source = Place::source(source)?;
         let mountpoint = Place::mountpoint(mountpoint)?;
         apart(&source, &mountpoint)?;
+        if let Some(dir) = scratch.as_ref().and_then(|scratch| scratch.dir.as_deref()) {
+            ScratchConfig::check_place(dir, &source.path, &mountpoint.path)?;
+        }
         fuse_is_there(Path::new(DEVICE))?;
 
         let mut kernel = options.kernel;
@@ -81,6 +86,7 @@ impl MountConfig {
             mode,
             rules_file,
             rules,
+            scratch,
             control_name: options.control_name,
             open: options.open,
             watch: options.watch,
@@ -95,6 +101,27 @@ impl MountConfig {
             kernel,
         })
     }
+}
+
+/// What was said of the scratch, where there has to be one.
+fn scratch(
+    given: ScratchConfig,
+    mode: &MapMode,
+    rules: &RuleSet,
+) -> Result<Option<ScratchConfig>, Failure> {
+    let refuse =
+        |option: &str, reason: &str| Err(Failure::usage(format!("option `{option}`"), reason));
+    if !mode.copies() && !rules.any_copies() {
+        return match given.first_given() {
+            Some(option) => refuse(option, "it goes with access=copy, in the options or in a rule"),
+            None => Ok(None),
+        };
+    }
+    if given.rebase && given.dir.is_none() {
+        return refuse("rebase", "it goes with scratch=");
+    }
+    let dir = given.dir.as_deref().map(absolute).transpose()?;
+    Ok(Some(ScratchConfig { dir, ..given }))
 }
 
 /// Whether this process may mount by itself (CAP_SYS_ADMIN); otherwise fusermount3 does it.

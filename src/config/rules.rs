@@ -110,6 +110,17 @@ impl RuleSet {
         self.rules.len()
     }
 
+    /// Whether what is written somewhere stays in a scratch.
+    pub fn any_copies(&self) -> bool {
+        self.rules.iter().any(|rule| rule.mode.copies())
+    }
+
+    /// The same rules with other modes: those of the files behind the views.
+    pub fn with_modes(mut self, mode: impl Fn(MapMode) -> MapMode) -> RuleSet {
+        self.rules.iter_mut().for_each(|rule| rule.mode = mode(rule.mode));
+        self
+    }
+
     /// The rules in their order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -292,8 +303,7 @@ fn complete(given: ViewOptions, base: &ViewOptions) -> Result<ViewOptions, Flags
 /// Where the option stands that most likely has to be changed, if the rule has it.
 fn culprit(error: &FlagsError, table: &DeTable<'_>) -> Option<Range<usize>> {
     let wanted = match error {
-        FlagsError::AccessWithFlags(_) | FlagsError::CopyNotAvailable => "access",
-        FlagsError::PrivateWrite => "flags",
+        FlagsError::AccessWithFlags(_) => "access",
         FlagsError::StartingAdvice(_) => "advice",
         FlagsError::Unknown { .. } | FlagsError::Refused { .. } => return None,
     };

@@ -25,12 +25,8 @@ pub enum FlagsError {
         /// Why not.
         reason: &'static str,
     },
-    /// `access=read` or `access=write` together with `flags` or `prot`.
+    /// An `access` that is not the default together with `flags` or `prot`.
     AccessWithFlags(Access),
-    /// `access=copy`.
-    CopyNotAvailable,
-    /// `MAP_PRIVATE` and writable.
-    PrivateWrite,
     /// An advice that a mapping cannot start with: it is no hint.
     StartingAdvice(Advice),
 }
@@ -67,13 +63,6 @@ impl fmt::Display for FlagsError {
                 f,
                 "access={access} decides flags and prot, as in Python's mmap: give either access \
                  or flags and prot"
-            ),
-            FlagsError::CopyNotAvailable => {
-                f.write_str("access=copy is not available yet: it comes with scratch overlays")
-            }
-            FlagsError::PrivateWrite => f.write_str(
-                "flags=private with a writable prot is not available yet: it comes with scratch \
-                 overlays; prot=r or flags=shared work",
             ),
             FlagsError::StartingAdvice(advice) => write!(
                 f,

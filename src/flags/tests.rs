@@ -98,6 +98,7 @@ fn access_modes_mean_what_they_mean_in_python() {
         (view(Access::Default, None, None), "shared", "rw"),
         (view(Access::Read, None, None), "shared", "r"),
         (view(Access::Write, None, None), "shared", "rw"),
+        (view(Access::Copy, None, None), "private", "rw"),
         (view(Access::Default, Some("private"), Some("r")), "private", "r"),
         (view(Access::Default, Some("populate"), None), "shared+populate", "rw"),
     ] {
@@ -111,18 +112,35 @@ fn access_modes_mean_what_they_mean_in_python() {
 
 #[test]
 fn access_together_with_flags_or_prot_is_refused() {
-    for options in [view(Access::Read, Some("shared"), None), view(Access::Write, None, Some("rw"))]
-    {
+    for options in [
+        view(Access::Read, Some("shared"), None),
+        view(Access::Write, None, Some("rw")),
+        view(Access::Copy, Some("private"), None),
+    ] {
         let error = options.resolve().unwrap_err();
         assert_eq!(error, FlagsError::AccessWithFlags(options.access));
     }
 }
 
 #[test]
-fn what_needs_scratch_overlays_is_refused_until_they_come() {
-    assert_eq!(view(Access::Copy, None, None).resolve(), Err(FlagsError::CopyNotAvailable));
-    let private = view(Access::Default, Some("private"), None);
-    assert_eq!(private.resolve(), Err(FlagsError::PrivateWrite));
+fn a_private_view_that_is_written_copies() {
+    let copy = view(Access::Copy, None, None).resolve().unwrap();
+    let private = view(Access::Default, Some("private"), None).resolve().unwrap();
+    assert_eq!(copy, private);
+    for (options, copies) in [
+        (view(Access::Copy, None, None), true),
+        (view(Access::Default, Some("private+populate"), Some("rw")), true),
+        (view(Access::Default, Some("private"), Some("r")), false),
+        (view(Access::Write, None, None), false),
+    ] {
+        let mode = options.resolve().unwrap();
+        assert_eq!(mode.copies(), copies, "{options:?}");
+        assert_eq!(mode.in_scratch() == mode, !copies, "{options:?}");
+        assert!(!copies || mode.in_scratch().writable(), "{options:?}");
+        assert!(!copies || !mode.in_base().writable(), "{options:?}");
+        assert!(!mode.in_base().copies() && !mode.in_scratch().copies(), "{options:?}");
+    }
+    assert!(!copy.asks_for_mapping(), "a plain copy needs no mapping");
 }
 
 #[test]

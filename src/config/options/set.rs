@@ -11,7 +11,7 @@ use log::LevelFilter;
 
 use super::MountOptions;
 use crate::config::{ControlVisibility, OpenRequests, WatchMode};
-use crate::units::{nearest, parse_seconds, quote};
+use crate::units::{nearest, parse_seconds, parse_size, quote};
 
 /// An option's effect, or the reason why its value is bad.
 pub(super) type Set = fn(&mut MountOptions, &OsStr) -> Result<(), String>;
@@ -98,6 +98,21 @@ pub(super) fn advice(options: &mut MountOptions, value: &OsStr) -> Result<(), St
 
 pub(super) fn rules(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
     options.rules = Some(PathBuf::from(value));
+    Ok(())
+}
+
+pub(super) fn scratch(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
+    options.scratch.dir = Some(PathBuf::from(value));
+    Ok(())
+}
+
+pub(super) fn scratch_max(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
+    options.scratch.max = Some(parse(value)?);
+    Ok(())
+}
+
+pub(super) fn copy_up(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
+    options.scratch.copy_up = Some(parse_size(text(value)?).map_err(|error| error.to_string())?);
     Ok(())
 }
 

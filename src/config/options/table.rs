@@ -21,6 +21,8 @@ pub struct Known {
 pub enum Group {
     /// How files are mapped.
     View,
+    /// Where what is written by `access=copy` stays.
+    Scratch,
     /// The daemon itself.
     Daemon,
     /// FUSE, with libfuse's meaning.
@@ -35,13 +37,21 @@ pub enum Group {
 
 impl Group {
     /// Every group.
-    pub const ALL: [Group; 6] =
-        [Group::View, Group::Daemon, Group::Fuse, Group::Kernel, Group::Passed, Group::Refused];
+    pub const ALL: [Group; 7] = [
+        Group::View,
+        Group::Scratch,
+        Group::Daemon,
+        Group::Fuse,
+        Group::Kernel,
+        Group::Passed,
+        Group::Refused,
+    ];
 
     /// Its heading in the manual.
     pub fn title(self) -> &'static str {
         match self {
             Group::View => "Views",
+            Group::Scratch => "Scratch (with access=copy)",
             Group::Daemon => "Daemon",
             Group::Fuse => "FUSE",
             Group::Kernel => "Kernel (mount(8) explains them)",
@@ -154,24 +164,24 @@ static KNOWN: &[Known] = &[
         Group::View,
         "MODE",
         set::access,
-        "read (writing is refused), write (what is written is in the source), default (as flags= \
-         and prot= say); copy is reserved",
+        "read (writing is refused), write (what is written is in the source), copy (what is \
+         written stays in a scratch, the source is never changed), default (as flags= and prot= say)",
     ),
     value(
         "flags",
         Group::View,
         "FLAG[+FLAG...]",
         set::flags,
-        "the flags of mmap(2) by name: shared (the default), private, populate, noreserve, locked, \
-         nonblock ...; excludes access=read and access=write",
+        "the flags of mmap(2) by name: shared (the default), private (with prot=rw as access=copy), \
+         populate, noreserve, locked, nonblock ...; excludes access= other than default",
     ),
     value(
         "prot",
         Group::View,
         "PROT",
         set::prot,
-        "the protection of the mappings: r, rw (the default), rx ...; excludes access=read and \
-         access=write",
+        "the protection of the mappings: r, rw (the default), rx ...; excludes access= other than \
+         default",
     ),
     value(
         "advice",
@@ -197,6 +207,46 @@ static KNOWN: &[Known] = &[
         set::rules,
         "a TOML file of [[rule]] tables with match, access, flags, prot, advice and plane: the first \
          rule whose glob matches a path decides",
+    ),
+    value(
+        "scratch",
+        Group::Scratch,
+        "DIR",
+        set::scratch,
+        "the scratch of access=copy: made where DIR is empty or missing, used again where it is a \
+         scratch (or holds upper/ of overlayfs), kept at unmount; without it a new one in memory \
+         that goes at unmount",
+    ),
+    value(
+        "scratch_max",
+        Group::Scratch,
+        "SIZE",
+        set::scratch_max,
+        "how much the scratch may hold: 512M, 20% (of the memory that is available, or of the \
+         filesystem of DIR), none; by default 50% in memory, and with scratch= what it was before, \
+         or none",
+    ),
+    value(
+        "copy_up",
+        Group::Scratch,
+        "SIZE",
+        set::copy_up,
+        "files up to SIZE are copied whole when they are first opened to be written, of larger \
+         ones only the pages that are written; 0 is never; 128K by default",
+    ),
+    Known {
+        name: "share",
+        group: Group::Scratch,
+        doc: "read unchanged files straight from the source, in one cache with every other scratch \
+              of it: while a file is open so, opening it to be written fails (ETXTBSY); off by \
+              default",
+        action: Action::Switch(|options, on| options.scratch.share = on),
+    },
+    flag(
+        "rebase",
+        Group::Scratch,
+        |options| options.scratch.rebase = true,
+        "take a scratch that was made over another source for one of this source from now on",
     ),
     value(
         "open",

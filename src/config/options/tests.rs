@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::Limit;
 use crate::error::FailureKind;
 use crate::flags::Access;
 
@@ -68,6 +69,29 @@ fn values_arrive_where_they_belong() {
 }
 
 #[test]
+fn the_options_of_a_scratch_arrive_in_it() {
+    let options = parse("scratch=/s\\,1,scratch_max=1G,copy_up=4K,share,rebase").unwrap();
+    let expected = ScratchConfig {
+        dir: Some("/s,1".into()),
+        max: Some(Limit::Bytes(1 << 30)),
+        copy_up: Some(4096),
+        share: true,
+        rebase: true,
+    };
+    assert_eq!(options.scratch, expected);
+    for (list, limit) in [
+        ("scratch_max=20%", Limit::Percent(20)),
+        ("scratch_max=none", Limit::None),
+        ("scratch_max=123", Limit::Bytes(123)),
+    ] {
+        let options = parse(list).unwrap();
+        assert_eq!(options.scratch.max, Some(limit));
+        assert_eq!(format!("scratch_max={limit}"), list);
+    }
+    assert!(!parse("share,share=off").unwrap().scratch.share);
+}
+
+#[test]
 fn the_last_of_contrary_words_holds() {
     for (list, expected) in [
         ("ro,rw", "rw,nosuid,nodev"),
@@ -119,6 +143,12 @@ fn bad_values_are_one_line_that_names_the_option() {
         ("max_read=4095", "at least 4096"),
         ("entry_timeout=-1", "give seconds"),
         ("attr_timeout=inf", "give seconds"),
+        ("scratch_max=lots", "not a size"),
+        ("scratch_max=0", "larger than 0"),
+        ("scratch_max=0%", "from 1% to 100%"),
+        ("scratch_max=101%", "from 1% to 100%"),
+        ("copy_up=1.5M", "not a size"),
+        ("share=maybe", "`on` or `off`"),
         ("control=hiden", "did you mean `hidden`"),
         ("control=z", "known are hidden visible off"),
         ("control_name=a/b", "one file name"),

@@ -129,8 +129,13 @@ fn options_that_do_not_fit_each_other_are_usage_errors() {
     let (_dir, root) = places();
     for (options, reason) in [
         ("access=read,flags=shared", "options `access=read,flags=shared`: access=read decides"),
-        ("access=copy", "options `access=copy`: access=copy is not available yet"),
-        ("flags=private", "scratch overlays"),
+        ("access=copy,prot=rw", "options `access=copy,prot=rw`: access=copy decides"),
+        ("scratch=s", "option `scratch=`: it goes with access=copy"),
+        ("access=write,scratch_max=1G", "option `scratch_max=`: it goes with access=copy"),
+        ("access=read,copy_up=0", "option `copy_up=`: it goes with access=copy"),
+        ("share", "option `share`: it goes with access=copy"),
+        ("rebase", "option `rebase`: it goes with access=copy"),
+        ("access=copy,rebase", "option `rebase`: it goes with scratch="),
         ("advice=remove", "advice=remove"),
     ] {
         let failure = failure(&root.join("src"), &root.join("mnt"), options);
