@@ -1,0 +1,125 @@
+//! Copying pages of the base into the upper file.
+
+use rustix::fs::{AtFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::{Merged, run_of_bytes};
+use crate::layers::base::{Base, size_of};
+use crate::layers::pages::{PAGE, PageMap};
+use crate::volume::SeekTo;
+
+/// What is copied before its bits are set, in bytes.
+const STEP: u64 = 8 << 20;
+
+/// The buffer where the kernel does not copy by itself, in bytes.
+const BUFFER: u64 = 256 << 10;
+
+impl Merged {
+    /// Copies what still shows of the base, so that the upper file alone is the whole; holes stay
+    /// holes, and the times of the file stay. What was copied before an error stays copied.
+    ///
+    /// # Errors
+    /// ENOSPC and the others of pwrite(2); those of reading the base.
+    pub fn materialize(&self) -> Result<(), Errno> {
+        let mut map = self.map.write();
+        if map.is_whole() {
+            return Ok(());
+        }
+        let stat = rustix::fs::fstat(&self.upper)?;
+        let end = map.base_limit();
+        let copied = self.copy_in(&mut map, 0, end);
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: stat.st_atime as _, tv_nsec: stat.st_atime_nsec as _ },
+            last_modification: Timespec {
+                tv_sec: stat.st_mtime as _,
+                tv_nsec: stat.st_mtime_nsec as _,
+            },
+        };
+        let restored = rustix::fs::utimensat(&self.upper, c"", &times, AtFlags::EMPTY_PATH);
+        copied.and(restored)
+    }
+
+    /// Makes every page with a byte in `start..end` our own.
+    pub(super) fn copy_in(&self, map: &mut PageMap, start: u64, end: u64) -> Result<(), Errno> {
+        let size = size_of(&self.upper)?;
+        let end = end.div_ceil(PAGE).min(map.base_pages()) * PAGE;
+        let mut at = start - start % PAGE;
+        while at < end {
+            let (own, stop) = run_of_bytes(map, at, end);
+            if !own {
+                self.copy_run(map, at, stop, size)?;
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Copies whole pages of the base, none of which is our own.
+    fn copy_run(&self, map: &mut PageMap, start: u64, end: u64, size: u64) -> Result<(), Errno> {
+        // The page that the limit cuts through is put together; all others are the base's.
+        let whole = end.min(map.base_limit() / PAGE * PAGE);
+        let mut at = start;
+        while at < whole {
+            let data = self.base.seek(at, whole, SeekTo::Data)?.unwrap_or(whole);
+            let data = data - data % PAGE;
+            if at < data {
+                if self.seek_own(at, data, SeekTo::Data)?.is_some() {
+                    self.clear_unseen(at, data)?;
+                }
+                map.set(at / PAGE..data / PAGE)?;
+                at = data;
+                continue;
+            }
+            let hole = self.base.seek(at, whole, SeekTo::Hole)?.unwrap_or(whole);
+            let stop = hole.max(at + 1).next_multiple_of(PAGE).min(whole).min(at + STEP);
+            self.copy_bytes(at, stop)?;
+            map.set(at / PAGE..stop / PAGE)?;
+            at = stop;
+        }
+        if whole < end { self.complete(map, whole.max(start) / PAGE, size) } else { Ok(()) }
+    }
+
+    /// Copies bytes of the base to the same place of the upper file.
+    fn copy_bytes(&self, start: u64, end: u64) -> Result<(), Errno> {
+        let at = match &self.base {
+            Base::File(file) => {
+                let (mut from, mut to) = (start, start);
+                while to < end {
+                    let left = (end - to) as usize;
+                    let count = rustix::fs::copy_file_range(
+                        file,
+                        Some(&mut from),
+                        &self.upper,
+                        Some(&mut to),
+                        left,
+                    );
+                    match count {
+                        Err(Errno::INTR) => {}
+                        Err(err @ (Errno::NOSPC | Errno::DQUOT)) => return Err(err),
+                        // It cannot, or the base ends here, which reading tells better.
+                        Ok(0) | Err(_) => break,
+                        Ok(_) => {}
+                    }
+                }
+                to
+            }
+            Base::Layers(_) => start,
+        };
+        self.copy_through_memory(at, end)
+    }
+
+    fn copy_through_memory(&self, start: u64, end: u64) -> Result<(), Errno> {
+        let mut buffer = vec![0; (end - start).min(BUFFER) as usize];
+        let mut at = start;
+        while at < end {
+            let len = (end - at).min(BUFFER) as usize;
+            let part = buffer.get_mut(..len).unwrap_or_default();
+            self.base.read(at, part)?;
+            if let (_, Some(err)) = self.write_parts(at, [part, &[], &[]]) {
+                return Err(err);
+            }
+            at += len as u64;
+        }
+        Ok(())
+    }
+}

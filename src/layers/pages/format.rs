@@ -1,0 +1,219 @@
+//! What a page map looks like on disk: its name, its header, and what can be wrong with it.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::AsFd;
+use std::str::FromStr;
+
+use rustix::io::Errno;
+
+/// The first bytes of every page map.
+const MAGIC: [u8; 8] = *b"mmapfspm";
+
+/// The newest version that is understood.
+const VERSION: u32 = 1;
+
+/// Bytes of the header; the bitmap follows it.
+pub(super) const HEADER: u64 = 512;
+
+/// Bytes of a page, on every machine.
+pub const PAGE: u64 = 4096;
+
+/// Bytes of the bitmap that are read, kept and written together. They never cross a block of the
+/// filesystem, so a write of them is done or not done.
+pub(super) const CHUNK: u64 = 512;
+
+/// Pages that a chunk speaks of.
+pub(super) const CHUNK_PAGES: u64 = CHUNK * 8;
+
+/// The name of a page map: 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MapId(pub u64);
+
+impl MapId {
+    /// A random one. It may be taken, which [`super::PageMap::create`] tells by EEXIST.
+    pub fn random() -> MapId {
+        MapId(RandomState::new().hash_one(0))
+    }
+}
+
+impl fmt::Display for MapId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for MapId {
+    type Err = MapError;
+
+    fn from_str(name: &str) -> Result<MapId, MapError> {
+        let digits = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let id = u64::from_str_radix(name, 16).ok();
+        id.filter(|_| name.len() == 16 && name.bytes().all(digits))
+            .map(MapId)
+            .ok_or_else(|| MapError::Name { name: name.to_owned() })
+    }
+}
+
+/// What tells that a base file is still the one that it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Size in bytes.
+    pub size: u64,
+    /// Last modification, in seconds and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Last change of the inode, in seconds and nanoseconds.
+    pub ctime: (i64, u32),
+    /// Inode number. The device number is left out: it changes with a reboot.
+    pub ino: u64,
+}
+
+impl Fingerprint {
+    /// That of an open file at this moment.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn of(file: impl AsFd) -> Result<Fingerprint, Errno> {
+        let stat = rustix::fs::fstat(file)?;
+        Ok(Fingerprint {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+            ino: stat.st_ino as u64,
+        })
+    }
+}
+
+/// Why a page map cannot be used. A file whose map cannot be used cannot be read: its pages are
+/// not known, and guessing would show the wrong ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MapError {
+    /// A system call failed.
+    Io(Errno),
+    /// The name is not that of a page map.
+    Name {
+        /// As it was given.
+        name: String,
+    },
+    /// The file is not a page map.
+    Magic,
+    /// It was made by a newer version of the program.
+    Newer {
+        /// Its version.
+        version: u32,
+    },
+    /// It is shorter than what its header says.
+    Short {
+        /// Its length in bytes.
+        len: u64,
+        /// The shortest length that is possible, in bytes.
+        least: u64,
+    },
+    /// Its header contradicts itself.
+    Damaged {
+        /// The field, and what is wrong with it.
+        what: &'static str,
+    },
+}
+
+impl MapError {
+    /// What a system call on the file whose map this is should fail with: the errno of the call
+    /// that failed, EIO for a map that cannot be used.
+    pub fn errno(&self) -> Errno {
+        match self {
+            MapError::Io(err) => *err,
+            _ => Errno::IO,
+        }
+    }
+}
+
+impl From<Errno> for MapError {
+    fn from(err: Errno) -> MapError {
+        MapError::Io(err)
+    }
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MapError::Io(err) => write!(f, "{err}"),
+            MapError::Name { name } => {
+                write!(f, "{} is not the name of a page map", name.escape_debug())
+            }
+            MapError::Magic => f.write_str("not a page map"),
+            MapError::Newer { version } => {
+                write!(f, "page map of version {version}; this program knows {VERSION}")
+            }
+            MapError::Short { len, least } => {
+                write!(f, "page map is cut off: {len} bytes, at least {least} are needed")
+            }
+            MapError::Damaged { what } => write!(f, "page map is damaged: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for MapError {}
+
+/// Bytes of a whole page map whose base part has so many pages.
+pub(super) fn length_for(base_pages: u64) -> u64 {
+    HEADER + base_pages.div_ceil(CHUNK_PAGES) * CHUNK
+}
+
+/// The header of a map.
+pub(super) fn encode(base_limit: u64, base: &Fingerprint) -> [u8; HEADER as usize] {
+    let mut header = [0; HEADER as usize];
+    let mut at = 0;
+    let mut put = |bytes: &[u8]| {
+        if let Some(place) = header.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+        at += bytes.len();
+    };
+    put(&MAGIC);
+    put(&VERSION.to_le_bytes());
+    put(&(PAGE as u32).to_le_bytes());
+    put(&base_limit.to_le_bytes());
+    put(&base.size.to_le_bytes());
+    put(&base.mtime.0.to_le_bytes());
+    put(&base.ctime.0.to_le_bytes());
+    put(&base.mtime.1.to_le_bytes());
+    put(&base.ctime.1.to_le_bytes());
+    put(&base.ino.to_le_bytes());
+    header
+}
+
+/// The limit and the fingerprint in a header.
+pub(super) fn decode(header: &[u8; HEADER as usize]) -> Result<(u64, Fingerprint), MapError> {
+    if header.first_chunk() != Some(&MAGIC) {
+        return Err(MapError::Magic);
+    }
+    match word(header, 8) {
+        VERSION => {}
+        0 => return Err(MapError::Damaged { what: "its version is 0" }),
+        version => return Err(MapError::Newer { version }),
+    }
+    if u64::from(word(header, 12)) != PAGE {
+        return Err(MapError::Damaged { what: "its page size is not 4096" });
+    }
+    let base_limit = long(header, 16);
+    let base = Fingerprint {
+        size: long(header, 24),
+        mtime: (long(header, 32) as i64, word(header, 48)),
+        ctime: (long(header, 40) as i64, word(header, 52)),
+        ino: long(header, 56),
+    };
+    if base_limit > base.size || i64::try_from(base.size).is_err() {
+        return Err(MapError::Damaged { what: "its base limit is behind the end of the base" });
+    }
+    Ok((base_limit, base))
+}
+
+fn word(header: &[u8], at: usize) -> u32 {
+    let bytes = header.get(at..).and_then(|rest| rest.first_chunk());
+    u32::from_le_bytes(bytes.copied().unwrap_or_default())
+}
+
+fn long(header: &[u8], at: usize) -> u64 {
+    let bytes = header.get(at..).and_then(|rest| rest.first_chunk());
+    u64::from_le_bytes(bytes.copied().unwrap_or_default())
+}

@@ -1,0 +1,241 @@
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use super::*;
+
+const ID: MapId = MapId(0xfeed);
+const GIB: u64 = 1 << 30;
+
+fn base(size: u64) -> Fingerprint {
+    Fingerprint { size, mtime: (-5, 999_999_999), ctime: (1 << 40, 7), ino: u64::MAX - 1 }
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn dir(&self) -> File {
+        File::open(self.0.path()).unwrap()
+    }
+
+    fn file(&self) -> File {
+        let path = self.0.path().join(ID.to_string());
+        OpenOptions::new().read(true).write(true).open(path).unwrap()
+    }
+
+    fn create(&self, size: u64) -> PageMap {
+        PageMap::create(self.dir(), ID, base(size), size).unwrap()
+    }
+
+    fn open(&self) -> Result<PageMap, MapError> {
+        PageMap::open(self.dir(), ID, MapAccess::Write)
+    }
+}
+
+/// Every run of own pages.
+fn runs(map: &PageMap, end: u64) -> Vec<Range<u64>> {
+    let (mut runs, mut at) = (Vec::new(), 0);
+    while at < end {
+        let (own, count) = map.run(at, end - at);
+        assert!(count > 0 && at + count <= end);
+        if own {
+            runs.push(at..at + count);
+        }
+        at += count;
+    }
+    runs
+}
+
+#[test]
+fn what_was_set_is_there_after_opening_again() {
+    let place = Place::new();
+    let mut map = place.create(100 * GIB);
+    let pages = map.base_pages();
+    let sets = [3..4, 60..70, 4000..13_000, pages - 1..pages];
+    for range in &sets {
+        map.set(range.clone()).unwrap();
+    }
+    for map in [map, place.open().unwrap()] {
+        assert_eq!(runs(&map, pages), sets);
+        assert_eq!(map.count(), 1 + 10 + 9000 + 1);
+        assert_eq!((map.base(), map.base_limit()), (&base(100 * GIB), 100 * GIB));
+        assert!(map.own(3) && !map.own(4) && !map.is_whole());
+        assert_eq!(map.run(0, 2), (false, 2), "a run ends where it is asked to");
+        assert_eq!(map.run(3990, 20), (false, 10));
+        assert_eq!(map.run(pages - 1, 50), (true, 50), "behind the limit all is own");
+        assert_eq!(map.run(pages + 7, 50), (true, 50));
+    }
+}
+
+#[test]
+fn a_map_of_a_large_file_takes_little_room_on_disk_and_in_memory() {
+    let place = Place::new();
+    let mut map = place.create(100 * GIB);
+    map.set(20_000_000..20_000_001).unwrap();
+    assert!(map.stored().unwrap() <= 16 << 10, "{}", map.stored().unwrap());
+    assert_eq!(map.chunks.len(), 1);
+    assert_eq!(place.open().unwrap().chunks.len(), 1);
+}
+
+#[test]
+fn the_bytes_on_disk_are_those_that_are_documented() {
+    let place = Place::new();
+    let mut map = place.create(20 * PAGE + 1);
+    map.set(0..1).unwrap();
+    map.set(11..13).unwrap();
+    map.set_base_limit(19 * PAGE + 5).unwrap();
+    let mut bytes = vec![0; 1024];
+    place.file().read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(place.file().metadata().unwrap().len(), 1024);
+    let mut expected = Vec::new();
+    expected.extend_from_slice(b"mmapfspm");
+    expected.extend_from_slice(&[1, 0, 0, 0, 0, 16, 0, 0]);
+    expected.extend_from_slice(&(19 * PAGE + 5).to_le_bytes());
+    expected.extend_from_slice(&(20 * PAGE + 1).to_le_bytes());
+    expected.extend_from_slice(&(-5_i64).to_le_bytes());
+    expected.extend_from_slice(&(1_i64 << 40).to_le_bytes());
+    expected.extend_from_slice(&999_999_999_u32.to_le_bytes());
+    expected.extend_from_slice(&7_u32.to_le_bytes());
+    expected.extend_from_slice(&(u64::MAX - 1).to_le_bytes());
+    expected.resize(512, 0);
+    expected.extend_from_slice(&[0b1, 0b1_1000]);
+    expected.resize(1024, 0);
+    assert_eq!(bytes, expected);
+}
+
+#[test]
+fn the_limit_only_shrinks_and_takes_the_pages_behind_it_along() {
+    let place = Place::new();
+    let mut map = place.create(GIB);
+    map.set(0..200_000).unwrap();
+    map.set_base_limit(2 * GIB).unwrap();
+    assert_eq!(map.base_limit(), GIB);
+    map.set_base_limit(5000 * PAGE + 17).unwrap();
+    for map in [map, place.open().unwrap()] {
+        assert_eq!((map.base_limit(), map.base_pages()), (5000 * PAGE + 17, 5001));
+        assert_eq!((map.count(), map.chunks.len()), (5001, 2));
+        assert!(map.is_whole() && map.own(1 << 60));
+    }
+    let mut map = place.open().unwrap();
+    map.set_base_limit(0).unwrap();
+    assert!(map.is_whole() && map.count() == 0 && map.chunks.is_empty());
+    map.set(0..10).unwrap();
+    assert_eq!(place.open().unwrap().count(), 0, "no bits behind the limit");
+}
+
+#[test]
+fn bits_behind_the_limit_mean_nothing() {
+    let place = Place::new();
+    drop(place.create(10 * PAGE));
+    place.file().write_all_at(&[0xff; 8], 512).unwrap();
+    let map = place.open().unwrap();
+    assert_eq!((map.count(), map.is_whole()), (10, true));
+}
+
+#[test]
+fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
+    let damages: [(u64, &[u8], &str); 6] = [
+        (0, b"M", "not a page map"),
+        (8, &[2], "page map of version 2; this program knows 1"),
+        (8, &[0], "page map is damaged: its version is 0"),
+        (13, &[32], "page map is damaged: its page size is not 4096"),
+        (23, &[1], "page map is damaged: its base limit is behind the end of the base"),
+        (31, &[0x80], "page map is damaged: its base limit is behind the end of the base"),
+    ];
+    for (offset, bytes, reason) in damages {
+        let place = Place::new();
+        drop(place.create(GIB));
+        place.file().write_all_at(bytes, offset).unwrap();
+        let err = place.open().unwrap_err();
+        assert_eq!((err.to_string().as_str(), err.errno()), (reason, Errno::IO));
+    }
+    for len in [0, 511, 512, 513, 512 + 64 * 512 - 1] {
+        let place = Place::new();
+        drop(place.create(GIB));
+        place.file().set_len(len).unwrap();
+        assert!(matches!(place.open(), Err(MapError::Short { .. })), "{len}");
+    }
+    assert_eq!(Place::new().open().unwrap_err(), MapError::Io(Errno::NOENT));
+}
+
+#[test]
+fn a_map_is_made_once_and_removed() {
+    let place = Place::new();
+    drop(place.create(5));
+    let again = PageMap::create(place.dir(), ID, base(5), 5).unwrap_err();
+    assert_eq!(again, Errno::EXIST);
+    PageMap::remove(place.dir(), ID).unwrap();
+    assert_eq!(PageMap::remove(place.dir(), ID), Err(Errno::NOENT));
+    assert_eq!(PageMap::create(place.dir(), ID, base(5), 6).unwrap_err(), Errno::INVAL);
+}
+
+#[test]
+fn the_map_of_a_frozen_layer_is_not_written() {
+    let place = Place::new();
+    drop(place.create(10 * PAGE));
+    let mut map = PageMap::open(place.dir(), ID, MapAccess::Read).unwrap();
+    assert_eq!(map.set(0..1), Err(Errno::BADF));
+    assert!(!map.own(0), "what could not be written is not told");
+    map.set_base_limit(PAGE).unwrap();
+    assert_eq!(map.base_limit(), PAGE);
+    assert_eq!(place.open().unwrap().base_limit(), 10 * PAGE);
+    map.sync(false).unwrap();
+}
+
+#[test]
+fn names_are_sixteen_digits() {
+    let id = MapId::random();
+    assert_eq!(id.to_string().parse(), Ok(id));
+    assert_eq!("00000000000000ff".parse(), Ok(MapId(255)));
+    for name in ["", "ff", "00000000000000FF", "+0000000000000ff", "../0000000000000"] {
+        assert!(name.parse::<MapId>().is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_fingerprint_is_that_of_the_file() {
+    let place = Place::new();
+    drop(place.create(5));
+    let stat = place.file().metadata().unwrap();
+    let found = Fingerprint::of(place.file()).unwrap();
+    assert_eq!((found.size, found.ino), (stat.len(), stat.ino()));
+    assert_eq!(found.mtime, (stat.mtime(), stat.mtime_nsec() as u32));
+    assert_eq!(found.ctime, (stat.ctime(), stat.ctime_nsec() as u32));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_map_is_a_set_of_pages(
+        size in 0..40_000 * PAGE,
+        steps in proptest::collection::vec((0..45_000_u64, 0..9000_u64, 0..8_u8), 1..20),
+    ) {
+        let place = Place::new();
+        let mut map = place.create(size);
+        let mut model = vec![false; 60_000];
+        let mut limit = size;
+        for (start, len, kind) in steps {
+            match kind {
+                0 => {
+                    limit = limit.min(start * PAGE + len % PAGE);
+                    map.set_base_limit(start * PAGE + len % PAGE).unwrap();
+                }
+                1 => map = place.open().unwrap(),
+                _ => {
+                    map.set(start..start + len).unwrap();
+                    model[start as usize..(start + len) as usize].fill(true);
+                }
+            }
+            let pages = limit.div_ceil(PAGE);
+            let own = |page: u64| page >= pages || model[page as usize];
+            let count = (0..pages).filter(|page| own(*page)).count() as u64;
+            proptest::prop_assert_eq!((map.base_limit(), map.count()), (limit, count));
+            let told: Vec<u64> = runs(&map, 60_000).into_iter().flatten().collect();
+            let expected: Vec<u64> = (0..60_000).filter(|page| own(*page)).collect();
+            proptest::prop_assert!(told == expected);
+        }
+    }
+}
