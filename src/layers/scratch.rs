@@ -1,0 +1,320 @@
+//! The directory that holds what was written over a base.
+//!
+//! [`Scratch::open`] makes one, or takes one that is there, and holds its lock until it is dropped;
+//! [`list`] and [`remove`] are for those that are not in use. The format is that of
+//! docs/scratch-format.md: the upper directory of overlayfs, page maps, and a small state file.
+//! Nothing here knows what the files mean.
+//!
+//! A scratch in memory outlives a daemon that is killed: only the dropped [`Scratch`] of a mount
+//! that named no directory removes it.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::config::{Limit, ScratchConfig};
+use crate::error::Failure;
+
+mod adopt;
+mod budget;
+mod create;
+mod layout;
+mod lock;
+mod marks;
+mod place;
+mod registry;
+mod state;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub use budget::{Budget, Space};
+pub use layout::Layout;
+pub use lock::Holder;
+pub use marks::Marks;
+pub use place::Places;
+pub use registry::{Listed, list, remove, unused};
+pub use state::{BaseId, Kind, State, VERSION};
+pub use usage::{Usage, bytes_used};
+
+use layout::Content;
+use lock::Lock;
+
+/// The size up to which files are copied whole where nothing else is said, in bytes.
+pub const COPY_UP: u64 = 128 << 10;
+
+/// The share of the memory that is available that a scratch in memory may take, in percent.
+pub const SHARE_OF_MEMORY: u8 = 50;
+
+/// A scratch in use.
+#[derive(Debug)]
+pub struct Scratch {
+    layout: Layout,
+    root: OwnedFd,
+    state: State,
+    budget: Arc<Budget>,
+    found: Usage,
+    /// Goes when this is dropped.
+    temporary: AtomicBool,
+    /// Held to the end, and while the directory is removed.
+    lock: Lock,
+}
+
+/// What [`Scratch::open`] would do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outlook {
+    /// Make one in memory, below this directory.
+    InMemory(PathBuf),
+    /// Make one here.
+    New(PathBuf),
+    /// Take an upper directory of overlayfs for one.
+    Adopt(PathBuf),
+    /// Take the one that is here.
+    Again(PathBuf, Box<State>),
+}
+
+impl Scratch {
+    /// Makes a scratch of `base` for a mount on `mountpoint`, or opens the one that the options
+    /// name. Both paths are absolute, without symbolic links.
+    ///
+    /// # Errors
+    /// Kind `Failed`: the directory is none and not empty, is in use, was written by a newer
+    /// version, belongs to another base, lies in a bad place, or its filesystem lacks something.
+    /// What was made is gone then.
+    pub fn open(
+        config: &ScratchConfig,
+        base: &Path,
+        mountpoint: &Path,
+        places: &Places,
+    ) -> Result<Scratch, Failure> {
+        let Some(dir) = &config.dir else {
+            return create::in_memory(config, base, mountpoint, places);
+        };
+        ScratchConfig::check_place(dir, base, mountpoint)?;
+        let made = !dir.exists();
+        if made {
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(dir)
+                .map_err(|error| told(dir, "making it", error))?;
+        }
+        let opened = Scratch::in_directory(config, dir, base, mountpoint, places);
+        if made && opened.is_err() {
+            // Whatever is in it by now is kept, with the first failure as the one to tell.
+            let _ = fs::remove_dir(dir);
+        }
+        opened
+    }
+
+    fn in_directory(
+        config: &ScratchConfig,
+        dir: &Path,
+        base: &Path,
+        mountpoint: &Path,
+        places: &Places,
+    ) -> Result<Scratch, Failure> {
+        let dir = fs::canonicalize(dir).map_err(|error| told(dir, "opening it", error))?;
+        let layout = Layout::at(dir);
+        layout.content()?.acceptable(&layout)?;
+        let lock = Lock::take(&layout, mountpoint)?;
+        // Only now nobody else changes it.
+        let (state, kind) = match layout.content()? {
+            Content::Scratch(mut state) => {
+                state.settle(&layout, config, BaseId::of(base)?)?;
+                if places.is_taken(&state.id, &layout) {
+                    state.rename(&layout, create::new_id()?)?;
+                }
+                (*state, None)
+            }
+            Content::Empty => (create::fill(&layout, config, base, Kind::Disk)?, Some("made")),
+            Content::Upper => (adopt::adopt(&layout, config, base)?, Some("adopted")),
+            other => return Err(other.refusal(&layout)),
+        };
+        if let Some(how) = kind {
+            log::info!("{}: {how} as the scratch {}", layout.dir().display(), state.id);
+        }
+        places.register(&layout, &state);
+        Scratch::start(layout, state, lock, false)
+    }
+
+    /// Counts what is there, and empties what a daemon that was killed left in work/.
+    fn start(
+        layout: Layout,
+        state: State,
+        lock: Lock,
+        temporary: bool,
+    ) -> Result<Scratch, Failure> {
+        layout.complete()?;
+        layout.empty_work()?;
+        let root = open_directory(layout.dir())?;
+        let found = usage::usage(layout.dir(), state.marks)
+            .map_err(|error| told(layout.dir(), "counting what is in it", error))?;
+        let used = match state.kind {
+            Kind::OwnTmpfs => 0,
+            Kind::SharedMemory | Kind::Disk => found.bytes,
+        };
+        // A tmpfs of its own is as large as the limit: the kernel keeps it.
+        let limit = state.max.filter(|_| state.kind != Kind::OwnTmpfs);
+        let budget = Arc::new(Budget::new(limit, used));
+        let temporary = AtomicBool::new(temporary);
+        Ok(Scratch { layout, root, state, budget, found, temporary, lock })
+    }
+
+    /// What [`Scratch::open`] would do, found out without changing anything.
+    ///
+    /// # Errors
+    /// As [`Scratch::open`], as far as it can be known.
+    pub fn outlook(
+        config: &ScratchConfig,
+        base: &Path,
+        mountpoint: &Path,
+        places: &Places,
+    ) -> Result<Outlook, Failure> {
+        let Some(dir) = &config.dir else {
+            return Ok(Outlook::InMemory(places.memory_outlook(base, mountpoint)?));
+        };
+        ScratchConfig::check_place(dir, base, mountpoint)?;
+        if !dir.exists() {
+            let above = dir.parent().unwrap_or(dir);
+            fs::read_dir(above).map_err(|error| told(above, "making a scratch in it", error))?;
+            return Ok(Outlook::New(dir.clone()));
+        }
+        let dir = fs::canonicalize(dir).map_err(|error| told(dir, "opening it", error))?;
+        let layout = Layout::at(dir.clone());
+        if let Some(holder) = lock::holder(&layout) {
+            return Err(holder.refusal(&layout));
+        }
+        match layout.content()? {
+            Content::Scratch(mut state) => {
+                state.settle_in_mind(&layout, config, BaseId::of(base)?)?;
+                Ok(Outlook::Again(dir, state))
+            }
+            Content::Empty => Ok(Outlook::New(dir)),
+            Content::Upper => Ok(Outlook::Adopt(dir)),
+            other => Err(other.refusal(&layout)),
+        }
+    }
+
+    /// Where its parts are.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Its state as it was opened.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What was in it when it was opened.
+    pub fn found(&self) -> Usage {
+        self.found
+    }
+
+    /// The names of its marks.
+    pub fn marks(&self) -> Marks {
+        self.state.marks
+    }
+
+    /// What it may still hold.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Files up to this size, in bytes, are copied whole when they are first opened to be written.
+    pub fn copy_up(&self) -> u64 {
+        self.state.copy_up
+    }
+
+    /// The directory, open.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The space of the mount: what statfs(2) shows.
+    ///
+    /// # Errors
+    /// Those of statvfs(3).
+    pub fn space(&self) -> Result<Space, Errno> {
+        Ok(self.budget.space(&rustix::fs::fstatvfs(&self.root)?))
+    }
+
+    /// The bytes that are used: of a tmpfs of its own all of it, else what was counted.
+    pub fn used(&self) -> u64 {
+        match self.state.kind {
+            Kind::OwnTmpfs => rustix::fs::fstatvfs(&self.root).map_or(0, |found| {
+                found.f_blocks.saturating_sub(found.f_bfree).saturating_mul(found.f_frsize)
+            }),
+            Kind::SharedMemory | Kind::Disk => self.budget.used(),
+        }
+    }
+
+    /// Whether it goes when the mount goes.
+    pub fn is_temporary(&self) -> bool {
+        self.temporary.load(Ordering::Relaxed)
+    }
+
+    /// Lets it outlive the mount, whatever it was made for.
+    pub fn keep(&self) {
+        self.temporary.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Scratch {
+    /// Removes it where it was made for this mount alone. Files of it that are still open do not
+    /// hinder that.
+    fn drop(&mut self) {
+        if *self.temporary.get_mut()
+            && let Err(failure) = registry::take_down(&self.layout, &self.state)
+        {
+            log::error!("{failure}");
+        }
+        self.lock.release();
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| told(path, "opening it", errno.into()))
+}
+
+/// A failure about a scratch, in words where the errno alone would not say enough.
+fn told(path: &Path, doing: &str, error: io::Error) -> Failure {
+    let shown = path.display();
+    match Errno::from_io_error(&error) {
+        Some(Errno::ROFS) => Failure::failed(
+            shown,
+            format_args!("{doing}: its filesystem is mounted read-only, and a scratch is written"),
+        ),
+        _ => Failure::failed(shown, format_args!("{doing}: {error}")),
+    }
+}
+
+/// The limit in bytes of a scratch in `dir`; a share is of its filesystem.
+fn limit_on_disk(limit: Limit, dir: &Path) -> Result<Option<u64>, Failure> {
+    match limit {
+        Limit::None => Ok(None),
+        Limit::Bytes(bytes) => Ok(Some(bytes)),
+        Limit::Percent(percent) => {
+            let found = rustix::fs::statvfs(dir)
+                .map_err(|errno| told(dir, "asking for its size", errno.into()))?;
+            Ok(Some(share(found.f_blocks.saturating_mul(found.f_frsize), percent)))
+        }
+    }
+}
+
+fn share(bytes: u64, percent: u8) -> u64 {
+    (bytes / 100).saturating_mul(percent.into()).max(1)
+}
+
+/// Device and inode number.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}

@@ -1,0 +1,149 @@
+//! What a scratch may hold.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::StatVfs;
+use rustix::io::Errno;
+
+/// The bytes that a scratch has taken, held against a limit. What is reserved is counted before it
+/// is written, so that nobody passes the limit, and given back when it is freed or was not needed.
+#[derive(Debug)]
+pub struct Budget {
+    limit: Option<u64>,
+    used: AtomicU64,
+}
+
+/// The space of a filesystem, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Everything.
+    pub total: u64,
+    /// What is free for root.
+    pub free: u64,
+    /// What is free for everybody.
+    pub available: u64,
+}
+
+impl Budget {
+    /// With this much taken already. Without a limit the filesystem is the only one.
+    pub fn new(limit: Option<u64>, used: u64) -> Budget {
+        Budget { limit, used: AtomicU64::new(used) }
+    }
+
+    /// Takes bytes before they are written.
+    ///
+    /// # Errors
+    /// ENOSPC, and nothing is taken, where that would pass the limit.
+    pub fn reserve(&self, bytes: u64) -> Result<(), Errno> {
+        let limit = self.limit.unwrap_or(u64::MAX);
+        let take = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
+        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Ok(()),
+            // Nothing more is asked for: a scratch that is too full already may go on.
+            Err(_) if bytes == 0 => Ok(()),
+            Err(_) => Err(Errno::NOSPC),
+        }
+    }
+
+    /// Counts bytes that are there already, whatever the limit.
+    pub fn charge(&self, bytes: u64) {
+        let add = |used: u64| Some(used.saturating_add(bytes));
+        // The closure always has a value.
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    /// Gives bytes back.
+    pub fn release(&self, bytes: u64) {
+        let sub = |used: u64| Some(used.saturating_sub(bytes));
+        // The closure always has a value.
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sub);
+    }
+
+    /// What is taken, in bytes.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The most that may be taken, in bytes.
+    pub fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
+    /// What may still be taken, in bytes; `None` without a limit.
+    pub fn left(&self) -> Option<u64> {
+        self.limit.map(|limit| limit.saturating_sub(self.used()))
+    }
+
+    /// The space of the scratch on a filesystem: no more than the limit, and no more than there
+    /// is.
+    pub fn space(&self, found: &StatVfs) -> Space {
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        let whole = Space {
+            total: bytes(found.f_blocks),
+            free: bytes(found.f_bfree),
+            available: bytes(found.f_bavail),
+        };
+        let Some(limit) = self.limit else { return whole };
+        let left = limit.saturating_sub(self.used());
+        Space {
+            total: limit.min(whole.free.saturating_add(self.used())),
+            free: left.min(whole.free),
+            available: left.min(whole.available),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(blocks: u64, free: u64, available: u64) -> StatVfs {
+        let dir = tempfile::tempdir().unwrap();
+        let mut found = rustix::fs::statvfs(dir.path()).unwrap();
+        (found.f_frsize, found.f_blocks, found.f_bfree, found.f_bavail) =
+            (4096, blocks, free, available);
+        found
+    }
+
+    #[test]
+    fn nobody_passes_the_limit_and_what_is_freed_comes_back() {
+        let budget = Budget::new(Some(1000), 900);
+        assert_eq!(budget.reserve(101), Err(Errno::NOSPC));
+        assert_eq!(budget.reserve(100), Ok(()));
+        assert_eq!((budget.used(), budget.left()), (1000, Some(0)));
+        assert_eq!(budget.reserve(1), Err(Errno::NOSPC));
+        budget.release(10);
+        assert_eq!(budget.reserve(u64::MAX), Err(Errno::NOSPC));
+        assert_eq!(budget.reserve(10), Ok(()));
+        budget.charge(5000);
+        assert_eq!((budget.reserve(0), budget.left()), (Ok(()), Some(0)));
+        budget.release(u64::MAX);
+        assert_eq!(budget.used(), 0);
+        assert_eq!(Budget::new(None, 5).reserve(1 << 60), Ok(()));
+    }
+
+    #[test]
+    fn the_space_is_that_of_the_limit_and_of_the_filesystem() {
+        let page = 4096;
+        let roomy = found(1000, 500, 400);
+        let space = |budget: &Budget, found| {
+            let Space { total, free, available } = budget.space(found);
+            [total / page, free / page, available / page]
+        };
+        assert_eq!(space(&Budget::new(None, 7 * page), &roomy), [1000, 500, 400]);
+        assert_eq!(space(&Budget::new(Some(100 * page), 10 * page), &roomy), [100, 90, 90]);
+        assert_eq!(space(&Budget::new(Some(5000 * page), 10 * page), &roomy), [510, 500, 400]);
+        assert_eq!(space(&Budget::new(Some(5 * page), 10 * page), &roomy), [5, 0, 0]);
+    }
+
+    #[test]
+    fn threads_together_take_no_more_than_there_is() {
+        let budget = Budget::new(Some(10_000), 0);
+        let taken: u64 = std::thread::scope(|scope| {
+            let take = || (0..10_000).filter(|_| budget.reserve(3).is_ok()).count() as u64;
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!((taken, budget.used()), (3333, 9999));
+    }
+}

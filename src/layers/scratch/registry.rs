@@ -1,0 +1,234 @@
+//! The scratches that there are, in use or not.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::layout::{Layout, remove_tree};
+use super::lock::{self, Lock};
+use super::place::{self, Places};
+use super::state::{Kind, State};
+use super::{bytes_used, told};
+use crate::error::Failure;
+
+/// The fewest digits of an id that stand for it.
+const LEAST_DIGITS: usize = 4;
+
+/// A scratch in a list. Paths that are not UTF-8 text are printed with replacement characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// Its name.
+    pub id: String,
+    /// Its directory.
+    pub place: String,
+    /// Whether it is in memory, and gone when the machine goes down.
+    pub in_memory: bool,
+    /// Why nothing more is known: its directory is gone, or its state cannot be read.
+    pub trouble: Option<String>,
+    /// The directory or file that it was made over.
+    pub base: Option<String>,
+    /// What it takes on its filesystem, in bytes; unknown where it cannot be read.
+    pub bytes: Option<u64>,
+    /// What it may take, in bytes; null without a limit.
+    pub max_bytes: Option<u64>,
+    /// When it was made, in seconds since 1970.
+    pub created: Option<u64>,
+    /// How long ago, in seconds.
+    pub age_s: Option<u64>,
+    /// Whether a daemon serves it.
+    pub mounted: bool,
+    /// Where.
+    pub mountpoint: Option<String>,
+    /// The daemon's process.
+    pub pid: Option<u32>,
+    #[serde(skip)]
+    dir: PathBuf,
+}
+
+impl Listed {
+    fn at(dir: PathBuf, id: String, in_memory: bool) -> Listed {
+        let layout = Layout::at(dir);
+        let mut listed = Listed {
+            id,
+            place: layout.dir().display().to_string(),
+            in_memory,
+            trouble: None,
+            base: None,
+            bytes: None,
+            max_bytes: None,
+            created: None,
+            age_s: None,
+            mounted: false,
+            mountpoint: None,
+            pid: None,
+            dir: layout.dir().to_owned(),
+        };
+        match State::read(&layout) {
+            Ok(Some(state)) => listed.fill(&layout, &state),
+            Ok(None) => listed.trouble = Some("it is gone".into()),
+            Err(failure) => listed.trouble = Some(failure.reason),
+        }
+        listed
+    }
+
+    fn fill(&mut self, layout: &Layout, state: &State) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.in_memory = state.kind.in_memory();
+        self.id.clone_from(&state.id);
+        self.base = Some(state.base.path.display().to_string());
+        self.bytes = bytes_used(layout.dir()).ok();
+        self.max_bytes = state.max;
+        self.created = Some(state.created);
+        self.age_s = Some(now.saturating_sub(state.created));
+        if let Some(holder) = lock::holder(layout) {
+            self.mounted = true;
+            self.mountpoint = holder.mountpoint.map(|path| path.display().to_string());
+            self.pid = holder.pid;
+        }
+    }
+
+    /// Whether its directory, or the scratch in it, is not there any more.
+    pub fn is_gone(&self) -> bool {
+        self.trouble.is_some() && !Layout::at(self.dir.clone()).state().exists()
+    }
+}
+
+/// Every scratch of this user, oldest first.
+pub fn list(places: &Places) -> Vec<Listed> {
+    let mut all: Vec<Listed> = Vec::new();
+    for dir in places.in_memory() {
+        for (id, dir) in entries(dir) {
+            if Layout::at(dir.clone()).state().symlink_metadata().is_ok() {
+                all.push(Listed::at(dir, id, true));
+            }
+        }
+    }
+    for (id, link) in places.registry().map(entries).unwrap_or_default() {
+        if let Ok(dir) = fs::read_link(&link)
+            && !all.iter().any(|other| other.dir == dir)
+        {
+            all.push(Listed::at(dir, id, false));
+        }
+    }
+    all.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+    all
+}
+
+/// The names in a directory with their paths; none where it cannot be read.
+fn entries(dir: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(found) = fs::read_dir(dir) else { return Vec::new() };
+    found
+        .flatten()
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
+        .collect()
+}
+
+/// The scratches that a daemon left behind: those in memory that nobody serves, and those whose
+/// directory is gone.
+pub fn unused(places: &Places) -> Vec<PathBuf> {
+    let mut all = list(places);
+    all.retain(|listed| listed.is_gone() || (listed.in_memory && !listed.mounted));
+    all.into_iter().map(|listed| listed.dir).collect()
+}
+
+/// Removes a scratch, by its id, by four or more of the first digits of it, or by its directory,
+/// with everything in it. Returns the directory.
+///
+/// # Errors
+/// It is not known, several begin so, it is none, it is in use, or it cannot be removed.
+pub fn remove(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
+    let dir = find(places, word)?;
+    let layout = Layout::at(dir);
+    let state = match State::read(&layout) {
+        Ok(Some(state)) => state,
+        Ok(None) if unlink(places, layout.dir()) => return Ok(layout.dir().to_owned()),
+        Ok(None) => return Err(Failure::failed(layout.dir().display(), "it is not a scratch")),
+        Err(failure) => return Err(failure),
+    };
+    let mut lock = Lock::bare(&layout)?;
+    lock.release();
+    take_down(&layout, &state)?;
+    unlink(places, layout.dir());
+    Ok(layout.dir().to_owned())
+}
+
+fn find(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
+    let shown = word.to_string_lossy();
+    let all = list(places);
+    let is_path = shown.contains('/');
+    if is_path || (Path::new(word).is_dir() && !all.iter().any(|listed| listed.id == shown)) {
+        let path = std::path::absolute(word).map_err(|error| told(Path::new(word), "", error))?;
+        return Ok(fs::canonicalize(&path).unwrap_or(path));
+    }
+    let begins = |listed: &&Listed| shown.len() >= LEAST_DIGITS && listed.id.starts_with(&*shown);
+    let mut found = all.iter().filter(|listed| listed.id == shown);
+    if let Some(exact) = found.next() {
+        return Ok(exact.dir.clone());
+    }
+    let near: Vec<&Listed> = all.iter().filter(begins).collect();
+    match near.as_slice() {
+        [one] => Ok(one.dir.clone()),
+        [] => {
+            Err(Failure::failed(shown, "there is no such scratch: `mmapfs scratches` lists them"))
+        }
+        _ => Err(Failure::failed(shown, "several scratches begin so: give more of the id")),
+    }
+}
+
+/// Removes the links to a directory from the registry. Returns whether there were any.
+fn unlink(places: &Places, dir: &Path) -> bool {
+    let links = places.registry().map(entries).unwrap_or_default();
+    let to_it = |link: &Path| fs::read_link(link).is_ok_and(|target| target == dir);
+    links
+        .iter()
+        .filter(|(_, link)| to_it(link))
+        .filter(|(_, link)| fs::remove_file(link).is_ok())
+        .count()
+        > 0
+}
+
+/// Removes a scratch that nobody uses.
+pub(super) fn take_down(layout: &Layout, state: &State) -> Result<(), Failure> {
+    if state.kind == Kind::OwnTmpfs && place::unmount(layout).is_ok() {
+        return Ok(());
+    }
+    let failed = |path: &Path, error| Err(told(path, "removing it", error));
+    let work = layout.work();
+    // Into what is emptied when a scratch is opened: a removal that is cut short leaves a scratch
+    // in which nothing was changed, not half of the changes.
+    if let Err(error) = fs::DirBuilder::new().mode(0o700).create(&work)
+        && error.kind() != ErrorKind::AlreadyExists
+    {
+        return failed(&work, error);
+    }
+    for part in [layout.upper(), layout.index(), layout.pages()] {
+        let Some(name) = part.file_name() else { continue };
+        match fs::rename(&part, work.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return failed(&part, error),
+            _ => {}
+        }
+    }
+    if let Err(error) = remove_tree(&work) {
+        return failed(&work, error);
+    }
+    for file in [layout.state(), layout.new_state(), layout.lock()] {
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return failed(&file, error),
+            _ => {}
+        }
+    }
+    match fs::remove_dir(layout.dir()) {
+        // What does not belong to the scratch stays; so does the root of a filesystem.
+        Err(error)
+            if !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy) =>
+        {
+            failed(layout.dir(), error)
+        }
+        _ => Ok(()),
+    }
+}

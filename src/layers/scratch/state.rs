@@ -1,0 +1,263 @@
+//! `state.json`: what a scratch is, and of what.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::Layout;
+use super::marks::Marks;
+use super::{COPY_UP, limit_on_disk, told};
+use crate::config::ScratchConfig;
+use crate::error::Failure;
+
+/// The version of the format that is written, and the newest that is read.
+pub const VERSION: u32 = 1;
+
+/// The first word of the file.
+const FORMAT: &str = "mmapfs-scratch";
+
+/// The largest state file that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// What a scratch is kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A tmpfs that was mounted for it.
+    OwnTmpfs,
+    /// A directory in a tmpfs that others use too.
+    SharedMemory,
+    /// A directory that somebody chose.
+    Disk,
+}
+
+impl Kind {
+    /// Whether it is gone when the machine goes down.
+    pub fn in_memory(self) -> bool {
+        self != Kind::Disk
+    }
+}
+
+/// The root of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseId {
+    /// Absolute, without symbolic links.
+    #[serde(with = "path_text")]
+    pub path: PathBuf,
+    /// `st_dev`. It may be another after the machine was started again.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+impl BaseId {
+    /// The base at a path.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn of(path: &Path) -> Result<BaseId, Failure> {
+        let found = fs::metadata(path).map_err(|error| told(path, "looking at the base", error))?;
+        Ok(BaseId { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+
+    /// Whether the other is this base: the same directory, or one of the same inode number at the
+    /// same path, whose device has another number since the machine was started.
+    pub fn is_that_of(&self, other: &BaseId) -> bool {
+        self.inode == other.inode && (self.device == other.device || self.path == other.path)
+    }
+}
+
+/// The state of a scratch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    format: String,
+    /// The version of the format.
+    pub version: u32,
+    /// Its name: 12 hexadecimal digits.
+    pub id: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// What it was made over.
+    pub base: BaseId,
+    /// The names of its marks.
+    pub marks: Marks,
+    /// What it is kept in.
+    pub kind: Kind,
+    /// What it may hold, in bytes; without it as much as its filesystem.
+    pub max: Option<u64>,
+    /// Files up to this size, in bytes, are copied whole.
+    pub copy_up: u64,
+}
+
+/// The one field that every version has.
+#[derive(Deserialize)]
+struct Version {
+    format: String,
+    version: u32,
+}
+
+impl State {
+    /// That of a new scratch.
+    pub(super) fn new(id: String, base: BaseId, marks: Marks, kind: Kind) -> State {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        State {
+            format: FORMAT.into(),
+            version: VERSION,
+            id,
+            created: since.map_or(0, |since| since.as_secs()),
+            base,
+            marks,
+            kind,
+            max: None,
+            copy_up: COPY_UP,
+        }
+    }
+
+    /// Reads the state of the scratch in a directory; `None` where there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read, is none, or is of a newer version.
+    pub fn read(layout: &Layout) -> Result<Option<State>, Failure> {
+        let path = layout.state();
+        let text = match File::open(&path) {
+            Ok(file) => read_small(file).map_err(|error| told(&path, "reading it", error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(told(&path, "reading it", error)),
+        };
+        let shown = path.display();
+        let no_state = |error: &dyn std::fmt::Display| {
+            Failure::failed(&shown, format_args!("it is not the state of a scratch: {error}"))
+        };
+        let found: Version = serde_json::from_str(&text).map_err(|error| no_state(&error))?;
+        if found.format != FORMAT {
+            return Err(no_state(&"another program wrote it"));
+        }
+        if found.version > VERSION {
+            let reason = format_args!(
+                "the scratch is of version {}, and this mmapfs knows {VERSION}: use the newer \
+                 mmapfs that wrote it",
+                found.version
+            );
+            return Err(Failure::failed(layout.dir().display(), reason));
+        }
+        serde_json::from_str(&text).map(Some).map_err(|error| no_state(&error))
+    }
+
+    /// Writes the state, whole or not at all.
+    ///
+    /// # Errors
+    /// Those of the filesystem.
+    pub(super) fn write(&self, layout: &Layout) -> Result<(), Failure> {
+        let path = layout.state();
+        let failed = |error| told(&path, "writing it", error);
+        let mut text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
+        text.push('\n');
+        let new = layout.new_state();
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .map_err(failed)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        fs::rename(&new, &path).map_err(failed)?;
+        File::open(layout.dir()).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+
+    /// Gives it another id, since it was copied from one that is still there.
+    pub(super) fn rename(&mut self, layout: &Layout, id: String) -> Result<(), Failure> {
+        self.id = id;
+        self.write(layout)
+    }
+
+    /// Takes what was said of the scratch this time into the state, and writes it where that
+    /// changes it.
+    pub(super) fn settle(
+        &mut self,
+        layout: &Layout,
+        config: &ScratchConfig,
+        base: BaseId,
+    ) -> Result<(), Failure> {
+        let before = self.clone();
+        self.settle_in_mind(layout, config, base)?;
+        if self.base.path != before.base.path {
+            let (now, then) = (self.base.path.display(), before.base.path.display());
+            log::warn!("{}: its base was at {then} and is at {now}", layout.dir().display());
+        }
+        if before.kind == Kind::OwnTmpfs && self.max != before.max {
+            super::place::resize(layout, self.max)?;
+        }
+        if *self == before { Ok(()) } else { self.write(layout) }
+    }
+
+    /// The same, and nothing is written.
+    pub(super) fn settle_in_mind(
+        &mut self,
+        layout: &Layout,
+        config: &ScratchConfig,
+        base: BaseId,
+    ) -> Result<(), Failure> {
+        if !self.base.is_that_of(&base) && !config.rebase {
+            let same_place = self.base.path == base.path;
+            let (now, then) = (base.path.display(), self.base.path.display());
+            let reason = if same_place {
+                format!("another directory is at {now} than when the scratch was made")
+            } else {
+                format!("it is a scratch of {then}, not of {now}")
+            };
+            let reason = format_args!("{reason}: -o rebase takes it for one of this directory");
+            return Err(Failure::failed(layout.dir().display(), reason));
+        }
+        self.base = base;
+        if let Some(limit) = config.max {
+            self.max = match self.kind.in_memory() {
+                true => super::place::limit_in_memory(Some(limit))?,
+                false => limit_on_disk(limit, layout.dir())?,
+            };
+        }
+        self.copy_up = config.copy_up.unwrap_or(self.copy_up);
+        Ok(())
+    }
+}
+
+fn read_small(file: File) -> io::Result<String> {
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(file, LARGEST), &mut text)?;
+    Ok(text)
+}
+
+/// A path as JSON: a string, or an array of bytes where it is not UTF-8 text.
+mod path_text {
+    use super::{OsStrExt, OsString, OsStringExt, Path, PathBuf};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Utf8(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = match path.to_str() {
+            Some(text) => Text::Utf8(text.to_owned()),
+            None => Text::Bytes(path.as_os_str().as_bytes().to_vec()),
+        };
+        text.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(match Text::deserialize(deserializer)? {
+            Text::Utf8(text) => text.into(),
+            Text::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        })
+    }
+}
