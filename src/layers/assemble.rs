@@ -1,0 +1,81 @@
+//! A scratch mount put together: the base, seen so that nothing can change it, and the scratch.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::overlay::{Overlay, OverlayOptions};
+use super::scratch::Scratch;
+use crate::config::rules::RuleSet;
+use crate::error::Failure;
+use crate::flags::{Access, MapMode, ViewOptions};
+use crate::sys;
+use crate::sys::detached::Use;
+use crate::volume::{Coverage, Policy, Volume, VolumeOptions};
+
+/// Puts an overlay over the base that `options` opens. What its policy copies is written to the
+/// scratch; the rest is read and written in the base itself. With `share` unchanged files that are
+/// opened to be read are read there too.
+///
+/// # Errors
+/// Those of opening the base and the scratch.
+pub fn assemble(options: VolumeOptions, scratch: Scratch, share: bool) -> Result<Overlay, Failure> {
+    let below = |mode: MapMode| mode.in_base();
+    let Policy { mode, rules } = &options.policy;
+    let written = |rules: &RuleSet| rules.rules().iter().any(|rule| below(rule.mode).writable());
+    let may = if below(*mode).writable() || written(rules) { Use::Write } else { Use::Read };
+
+    let base = seen_apart(&options.source, may);
+    let source = match &base {
+        Some(base) => sys::fd_path(base.as_fd()),
+        None => options.source.clone(),
+    };
+    let policy = Policy { mode: below(*mode), rules: rules.clone().with_modes(below) };
+    let shown = options.source.display().to_string();
+    let lower = VolumeOptions { source, policy, keeps_atime: false, reserved: None, ..options };
+    let (max_mappings, reserved) = (lower.max_mappings, options.reserved);
+    let lower = open(lower, &shown)?;
+
+    let upper = VolumeOptions {
+        source: scratch.layout().dir().to_owned(),
+        only: None,
+        root_is_file: false,
+        reserved: None,
+        policy: Policy { mode: writing()?, rules: RuleSet::default() },
+        max_mappings,
+        keeps_atime: options.keeps_atime,
+    };
+    let shown = scratch.layout().dir().display().to_string();
+    let upper = open(upper, &shown)?;
+    Overlay::new(OverlayOptions {
+        scratch,
+        upper: Arc::new(upper),
+        lowers: vec![Arc::new(lower)],
+        reserved,
+        policy: options.policy,
+        share,
+    })
+    .map_err(|err| Failure::failed(shown, format!("opening it: {err}")))
+}
+
+fn open(options: VolumeOptions, shown: &str) -> Result<Volume, Failure> {
+    let volume = Volume::open_source(options)
+        .map_err(|err| Failure::failed(shown, format!("opening it: {err}")))?;
+    // Whatever changes here comes through the mount.
+    volume.watch(Coverage::Filesystem);
+    Ok(volume)
+}
+
+/// The base through a mount of its own that can not be written and keeps the times of access.
+/// Without privilege there is none: then the times move as they do for every reader.
+fn seen_apart(source: &Path, may: Use) -> Option<OwnedFd> {
+    sys::detached::clone_mount(source, may)
+        .inspect_err(|err| log::info!("{}: a mount of its own: {err}", source.display()))
+        .ok()
+}
+
+/// The mode of the files of a scratch.
+fn writing() -> Result<MapMode, Failure> {
+    let options = ViewOptions { access: Access::Write, ..ViewOptions::default() };
+    options.resolve().map_err(|err| Failure::failed("access", err.to_string()))
+}

@@ -1,0 +1,214 @@
+//! Attributes: what is shown, and changing it.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use rustix::fs::StatVfs;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::marks::is_mark;
+use super::node::Node;
+use crate::sys::cred::Caller;
+use crate::volume::{Attr, Entry, HandleId, Ino, SetAttr, Stat, Trust, Volume, XattrFlags};
+
+impl Overlay {
+    /// Attributes of an inode, by an open handle of it where there is one.
+    ///
+    /// # Errors
+    /// ESTALE when it is gone; those of statx(2).
+    pub fn attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr, Errno> {
+        let node = self.node(ino)?;
+        let (volume, inner) = self.top(&node)?;
+        let handle = handle.and_then(|id| self.handles.inner(id));
+        let attr = volume.attr(inner, handle)?;
+        Ok(self.shown(&node, attr.stat, attr.trust))
+    }
+
+    /// The topmost part of a node: the volume and its number there.
+    pub(super) fn top(&self, node: &Node) -> Result<(&Volume, Ino), Errno> {
+        let parts = node.parts();
+        match (parts.upper.filter(|_| !parts.direct), parts.lowers.first()) {
+            (Some(upper), _) => Ok((&self.upper, upper)),
+            (None, Some(at)) => Ok((self.layer(*at)?, at.ino)),
+            (None, None) => Err(Errno::STALE),
+        }
+    }
+
+    /// The attributes of the topmost part as those of the node.
+    pub(super) fn shown(&self, node: &Node, mut stat: Stat, trust: Trust) -> Attr {
+        let parts = node.parts();
+        let ino = if node.ino == Ino::ROOT { Ino(stat.ino) } else { node.ino };
+        if parts.null_device {
+            stat.rdev = 0;
+        }
+        if !node.is_linked() {
+            stat.nlink = 0;
+        } else if let Some(links) = parts.links {
+            stat.nlink = u32::try_from(i64::from(stat.nlink) + links).unwrap_or(1);
+        } else if node.is_dir() && parts.upper.is_some() && !parts.lowers.is_empty() {
+            // Not counted, as on filesystems that do not count directories: find(1) knows.
+            stat.nlink = 1;
+        }
+        if let Some(below) = parts.lowers.first().filter(|_| parts.upper.is_some())
+            && node.is_regular()
+        {
+            stat.blocks = self.blocks(*below, &stat);
+        }
+        // Others may change the base.
+        let trust = match trust {
+            Trust::UntilTold if parts.direct => Trust::Briefly,
+            trust => trust,
+        };
+        Attr { ino, stat, trust }
+    }
+
+    pub(super) fn entry(&self, node: &Node, stat: Stat, trust: Trust) -> Entry {
+        let attr = self.shown(node, stat, trust);
+        let trust = if node.is_direct() { Trust::Briefly } else { Trust::UntilTold };
+        Entry { attr: Attr { ino: node.ino, ..attr }, generation: 0, trust }
+    }
+
+    /// Changes attributes and returns them all.
+    ///
+    /// # Errors
+    /// Those of truncate(2), chown(2), chmod(2) and utimensat(2).
+    pub fn set_attr(
+        &self,
+        ino: Ino,
+        handle: Option<HandleId>,
+        change: SetAttr,
+        caller: &Caller,
+    ) -> Result<Attr, Errno> {
+        let node = self.node(ino)?;
+        if node.is_direct() {
+            let (volume, inner) = self.top(&node)?;
+            let handle = handle.and_then(|id| self.handles.inner(id));
+            let attr = volume.set_attr(inner, handle, change, caller)?;
+            return Ok(self.shown(&node, attr.stat, attr.trust));
+        }
+        let mut change = change;
+        let upper = self.raised(&node)?;
+        if let Some(size) = change.size
+            && self.truncate_merged(&node, size, caller)?
+        {
+            change.size = None;
+        }
+        let nothing = change.mode.is_none()
+            && change.uid.is_none()
+            && change.gid.is_none()
+            && change.size.is_none()
+            && change.atime.is_none()
+            && change.mtime.is_none();
+        let attr = match nothing {
+            true => self.upper.attr(upper, None)?,
+            false => {
+                let inner = handle.and_then(|id| self.handles.inner(id));
+                let set = || self.upper.set_attr(upper, inner, change, caller);
+                self.within(&node, 0, || true, set)?
+            }
+        };
+        Ok(self.shown(&node, attr.stat, attr.trust))
+    }
+
+    /// getxattr(2) into `buffer`; an empty one asks for the size.
+    ///
+    /// # Errors
+    /// ENODATA, ERANGE and the others of getxattr(2).
+    pub fn get_xattr(&self, ino: Ino, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if is_mark(name) {
+            return Err(Errno::NODATA);
+        }
+        let node = self.node(ino)?;
+        let (volume, inner) = self.top(&node)?;
+        volume.get_xattr(inner, name, buffer)
+    }
+
+    /// listxattr(2) into `buffer`; an empty one asks for the size.
+    ///
+    /// # Errors
+    /// ERANGE and the others of listxattr(2).
+    pub fn list_xattr(&self, ino: Ino, buffer: &mut [u8], caller: &Caller) -> Result<usize, Errno> {
+        use std::os::unix::ffi::OsStrExt;
+        let node = self.node(ino)?;
+        let (volume, inner) = self.top(&node)?;
+        let mut all = vec![0; 65_536];
+        let len = volume.list_xattr(inner, &mut all, caller)?;
+        let shown: Vec<u8> = all
+            .get(..len)
+            .unwrap_or_default()
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|name| !is_mark(OsStr::from_bytes(name)))
+            .flatten()
+            .copied()
+            .collect();
+        if !buffer.is_empty() {
+            buffer.get_mut(..shown.len()).ok_or(Errno::RANGE)?.copy_from_slice(&shown);
+        }
+        Ok(shown.len())
+    }
+
+    fn raised(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
+        match node.upper() {
+            Some(upper) => Ok(upper),
+            None => {
+                let _names = self.names.write();
+                self.raise(node)
+            }
+        }
+    }
+
+    /// setxattr(2).
+    ///
+    /// # Errors
+    /// Those of setxattr(2).
+    pub fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &OsStr,
+        value: &[u8],
+        flags: XattrFlags,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        if is_mark(name) {
+            return Err(Errno::PERM);
+        }
+        let node = self.node(ino)?;
+        if node.is_direct() {
+            let (volume, inner) = self.top(&node)?;
+            return volume.set_xattr(inner, name, value, flags, caller);
+        }
+        let upper = self.raised(&node)?;
+        self.upper.set_xattr(upper, name, value, flags, caller)
+    }
+
+    /// removexattr(2).
+    ///
+    /// # Errors
+    /// Those of removexattr(2).
+    pub fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno> {
+        if is_mark(name) {
+            return Err(Errno::NODATA);
+        }
+        let node = self.node(ino)?;
+        let (volume, inner) = self.top(&node)?;
+        if node.is_direct() {
+            return volume.remove_xattr(inner, name);
+        }
+        volume.get_xattr(inner, name, &mut [])?; // Nothing is copied for what is not there.
+        let upper = self.raised(&node)?;
+        self.upper.remove_xattr(upper, name)
+    }
+
+    /// statvfs(3): of the scratch, where everything is written.
+    ///
+    /// # Errors
+    /// Those of statfs(2).
+    pub fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {
+        if let Some(node) = self.nodes.get(ino).filter(|node| node.is_direct()) {
+            let (volume, inner) = self.top(&node)?;
+            return volume.statistics(inner);
+        }
+        self.upper.statistics(Ino::ROOT).map(|found| self.space_shown(found))
+    }
+}

@@ -1,0 +1,280 @@
+//! What all descriptors of a file with pages in several layers share, and when such a file is whole.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use parking_lot::RwLock;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::node::{Node, Parts};
+use super::space::TWO_PAGES;
+use crate::layers::merged::{Base, Merged};
+use crate::layers::pages::{Fingerprint, MapAccess, MapId, PageMap};
+use crate::mapping::OpenMode;
+use crate::volume::{Ino, Stat};
+
+/// What all descriptors of a file with pages below share, from its first open to its last.
+pub(super) struct Content {
+    pub(super) base: Arc<OwnedFd>,
+    /// Once it has an upper file.
+    pub(super) merged: RwLock<Option<Arc<Merged>>>,
+}
+
+impl Overlay {
+    /// Whether anybody has a file open.
+    pub(super) fn is_open(&self, node: &Node) -> bool {
+        node.whole_opens.load(Ordering::Acquire) > 0 || node.content.lock().strong_count() > 0
+    }
+
+    pub(super) fn is_worth_copying(&self, node: &Node) -> Result<bool, Errno> {
+        if node.parts().lowers.is_empty() {
+            return Ok(false);
+        }
+        let (volume, inner) = self.top(node)?;
+        Ok(volume.attr(inner, None)?.stat.size <= self.copy_up)
+    }
+
+    /// Copies a small file as a whole.
+    pub(super) fn copy_whole(&self, node: &Arc<Node>) -> Result<(), Errno> {
+        let _names = self.names.write();
+        if self.is_open(node) {
+            return Ok(());
+        }
+        let upper = self.raise(node)?;
+        if node.parts().lowers.is_empty() {
+            return Ok(());
+        }
+        let content = self.content(node)?;
+        let merged = self.merged(node, &content, upper)?;
+        let times = self.upper.attr(upper, None)?.stat;
+        self.within(node, times.size + TWO_PAGES, || false, || merged.materialize())?;
+        self.set_times(upper, &times)?;
+        self.finish(node, content)
+    }
+
+    /// What the descriptors of a file with pages below share.
+    pub(super) fn content(&self, node: &Node) -> Result<Arc<Content>, Errno> {
+        self.content_in(node, &mut node.content.lock())
+    }
+
+    pub(super) fn content_in(
+        &self,
+        node: &Node,
+        slot: &mut Weak<Content>,
+    ) -> Result<Arc<Content>, Errno> {
+        if let Some(content) = slot.upgrade() {
+            return Ok(content);
+        }
+        let parts = node.parts();
+        let at = parts.lowers.first().copied().ok_or(Errno::STALE)?;
+        let descriptor = self.layer(at)?.open_descriptor(at.ino, OpenMode::Read)?;
+        let base = descriptor.shared_reader()?;
+        let content = Arc::new(Content { base, merged: RwLock::new(None) });
+        // A copy of another overlay that has no page of its own yet needs no map to be read.
+        let all_below = parts.pages.is_none() && node.is_linked();
+        if let Some(upper) = parts.upper.filter(|_| !all_below) {
+            self.merged(node, &content, upper)?;
+        }
+        *slot = Arc::downgrade(&content);
+        Ok(content)
+    }
+
+    /// The merged file of a content that has an upper file.
+    pub(super) fn merged(
+        &self,
+        node: &Node,
+        content: &Content,
+        upper: Ino,
+    ) -> Result<Arc<Merged>, Errno> {
+        let mut slot = content.merged.write();
+        if let Some(merged) = &*slot {
+            return Ok(Arc::clone(merged));
+        }
+        let id = match node.parts().pages {
+            Some(id) => id,
+            None => self.map_of_others(node, upper)?,
+        };
+        let map = PageMap::open(&self.pages, MapId(id), MapAccess::Write).map_err(|err| {
+            log::error!("{}: {err}", self.path_of(node).display());
+            err.errno()
+        })?;
+        let file = self.upper.open_descriptor(upper, OpenMode::Write)?.shared_writer()?;
+        let base = Base::File(Arc::clone(&content.base));
+        let merged = Arc::new(Merged::new(base, file, self.counted(map))?);
+        *slot = Some(Arc::clone(&merged));
+        Ok(merged)
+    }
+
+    /// A page map for an upper file of another overlay whose data is all below.
+    pub(super) fn map_of_others(&self, node: &Node, upper: Ino) -> Result<u64, Errno> {
+        let below = node.parts().lowers.first().copied().filter(|_| node.is_linked());
+        let below = below.ok_or(Errno::IO)?;
+        let stat = self.layer(below)?.attr(below.ino, None)?.stat;
+        let pages = self.new_page_map(&stat)?;
+        self.marks
+            .write(&self.upper, upper, "mmapfs.pages", pages.to_string().as_bytes())
+            .inspect_err(|_| self.drop_page_map(pages))?;
+        node.change_parts(|parts| parts.pages = Some(pages));
+        Ok(pages)
+    }
+
+    /// The same for one that is about to be changed.
+    pub(super) fn merged_to_write(
+        &self,
+        node: &Arc<Node>,
+        content: &Content,
+    ) -> Result<Arc<Merged>, Errno> {
+        if let Some(merged) = &*content.merged.read() {
+            return Ok(Arc::clone(merged));
+        }
+        let _names = self.names.write();
+        let upper = self.raise(node)?;
+        self.merged(node, content, upper)
+    }
+
+    /// The merged file of a node with parts in several layers.
+    pub(super) fn merged_if_any(&self, node: &Node) -> Result<Option<Arc<Merged>>, Errno> {
+        let _names = self.names.read();
+        Ok(self.content(node)?.merged.read().clone())
+    }
+
+    /// Changes pages of a file that is not whole, for the daemon itself.
+    pub(super) fn change_pages(
+        &self,
+        node: &Arc<Node>,
+        change: impl FnOnce(&Merged) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let content = {
+            let _names = self.names.read();
+            self.content(node)?
+        };
+        let merged = self.merged_to_write(node, &content)?;
+        let changed = change(&merged);
+        drop(merged);
+        self.close_content(node, content).and(changed)
+    }
+
+    /// A new page map for a copy of a lower file, without a page yet.
+    pub(super) fn new_page_map(&self, stat: &Stat) -> Result<u64, Errno> {
+        let fingerprint = Fingerprint {
+            size: stat.size,
+            mtime: (stat.mtime.sec, stat.mtime.nsec),
+            ctime: (stat.ctime.sec, stat.ctime.nsec),
+            ino: stat.ino,
+        };
+        loop {
+            let id = MapId::random();
+            match PageMap::create(&self.pages, id, fingerprint, stat.size) {
+                Ok(_) => {
+                    self.counts.partial_files.fetch_add(1, Ordering::Relaxed);
+                    return Ok(id.0);
+                }
+                Err(Errno::EXIST) => {}
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    pub(super) fn drop_page_map(&self, id: u64) {
+        self.uncount_map(id);
+        if let Err(err) = PageMap::remove(&self.pages, MapId(id)) {
+            log::warn!("page map {}: removing it: {err}", MapId(id));
+        }
+    }
+
+    /// Drops the page map of a file that is gone.
+    pub(super) fn drop_pages_of(&self, node: &Node) {
+        let mut pages = None;
+        node.change_parts(|parts| pages = parts.pages.take());
+        if let Some(pages) = pages {
+            self.drop_page_map(pages);
+        }
+    }
+
+    /// Makes a file whole of which nothing below is seen any more, at its last close.
+    pub(super) fn finish(&self, node: &Node, content: Arc<Content>) -> Result<(), Errno> {
+        let mut slot = node.content.lock();
+        let whole = content.merged.read().as_ref().is_some_and(|merged| merged.is_whole());
+        if Arc::strong_count(&content) > 1 || !whole {
+            return Ok(());
+        }
+        let Some(upper) = node.upper() else { return Ok(()) };
+        if let Some(merged) = content.merged.write().take() {
+            merged.sync(false)?; // The map that says where its pages are is about to go.
+        }
+        for mark in ["overlay.metacopy", "overlay.redirect", "mmapfs.pages"] {
+            self.marks.remove(&self.upper, upper, mark)?;
+        }
+        let mut left = Parts::default();
+        let mut pages = None;
+        node.change_parts(|parts| {
+            left.lowers = std::mem::take(&mut parts.lowers);
+            pages = parts.pages.take();
+        });
+        *slot = Weak::new();
+        drop(slot);
+        self.let_go(&left);
+        if let Some(pages) = pages {
+            self.drop_page_map(pages);
+        }
+        Ok(())
+    }
+
+    pub(super) fn close_content(
+        &self,
+        node: &Arc<Node>,
+        content: Arc<Content>,
+    ) -> Result<(), Errno> {
+        let whole = content.merged.read().as_ref().is_some_and(|merged| merged.is_whole());
+        if node.is_linked() && !whole {
+            return Ok(());
+        }
+        if node.is_linked()
+            && let Some(merged) = &*content.merged.read()
+        {
+            // Its data must not come later than the word that all of it is there. Nobody waits for
+            // this but who closes it.
+            merged.sync(false)?;
+        }
+        let _names = self.names.write();
+        if node.is_linked() {
+            return self.finish(node, content);
+        }
+        drop(content);
+        if !self.is_open(node) {
+            self.drop_pages_of(node);
+        }
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// What is read of a file without pages of its own.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+pub(super) fn read_base(
+    base: &OwnedFd,
+    offset: u64,
+    len: usize,
+    deliver: &mut dyn FnMut(&[u8]),
+) -> Result<(), Errno> {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        let buffer = buffer.get_mut(..len).unwrap_or_default();
+        let mut count = 0;
+        while let Some(rest) = buffer.get_mut(count..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pread(base, rest, offset + count as u64)? {
+                0 => break,
+                more => count += more,
+            }
+        }
+        deliver(buffer.get(..count).unwrap_or_default());
+        Ok(())
+    })
+}

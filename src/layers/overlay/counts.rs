@@ -1,0 +1,144 @@
+//! What is in a scratch, counted as it changes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Overlay;
+use super::node::Node;
+use crate::layers::pages::{MapAccess, MapId, PageMap};
+use crate::layers::scratch::{Kind, Scratch, bytes_used};
+use crate::volume::ScratchCounts;
+
+/// Counts of a scratch: what was there at the start and what has changed since. They say how much
+/// there is, and nothing is decided by them.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Files of the base with a file of their own in the upper volume.
+    pub(super) copied_files: AtomicI64,
+    /// Names of the base that are gone.
+    pub(super) whiteouts: AtomicI64,
+    /// Files with a page map.
+    pub(super) partial_files: AtomicI64,
+    /// Pages that these have of their own.
+    pub(super) pages: Arc<AtomicU64>,
+    /// The bytes of a scratch whose bytes nobody counts as they change.
+    bytes: Mutex<Option<Measured>>,
+}
+
+/// Bytes that were found by looking at every file.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    bytes: u64,
+    good_until: Instant,
+}
+
+/// What is measured is good for so many times as long as that took, and for a second at least.
+const REST: u32 = 20;
+
+impl Counts {
+    /// Those of a scratch that nobody changes yet.
+    pub(super) fn of(scratch: &Scratch) -> Counts {
+        let found = scratch.found();
+        let mut maps = 0;
+        let mut pages = 0;
+        let directory = scratch.layout().pages();
+        let names = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        let opened = std::fs::File::open(&directory);
+        for id in names.filter_map(|entry| entry.file_name().to_str()?.parse::<MapId>().ok()) {
+            let map = opened.as_ref().ok().map(|dir| PageMap::open(dir, id, MapAccess::Read));
+            maps += 1;
+            pages += map.and_then(Result::ok).map_or(0, |map| map.count());
+        }
+        let signed = |count| AtomicI64::new(i64::try_from(count).unwrap_or(i64::MAX));
+        Counts {
+            copied_files: signed(found.copied_files),
+            whiteouts: signed(found.whiteouts),
+            partial_files: signed(maps),
+            pages: Arc::new(AtomicU64::new(pages)),
+            bytes: Mutex::default(),
+        }
+    }
+
+    /// The bytes of a directory, by a walk that takes a twentieth of the time at most, however
+    /// often they are asked for.
+    fn measured(&self, dir: &Path) -> Option<u64> {
+        let mut known = self.bytes.lock();
+        let started = Instant::now();
+        if let Some(measured) = known.filter(|measured| started < measured.good_until) {
+            return Some(measured.bytes);
+        }
+        let bytes = bytes_used(dir).ok()?;
+        let rest = (started.elapsed() * REST).max(Duration::from_secs(1));
+        *known = Some(Measured { bytes, good_until: started + rest });
+        Some(bytes)
+    }
+
+    /// Counts whiteouts that were made, or went.
+    pub(super) fn whiteouts(&self, change: i64) {
+        self.whiteouts.fetch_add(change, Ordering::Relaxed);
+    }
+}
+
+impl Overlay {
+    /// A page map, whose pages are among those that are counted.
+    pub(super) fn counted(&self, mut map: PageMap) -> PageMap {
+        map.tally(&self.counts.pages);
+        map
+    }
+
+    /// Takes a page map that is about to go out of the counts.
+    pub(super) fn uncount_map(&self, id: u64) {
+        let map = PageMap::open(&self.pages, MapId(id), MapAccess::Read);
+        let pages = map.map_or(0, |map| map.count());
+        self.counts.pages.fetch_sub(pages, Ordering::Relaxed);
+        self.counts.partial_files.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes a file that has lost its last name out of the counts.
+    pub(super) fn uncount_file(&self, node: &Node) {
+        if let Some(upper) = node.upper()
+            && super::locate::born(upper) != node.ino
+        {
+            self.counts.copied_files.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The directory of a scratch whose bytes are not counted.
+    fn measured_place(&self) -> Option<PathBuf> {
+        let scratch = self.scratch.lock();
+        let scratch = scratch.as_ref().filter(|_| self.budget.is_none())?;
+        let counted = scratch.state().kind == Kind::OwnTmpfs;
+        (!counted).then(|| scratch.layout().dir().to_owned())
+    }
+
+    /// What `status` says of the scratch; `None` once it is left.
+    pub(super) fn scratch_counts(&self) -> Option<ScratchCounts> {
+        // The bytes are counted as they change where they are bounded by that, and a filesystem
+        // of its own knows them.
+        let measured = match self.measured_place() {
+            Some(dir) => self.counts.measured(&dir),
+            None => None,
+        };
+        let scratch = self.scratch.lock();
+        let scratch = scratch.as_ref()?;
+        let count = |of: &AtomicI64| u64::try_from(of.load(Ordering::Relaxed)).unwrap_or(0);
+        let state = scratch.state();
+        Some(ScratchCounts {
+            id: state.id.clone(),
+            layers: vec![scratch.layout().dir().to_owned(), state.base.path.clone()],
+            temporary: scratch.is_temporary(),
+            in_memory: state.kind.in_memory(),
+            pages: self.counts.pages.load(Ordering::Relaxed),
+            partial_files: count(&self.counts.partial_files),
+            copied_files: count(&self.counts.copied_files),
+            whiteouts: count(&self.counts.whiteouts),
+            used_bytes: measured.unwrap_or_else(|| scratch.used()),
+            left_bytes: scratch.space().map_or(0, |space| space.available),
+            limit_bytes: state.max,
+        })
+    }
+}

@@ -1,0 +1,463 @@
+//! Open files: whole ones, which are passed on to the volume that they are of, and those with
+//! pages in several layers, which are read and written here.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::content::read_base;
+use super::handles::Handle;
+use super::node::{At, Node};
+use super::space::TWO_PAGES;
+use crate::layers::merged::Merged;
+use crate::mapping::OpenMode;
+use crate::sys;
+use crate::sys::cred::Caller;
+use crate::volume::{
+    DataOnly, HandleId, Ino, Lend, Open, Opened, Plane, SeekTo, Stat, Volume, WhyMapped,
+    WriteRequest,
+};
+
+impl Overlay {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(
+        &self,
+        ino: Ino,
+        how: Open,
+        caller: &Caller,
+        lend: &Lend<'_>,
+    ) -> Result<Opened, Errno> {
+        let node = self.node(ino)?;
+        if !node.is_regular() {
+            return Err(Errno::INVAL);
+        }
+        if node.is_direct() {
+            let at = self.in_base(&node).ok_or(Errno::STALE)?;
+            let opened = self.layer(at)?.open(at.ino, how, caller, lend)?;
+            return Ok(self.handles.add_whole(node, Some(at), opened));
+        }
+        if how.write && !self.is_open(&node) && self.is_worth_copying(&node)? {
+            self.copy_whole(&node)?;
+        }
+        let _names = self.names.read();
+        let parts = node.parts();
+        if let (Some(upper), true) = (parts.upper, parts.lowers.is_empty()) {
+            // Whoever has it open since it was in pieces goes on so, and so does everybody else.
+            if node.content.lock().upgrade().is_none() {
+                let opened = self.upper.open(upper, how, caller, lend)?;
+                return Ok(self.handles.add_whole(node, None, opened));
+            }
+        }
+        let mut slot = node.content.lock();
+        if self.share {
+            let shared = node.shared_opens.load(Ordering::Acquire) > 0;
+            if shared && how.write {
+                return Err(Errno::TXTBSY);
+            }
+            let unchanged = parts.upper.is_none() && slot.strong_count() == 0;
+            if !how.write
+                && (shared || unchanged)
+                && let Some(opened) = self.share_base(&node, how, caller, lend)?
+            {
+                return Ok(opened);
+            }
+        }
+        let content = self.content_in(&node, &mut slot)?;
+        drop(slot);
+        let handle = Handle::Merged { node, content, read: how.read, write: how.write };
+        let id = self.handles.add(handle);
+        Ok(Opened { id, plane: Plane::Mapped(WhyMapped::Merged), by_request: false })
+    }
+
+    /// Lends the base file itself to the kernel to be read; `None` where that cannot be. While it is
+    /// read so, its content can not be changed: the kernel takes one way for an inode at a time, and
+    /// would make EIO of an open that takes another.
+    fn share_base(
+        &self,
+        node: &Arc<Node>,
+        how: Open,
+        caller: &Caller,
+        lend: &Lend<'_>,
+    ) -> Result<Option<Opened>, Errno> {
+        let at = node.parts().lowers.first().copied().ok_or(Errno::STALE)?;
+        let volume = self.layer(at)?;
+        let opened = volume.open(at.ino, how, caller, lend)?;
+        if !matches!(opened.plane, Plane::Passthrough(_)) {
+            volume.release(opened.id)?;
+            return Ok(None);
+        }
+        node.shared_opens.fetch_add(1, Ordering::AcqRel);
+        Ok(Some(self.handles.add_whole(Arc::clone(node), Some(at), opened)))
+    }
+
+    /// Ends an open file.
+    ///
+    /// # Errors
+    /// EBADF for an unknown handle.
+    pub fn release(&self, id: HandleId) -> Result<(), Errno> {
+        let handle = self.handles.files.write().remove(&id.0).ok_or(Errno::BADF)?;
+        let node = Arc::clone(handle.node());
+        let ended = match &*handle {
+            Handle::Whole { node, layer, id } => {
+                node.whole_opens.fetch_sub(1, Ordering::AcqRel);
+                match layer {
+                    None => self.upper.release(*id),
+                    Some(at) => {
+                        if !node.is_direct() {
+                            node.shared_opens.fetch_sub(1, Ordering::AcqRel);
+                        }
+                        self.layer(*at)?.release(*id)
+                    }
+                }
+            }
+            Handle::Merged { content, .. } => {
+                let content = Arc::clone(content);
+                drop(handle);
+                self.close_content(&node, content)
+            }
+        };
+        let ino = node.ino;
+        drop(node);
+        self.drop_unused(ino);
+        ended
+    }
+
+    /// Drops a node that nobody needs any more.
+    pub(super) fn drop_unused(&self, ino: Ino) {
+        self.gone(&self.nodes.drop_unused(ino));
+    }
+
+    /// Lets go of what nodes were made of that nobody knows any more.
+    pub(super) fn gone(&self, nodes: &[Arc<Node>]) {
+        for node in nodes {
+            if !node.is_linked() {
+                self.give_back(node);
+            }
+            self.let_go(&node.parts());
+        }
+    }
+
+    /// Reads up to `len` bytes at `offset` and calls `deliver` with them, once.
+    ///
+    /// # Errors
+    /// EBADF for an unknown handle; those of pread(2).
+    pub fn read(
+        &self,
+        id: HandleId,
+        offset: u64,
+        len: usize,
+        deliver: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Errno> {
+        match &*self.handles.file(id)? {
+            Handle::Whole { node, layer, id } => {
+                let (volume, inner) = self.whole(node, *layer)?;
+                volume.read(inner, *id, offset, len, |bytes| deliver(bytes))
+            }
+            Handle::Merged { read: false, .. } => Err(Errno::BADF),
+            Handle::Merged { content, .. } => match &*content.merged.read() {
+                Some(merged) => merged.read_with(offset, len, deliver),
+                None => read_base(&content.base, offset, len, deliver),
+            },
+        }
+    }
+
+    fn whole(&self, node: &Node, layer: Option<At>) -> Result<(&Volume, Ino), Errno> {
+        match layer {
+            Some(at) => Ok((self.layer(at)?, at.ino)),
+            None => Ok((&self.upper, node.upper().ok_or(Errno::STALE)?)),
+        }
+    }
+
+    /// Writes `data` and returns how much arrived.
+    ///
+    /// # Errors
+    /// EBADF for an unknown handle or one that was not opened for writing; those of pwrite(2).
+    pub fn write(
+        &self,
+        id: HandleId,
+        offset: u64,
+        data: &[u8],
+        request: WriteRequest,
+        caller: &Caller,
+    ) -> Result<usize, Errno> {
+        match &*self.handles.file(id)? {
+            Handle::Whole { node, id, layer: None } => {
+                let upper = node.upper().ok_or(Errno::STALE)?;
+                let end = offset.saturating_add(data.len() as u64);
+                let is_stored = || {
+                    let hole = self.upper.seek(upper, *id, offset, SeekTo::Hole);
+                    !request.append && hole.is_ok_and(|hole| hole >= end)
+                };
+                self.within(node, data.len() as u64 + TWO_PAGES, is_stored, || {
+                    self.upper.write(*id, offset, data, request, caller)
+                })
+            }
+            Handle::Whole { id, layer: Some(at), .. } => {
+                self.layer(*at)?.write(*id, offset, data, request, caller)
+            }
+            Handle::Merged { node, content, write: true, .. } => {
+                let merged = self.merged_to_write(node, content)?;
+                if request.kill_privileges {
+                    self.kill_privileges(node, caller)?;
+                }
+                let end = offset.saturating_add(data.len() as u64);
+                let is_stored = || {
+                    let hole = rustix::fs::seek(&**merged.upper(), SeekFrom::Hole(offset));
+                    !request.append && hole.is_ok_and(|hole| hole >= end)
+                };
+                let count =
+                    self.within(node, data.len() as u64 + TWO_PAGES, is_stored, || match request
+                        .append
+                    {
+                        true => merged.append(data, caller).map(|(_, count)| count),
+                        false => merged.write(offset, data, caller),
+                    })?;
+                if let Some(data_only) = request.durable {
+                    self.sync_merged(node, &merged, data_only)?;
+                }
+                Ok(count)
+            }
+            _ => Err(Errno::BADF),
+        }
+    }
+
+    fn kill_privileges(&self, node: &Node, caller: &Caller) -> Result<(), Errno> {
+        self.upper.kill_privileges(node.upper().ok_or(Errno::STALE)?, caller)
+    }
+
+    /// Sets the size of a file with pages below; false for a whole one.
+    pub(super) fn truncate_merged(
+        &self,
+        node: &Arc<Node>,
+        size: u64,
+        caller: &Caller,
+    ) -> Result<bool, Errno> {
+        if !node.is_regular() {
+            return Ok(false);
+        }
+        let content = {
+            // It is not made whole between the look at it and the hold on it.
+            let _names = self.names.read();
+            if node.parts().lowers.is_empty() && node.content.lock().strong_count() == 0 {
+                return Ok(false);
+            }
+            if node.shared_opens.load(Ordering::Acquire) > 0 {
+                return Err(Errno::TXTBSY);
+            }
+            self.content(node)?
+        };
+        let merged = self.merged_to_write(node, &content)?;
+        if caller.uid != 0 {
+            self.kill_privileges(node, caller)?;
+        }
+        let truncated = self.within(node, TWO_PAGES, || true, || merged.truncate(size, caller));
+        drop(merged);
+        self.close_content(node, content)?;
+        truncated.map(|()| true)
+    }
+
+    /// Makes a file durable, and the names that lead to it.
+    ///
+    /// # Errors
+    /// EBADF for an unknown handle; those of fsync(2).
+    pub fn sync(&self, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
+        match &*self.handles.file(id)? {
+            Handle::Whole { node, layer, id } => {
+                let (volume, inner) = self.whole(node, *layer)?;
+                volume.sync(inner, *id, data_only)
+            }
+            Handle::Merged { node, content, .. } => match &*content.merged.read() {
+                Some(merged) => self.sync_merged(node, merged, data_only),
+                None => Ok(()), // Nothing was changed.
+            },
+        }
+    }
+
+    pub(super) fn sync_merged(
+        &self,
+        node: &Node,
+        merged: &Merged,
+        data_only: bool,
+    ) -> Result<(), Errno> {
+        merged.sync(data_only)?;
+        rustix::fs::fsync(&self.pages)?;
+        let mut above = node.parent();
+        while let Some(dir) = above {
+            if let Some(upper) = dir.upper() {
+                let id = self.upper.open_dir(upper)?;
+                let synced = self.upper.sync_dir(upper, id, data_only);
+                self.upper.release_dir(id)?;
+                synced?;
+            }
+            above = dir.parent();
+        }
+        Ok(())
+    }
+
+    /// fallocate(2).
+    ///
+    /// # Errors
+    /// EBADF for a handle that cannot write; those of fallocate(2).
+    pub fn allocate(
+        &self,
+        id: HandleId,
+        offset: u64,
+        len: u64,
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        match &*self.handles.file(id)? {
+            Handle::Whole { node, id, layer: None } => self.within(
+                node,
+                to_allocate(len, mode),
+                || false,
+                || self.allocate_upper(*id, (offset, len), mode, caller),
+            ),
+            Handle::Whole { id, layer: Some(at), .. } => {
+                self.layer(*at)?.allocate(*id, offset, len, mode, caller)
+            }
+            Handle::Merged { node, content, write: true, .. } => {
+                let merged = self.merged_to_write(node, content)?;
+                if caller.uid != 0 {
+                    self.kill_privileges(node, caller)?;
+                }
+                self.within(
+                    node,
+                    to_allocate(len, mode),
+                    || false,
+                    || {
+                        let mode = FallocateFlags::from_bits_retain(mode);
+                        merged.allocate(offset, len, mode, caller)
+                    },
+                )
+            }
+            _ => Err(Errno::BADF),
+        }
+    }
+
+    /// fallocate(2) of a whole upper file. What a tmpfs has no word for, it is told in its own:
+    /// zeros are a hole that room is reserved for.
+    fn allocate_upper(
+        &self,
+        id: HandleId,
+        (offset, len): (u64, u64),
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        let allocated = self.upper.allocate(id, offset, len, mode, caller);
+        let keep = FallocateFlags::KEEP_SIZE;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        let to_zero = mode.difference(keep) == FallocateFlags::ZERO_RANGE;
+        if allocated != Err(Errno::OPNOTSUPP) || !to_zero {
+            return allocated;
+        }
+        let punch = FallocateFlags::PUNCH_HOLE.union(keep).bits();
+        self.upper.allocate(id, offset, len, punch, caller)?;
+        self.upper.allocate(id, offset, len, mode.intersection(keep).bits(), caller)
+    }
+
+    /// Finds the next data or hole.
+    ///
+    /// # Errors
+    /// ENXIO behind the end of the file; those of lseek(2).
+    pub fn seek(&self, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
+        match &*self.handles.file(id)? {
+            Handle::Whole { node, layer, id } => {
+                let (volume, inner) = self.whole(node, *layer)?;
+                volume.seek(inner, *id, offset, to)
+            }
+            Handle::Merged { content, .. } => match &*content.merged.read() {
+                Some(merged) => merged.seek(offset, to),
+                None => {
+                    let from = match to {
+                        SeekTo::Data => SeekFrom::Data(offset),
+                        SeekTo::Hole => SeekFrom::Hole(offset),
+                    };
+                    rustix::fs::seek(&content.base, from)
+                }
+            },
+        }
+    }
+
+    /// copy_file_range(2) between whole files; the kernel copies the others itself.
+    ///
+    /// # Errors
+    /// EXDEV where it cannot be done so; those of copy_file_range(2).
+    pub fn copy_range(
+        &self,
+        from: (HandleId, u64),
+        to: (HandleId, u64),
+        len: usize,
+        caller: &Caller,
+    ) -> Result<usize, Errno> {
+        match (&*self.handles.file(from.0)?, &*self.handles.file(to.0)?) {
+            (
+                Handle::Whole { layer: None, id: source, .. },
+                Handle::Whole { layer: None, id: target, node },
+            ) => self.within(
+                node,
+                len as u64 + TWO_PAGES,
+                || false,
+                || self.upper.copy_range((*source, from.1), (*target, to.1), len, caller),
+            ),
+            _ => Err(Errno::XDEV),
+        }
+    }
+
+    /// One of the attribute ioctls on an open file or directory.
+    ///
+    /// # Errors
+    /// ENOTTY for any other; those of ioctl(2).
+    pub fn ioctl(
+        &self,
+        ino: Ino,
+        id: HandleId,
+        command: u32,
+        data: &[u8],
+        out_size: usize,
+    ) -> Result<(i32, Vec<u8>), Errno> {
+        let node = self.node(ino)?;
+        if let Ok(handle) = self.handles.file(id)
+            && let Handle::Whole { node, layer, id } = &*handle
+        {
+            let (volume, inner) = self.whole(node, *layer)?;
+            return volume.ioctl(inner, *id, command, data, out_size);
+        }
+        if sys::file::changes_attributes(command) && !node.is_direct() {
+            let _names = self.names.write();
+            self.raise(&node)?;
+        }
+        let (volume, inner) = self.top(&node)?;
+        if node.is_dir() {
+            let id = volume.open_dir(inner)?;
+            let answered = volume.ioctl(inner, id, command, data, out_size);
+            volume.release_dir(id)?;
+            return answered;
+        }
+        let descriptor = volume.open_descriptor(inner, OpenMode::Read)?;
+        sys::file::ioctl_attr(descriptor.any()?, command, data, out_size)
+    }
+
+    /// Blocks of 512 bytes of a file with pages below: at most as many as the whole would have.
+    pub(super) fn blocks(&self, below: At, upper: &Stat) -> u64 {
+        let base = self.layer(below).and_then(|volume| volume.attr(below.ino, None));
+        let base = base.map_or(0, |attr| attr.stat.blocks);
+        let full = upper.size.div_ceil(4096) * 8;
+        (upper.blocks + base).min(full.max(base).max(upper.blocks))
+    }
+}
+
+/// How much fallocate(2) may store: nothing where it makes a hole, beyond the pages at its ends.
+fn to_allocate(len: u64, mode: u32) -> u64 {
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
+    match FallocateFlags::from_bits_retain(mode).intersects(hole) {
+        true => TWO_PAGES,
+        false => len.saturating_add(TWO_PAGES),
+    }
+}

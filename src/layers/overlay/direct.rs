@@ -1,0 +1,155 @@
+//! Paths that a rule does not copy: they are read and written in the base itself.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::locate::Sought;
+use super::node::{At, Node, Parts};
+use crate::sys::cred::Caller;
+use crate::volume::{Entry, Lend, NewNode, Open, Opened, Trust, Volume};
+
+/// Where a name is that is not copied: the base, and the directory there.
+pub(super) struct Direct<'a> {
+    pub(super) volume: &'a Volume,
+    pub(super) dir: At,
+}
+
+impl Overlay {
+    /// Whether a name in a directory is of the base itself.
+    pub(super) fn is_direct(&self, parent: &Node, name: &OsStr) -> bool {
+        let policy = self.policy.read();
+        if policy.rules.is_empty() {
+            return !policy.mode.copies();
+        }
+        !policy.mode(&self.path_of(parent).join(name)).copies()
+    }
+
+    /// Whether some paths are copied and others not.
+    pub(super) fn is_mixed(&self) -> bool {
+        let policy = self.policy.read();
+        !policy.rules.is_empty() || !policy.mode.copies()
+    }
+
+    /// The directory of the base that a name is in which is not copied.
+    ///
+    /// # Errors
+    /// EROFS where the directory itself is not in the base.
+    pub(super) fn direct(&self, parent: &Node, name: &OsStr) -> Result<Option<Direct<'_>>, Errno> {
+        if !self.is_direct(parent, name) {
+            return Ok(None);
+        }
+        let dir = self.in_base(parent).ok_or(Errno::ROFS)?;
+        Ok(Some(Direct { volume: self.layer(dir)?, dir }))
+    }
+
+    /// What a node has in the base.
+    pub(super) fn in_base(&self, node: &Node) -> Option<At> {
+        node.parts().lowers.last().copied().filter(|at| at.layer + 1 == self.lowers.len())
+    }
+
+    /// Finds a name in the base alone.
+    pub(super) fn find_direct(&self, parent: &Node, name: &OsStr) -> Result<Sought, Errno> {
+        let dir = self.in_base(parent).ok_or(Errno::NOENT)?;
+        let entry = self.layer(dir)?.lookup(dir.ino, name)?;
+        Ok(self.sought_in_base(dir, &entry))
+    }
+
+    fn sought_in_base(&self, dir: At, entry: &Entry) -> Sought {
+        let at = At { layer: dir.layer, ino: entry.attr.ino };
+        let parts = Parts { lowers: vec![at], direct: true, ..Parts::default() };
+        Sought { ino: at.ino, parts, stat: entry.attr.stat, trust: Trust::Briefly }
+    }
+
+    /// The node of something that was just made in the base.
+    pub(super) fn made_in_base(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        dir: At,
+        entry: &Entry,
+    ) -> (Arc<Node>, Entry) {
+        let sought = self.sought_in_base(dir, entry);
+        let (stat, trust) = (sought.stat, sought.trust);
+        let node = self.adopt(sought, parent, name);
+        let entry = self.entry(&node, stat, trust);
+        (node, entry)
+    }
+
+    pub(super) fn create_in_base(
+        &self,
+        (parent, name): (&Arc<Node>, &OsStr),
+        direct: &Direct<'_>,
+        new: &NewNode<'_>,
+        (how, exclusive): (&Open, bool),
+        lend: &Lend<'_>,
+    ) -> Result<(Entry, Opened), Errno> {
+        let (entry, opened) =
+            direct.volume.create(direct.dir.ino, name, new, how, exclusive, lend)?;
+        let (node, entry) = self.made_in_base(parent, name, direct.dir, &entry);
+        let at = self.in_base(&node);
+        Ok((entry, self.handles.add_whole(node, at, opened)))
+    }
+
+    /// link(2) in the base: of a file that is of the base itself.
+    pub(super) fn link_in_base(
+        &self,
+        node: &Arc<Node>,
+        (parent, name): (&Arc<Node>, &OsStr),
+        direct: &Direct<'_>,
+    ) -> Result<Entry, Errno> {
+        let at = self.in_base(node).filter(|_| node.is_direct()).ok_or(Errno::XDEV)?;
+        let entry = direct.volume.link(at.ino, direct.dir.ino, name)?;
+        Ok(self.made_in_base(parent, name, direct.dir, &entry).1)
+    }
+
+    pub(super) fn remove_in_base(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        direct: &Direct<'_>,
+        directory: bool,
+    ) -> Result<(), Errno> {
+        let found = self.find_direct(parent, name)?;
+        let node = self.adopt(found, parent, name);
+        let removed = direct.volume.remove(direct.dir.ino, name, directory);
+        if removed.is_ok()
+            && let Some(at) = self.in_base(&node)
+            && direct.volume.attr(at.ino, None).map_or(0, |attr| attr.stat.nlink) == 0
+        {
+            node.unlinked();
+        }
+        self.forget_node(node);
+        removed
+    }
+
+    /// renameat2(2) in the base; none leads from there into the scratch, or back.
+    pub(super) fn rename_in_base(
+        &self,
+        from: (&Arc<Node>, &OsStr),
+        to: (&Arc<Node>, &OsStr),
+        flags: RenameFlags,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        let (old, new) = (self.direct(from.0, from.1)?, self.direct(to.0, to.1)?);
+        let (Some(old), Some(new)) = (old, new) else { return Err(Errno::XDEV) };
+        let found = self.find_direct(from.0, from.1)?;
+        let moved = self.adopt(found, from.0, from.1);
+        let renamed = match moved.is_dir() {
+            true => Err(Errno::XDEV), // What is in it would come under other rules.
+            false => {
+                let (old, new) = ((old.dir.ino, from.1), (new.dir.ino, to.1));
+                self.layer(At { layer: self.lowers.len() - 1, ino: old.0 })?
+                    .rename(old, new, flags, caller)
+            }
+        };
+        if renamed.is_ok() && !flags.contains(RenameFlags::EXCHANGE) {
+            moved.seen_at(to.0, to.1);
+        }
+        self.forget_node(moved);
+        renamed
+    }
+}

@@ -1,0 +1,109 @@
+//! Open files and directories of an overlay by number.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use rustix::io::Errno;
+
+use super::content::Content;
+use super::list::OpenDir;
+use super::node::{At, Node};
+use crate::volume::{HandleId, Ino, Opened};
+
+/// An open file.
+pub(super) enum Handle {
+    /// Of one volume: the upper one without a layer.
+    Whole {
+        node: Arc<Node>,
+        layer: Option<At>,
+        id: HandleId,
+    },
+    Merged {
+        node: Arc<Node>,
+        content: Arc<Content>,
+        read: bool,
+        write: bool,
+    },
+}
+
+impl Handle {
+    pub(super) fn node(&self) -> &Arc<Node> {
+        match self {
+            Handle::Whole { node, .. } | Handle::Merged { node, .. } => node,
+        }
+    }
+}
+
+/// Open files and directories by number.
+#[derive(Default)]
+pub(super) struct HandleTable {
+    next: AtomicU64,
+    pub(super) files: RwLock<HashMap<u64, Arc<Handle>>>,
+    dirs: RwLock<HashMap<u64, Arc<OpenDir>>>,
+}
+
+impl HandleTable {
+    pub(super) fn id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn add(&self, handle: Handle) -> HandleId {
+        let id = self.id();
+        self.files.write().insert(id, Arc::new(handle));
+        HandleId(id)
+    }
+
+    pub(super) fn add_whole(&self, node: Arc<Node>, layer: Option<At>, inner: Opened) -> Opened {
+        node.whole_opens.fetch_add(1, Ordering::AcqRel);
+        let id = self.add(Handle::Whole { node, layer, id: inner.id });
+        Opened { id, ..inner }
+    }
+
+    pub(super) fn add_dir(&self, dir: OpenDir) -> HandleId {
+        let id = self.id();
+        self.dirs.write().insert(id, Arc::new(dir));
+        HandleId(id)
+    }
+
+    pub(super) fn file(&self, id: HandleId) -> Result<Arc<Handle>, Errno> {
+        self.files.read().get(&id.0).cloned().ok_or(Errno::BADF)
+    }
+
+    pub(super) fn dir(&self, id: HandleId) -> Result<Arc<OpenDir>, Errno> {
+        self.dirs.read().get(&id.0).cloned().ok_or(Errno::BADF)
+    }
+
+    pub(super) fn remove_dir(&self, id: HandleId) -> Result<Arc<OpenDir>, Errno> {
+        self.dirs.write().remove(&id.0).ok_or(Errno::BADF)
+    }
+
+    /// The handle of a whole file in the volume of the node's topmost part.
+    pub(super) fn inner(&self, id: HandleId) -> Option<HandleId> {
+        match &*self.file(id).ok()? {
+            Handle::Whole { id, layer: None, .. } => Some(*id),
+            Handle::Whole { id, node, .. } if node.is_direct() => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// How often a file is open.
+    pub(super) fn opens_of(&self, ino: Ino) -> u64 {
+        self.files.read().values().filter(|handle| handle.node().ino == ino).count() as u64
+    }
+
+    /// Every file that is open, with how often.
+    pub(super) fn open_nodes(&self) -> Vec<(Arc<Node>, u64)> {
+        let mut open = std::collections::BTreeMap::new();
+        for handle in self.files.read().values() {
+            let node = handle.node();
+            open.entry(node.ino).or_insert_with(|| (Arc::clone(node), 0)).1 += 1;
+        }
+        open.into_values().collect()
+    }
+
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.files.read().len() as u64, self.dirs.read().len() as u64)
+    }
+}

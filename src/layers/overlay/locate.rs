@@ -1,0 +1,368 @@
+//! What a name in a directory of the overlay leads to.
+
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::marks::{Links, MarkSet};
+use super::node::{At, Node, Parts};
+use crate::volume::{Entry, Ino, Stat, Trust};
+
+/// What was found at a name, with a lookup held of each part.
+pub(super) struct Sought {
+    /// Number and type.
+    pub(super) ino: Ino,
+    pub(super) parts: Parts,
+    /// Attributes of the topmost part, and how long they may be used.
+    pub(super) stat: Stat,
+    pub(super) trust: Trust,
+}
+
+/// Whether it stands for nothing (a character device 0/0).
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
+    stat.kind() == libc::S_IFCHR && stat.rdev == 0
+}
+
+/// The number of what is in the upper volume alone: apart from those of the layers below.
+pub(super) fn born(inner: Ino) -> Ino {
+    const OWN: u64 = 0x3d00;
+    match inner.0 >> 48 {
+        0 => Ino(OWN << 48 | inner.0),
+        // A substitute for a number that an earlier file still has.
+        prefix if (0x3f00..0x4000).contains(&prefix) => Ino(inner.0 - (0x100 << 48)),
+        _ => Ino(inner.0 ^ 1 << 61),
+    }
+}
+
+impl Overlay {
+    /// Finds what a name leads to. Whoever calls holds the names locked.
+    ///
+    /// # Errors
+    /// ENOENT; EIO when the data of an upper file is not where it says.
+    pub(super) fn find_child(&self, parent: &Node, name: &OsStr) -> Result<Sought, Errno> {
+        if self.is_direct(parent, name) {
+            return self.find_direct(parent, name);
+        }
+        let parts = parent.parts();
+        if let Some(upper) = parts.upper {
+            match self.upper.lookup(upper, name) {
+                Ok(entry) if is_whiteout(&entry.attr.stat) => {
+                    self.upper.forget(entry.attr.ino, 1);
+                    return Err(Errno::NOENT);
+                }
+                Ok(entry) => return self.above(&parts.lowers, name, &entry),
+                Err(Errno::NOENT) => {}
+                Err(err) => return Err(err),
+            }
+        }
+        self.below(&parts.lowers, name)
+    }
+
+    /// What a name leads to, with a lookup of it counted; and the attributes of its upper file
+    /// where that is all there is of it and it is known. Whoever calls holds the names locked, and
+    /// knows that the name is not of the base itself.
+    ///
+    /// # Errors
+    /// As [`Overlay::find_child`].
+    pub(super) fn child(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Result<(Arc<Node>, Option<Stat>), Errno> {
+        if let Some((node, _, stat)) = self.known_child(parent, name) {
+            return Ok((node, Some(stat)));
+        }
+        let sought = self.find_child(parent, name)?;
+        Ok((self.adopt(sought, parent, name), None))
+    }
+
+    /// A file or directory that is known and of the upper volume alone, with a lookup of it
+    /// counted, its number in that volume, and its attributes.
+    pub(super) fn known_child(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Option<(Arc<Node>, Ino, Stat)> {
+        let (stat, inner) = self.upper.peek(parent.upper()?, name).ok()?;
+        let inner = inner?;
+        let is = |node: &Node| node.is_born_as(inner, stat.kind());
+        let node = self.nodes.known(born(inner), parent, name, is)?;
+        Some((node, inner, stat))
+    }
+
+    /// Whether a name is to be seen in the lower layers alone.
+    pub(super) fn is_below(&self, parent: &Node, name: &OsStr) -> Result<bool, Errno> {
+        for dir in parent.parts().lowers {
+            let volume = self.layer(dir)?;
+            match volume.peek(dir.ino, name) {
+                Ok((stat, _)) => return Ok(!self.hides(dir, &stat)),
+                Err(Errno::NOENT) => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(false)
+    }
+
+    fn above(&self, dirs: &[At], name: &OsStr, entry: &Entry) -> Result<Sought, Errno> {
+        let (inner, stat) = (entry.attr.ino, entry.attr.stat);
+        self.join(dirs, name, inner, (&stat, entry.attr.trust))
+            .inspect_err(|_| self.upper.forget(inner, 1))
+    }
+
+    /// An upper file or directory with what is below it.
+    fn join(
+        &self,
+        dirs: &[At],
+        name: &OsStr,
+        inner: Ino,
+        (stat, trust): (&Stat, Trust),
+    ) -> Result<Sought, Errno> {
+        let known = self.nodes.get(born(inner));
+        if let Some(node) = known.filter(|node| node.is_born_as(inner, stat.kind())) {
+            let (ino, parts) = (node.ino, node.parts());
+            return Ok(Sought { ino, parts, stat: *stat, trust });
+        }
+        let marks = self.marks.read(&self.upper, inner)?;
+        let lowers = match stat.kind() {
+            libc::S_IFDIR if !marks.opaque => self.lower_directories(dirs, name, &marks)?,
+            libc::S_IFREG if marks.metacopy => vec![self.lower_data(dirs, name, &marks)?],
+            _ => Vec::new(),
+        };
+        let number = match marks.ino {
+            Some(number) => Ino(number),
+            None => match lowers.first() {
+                // Made by another overlay, which has its own way to remember.
+                Some(at) => self.number_below(*at),
+                None => born(inner),
+            },
+        };
+        let links = match marks.links {
+            None => None,
+            Some(Links::More(more)) => Some(more),
+            Some(Links::All(all)) => {
+                // The daemon was killed in between.
+                let more = all - i64::from(stat.nlink);
+                self.marks.write_links(&self.upper, inner, Links::More(more))?;
+                Some(more)
+            }
+        };
+        let parts = Parts {
+            upper: Some(inner),
+            lowers,
+            links,
+            null_device: marks.null_device,
+            direct: false,
+            pages: marks.pages,
+            redirect: marks.redirect.filter(|_| stat.is_dir()),
+        };
+        Ok(Sought { ino: number, parts, stat: *stat, trust })
+    }
+
+    fn lower_directories(
+        &self,
+        dirs: &[At],
+        name: &OsStr,
+        marks: &MarkSet,
+    ) -> Result<Vec<At>, Errno> {
+        let found = match &marks.redirect {
+            None => self.below(dirs, name),
+            Some(path) => self.below_path(dirs, path),
+        };
+        match found {
+            Ok(sought) if sought.stat.is_dir() => Ok(sought.parts.lowers),
+            Ok(sought) => {
+                self.let_go(&sought.parts);
+                Ok(Vec::new())
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Vec::new()),
+            Err(err) => Err(err),
+        }
+    }
+
+    fn lower_data(&self, dirs: &[At], name: &OsStr, marks: &MarkSet) -> Result<At, Errno> {
+        let sought = match &marks.redirect {
+            None => self.directly_below(dirs, name),
+            Some(path) => self.below_path(dirs, path),
+        };
+        match sought {
+            Ok(sought) if sought.stat.kind() == libc::S_IFREG => {
+                sought.parts.lowers.first().copied().ok_or(Errno::IO)
+            }
+            Ok(sought) => {
+                self.let_go(&sought.parts);
+                Err(Errno::IO)
+            }
+            Err(err) => {
+                log::warn!("{}: its data is not below it: {err}", name.display());
+                Err(Errno::IO)
+            }
+        }
+    }
+
+    /// What a redirect leads to: a path from the root of the lower layers, or another name in the
+    /// same directory.
+    fn below_path(&self, dirs: &[At], path: &Path) -> Result<Sought, Errno> {
+        let root: Vec<At>;
+        let mut dirs = match path.is_absolute() {
+            true => {
+                root = self.lower_roots();
+                &root[..]
+            }
+            false => dirs,
+        };
+        let mut held: Option<Parts> = None;
+        let mut found = Err(Errno::NOENT);
+        let mut names = path.components().filter_map(|part| match part {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        });
+        let mut next = names.next();
+        let mut owned;
+        while let Some(name) = next {
+            next = names.next();
+            found = self.directly_below(dirs, name);
+            if let Some(parts) = held.take() {
+                self.let_go(&parts);
+            }
+            match (&found, next) {
+                (Ok(sought), Some(_)) => {
+                    owned = sought.parts.lowers.clone();
+                    held = Some(sought.parts.clone());
+                    dirs = &owned;
+                }
+                _ => break,
+            }
+        }
+        found
+    }
+
+    /// What a name leads to in the lower layers, hard links by the index.
+    fn below(&self, dirs: &[At], name: &OsStr) -> Result<Sought, Errno> {
+        let sought = self.directly_below(dirs, name)?;
+        if sought.stat.is_dir() || sought.stat.nlink < 2 {
+            return Ok(sought);
+        }
+        // Another name of it may have been copied up.
+        let key = index_key(sought.ino);
+        match self.upper.lookup(self.dirs.index, OsStr::new(&key)) {
+            Ok(entry) => {
+                let joined = self.above(dirs, name, &entry);
+                self.let_go(&sought.parts);
+                joined
+            }
+            Err(Errno::NOENT) => Ok(sought),
+            Err(err) => {
+                self.let_go(&sought.parts);
+                Err(err)
+            }
+        }
+    }
+
+    fn directly_below(&self, dirs: &[At], name: &OsStr) -> Result<Sought, Errno> {
+        let mut sought: Option<Sought> = None;
+        for dir in dirs {
+            let volume = self.layer(*dir)?;
+            let entry = match volume.lookup(dir.ino, name) {
+                Ok(entry) => entry,
+                Err(Errno::NOENT) => continue,
+                Err(err) => {
+                    sought.iter().for_each(|sought| self.let_go(&sought.parts));
+                    return Err(err);
+                }
+            };
+            let (ino, stat, trust) = (entry.attr.ino, entry.attr.stat, entry.attr.trust);
+            let at = At { layer: dir.layer, ino };
+            let ends = self.hides(at, &stat) || sought.is_some() && !stat.is_dir();
+            if ends {
+                volume.forget(ino, 1);
+                break;
+            }
+            match &mut sought {
+                Some(sought) => sought.parts.lowers.push(at),
+                None => {
+                    let parts = Parts { lowers: vec![at], ..Parts::default() };
+                    sought = Some(Sought { ino: self.number_below(at), parts, stat, trust });
+                }
+            }
+            if !stat.is_dir() {
+                break;
+            }
+        }
+        sought.ok_or(Errno::NOENT)
+    }
+
+    /// Whether it says that there is nothing: the base, which is no overlay, has no whiteouts.
+    fn hides(&self, at: At, stat: &Stat) -> bool {
+        at.layer + 1 < self.lowers.len() && is_whiteout(stat)
+    }
+
+    /// The number that a file of a lower layer is shown with.
+    pub(super) fn number_below(&self, at: At) -> Ino {
+        if at.ino == Ino::ROOT {
+            return Ino::ROOT;
+        }
+        // Frozen layers are below prefixes of their own.
+        if at.layer == self.lowers.len() - 1 { at.ino } else { born(at.ino) }
+    }
+
+    /// The path from the root of the lower layers of what a node has below: where it was before
+    /// all renames, which leave their marks.
+    pub(super) fn path_below(&self, node: &Node) -> PathBuf {
+        let mut names = Vec::new();
+        let mut start = PathBuf::from("/");
+        let mut next = Some((node.parts(), node.seen()));
+        while let Some((parts, seen)) = next.take() {
+            let Some((parent, name)) = seen else { break };
+            match parts.redirect {
+                Some(path) if path.is_absolute() => {
+                    start = path;
+                    break;
+                }
+                Some(path) => names.push(path),
+                None => names.push(PathBuf::from(name)),
+            }
+            next = Some((parent.parts(), parent.seen()));
+        }
+        start.extend(names.iter().rev());
+        start
+    }
+
+    /// What was just made in the upper volume, and is of that alone.
+    pub(super) fn just_made(&self, inner: Ino, stat: Stat) -> Sought {
+        let null_device = is_whiteout(&stat);
+        let parts = Parts { upper: Some(inner), null_device, ..Parts::default() };
+        Sought { ino: born(inner), parts, stat, trust: Trust::UntilTold }
+    }
+
+    /// Takes the lookups of parts back.
+    pub(super) fn let_go(&self, parts: &Parts) {
+        if let Some(ino) = parts.upper {
+            self.upper.forget(ino, 1);
+        }
+        parts.lowers.iter().for_each(|at| self.let_go_below(*at));
+    }
+
+    /// Takes the lookup of a part in a lower layer back.
+    pub(super) fn let_go_below(&self, at: At) {
+        if let Ok(volume) = self.layer(at) {
+            volume.forget(at.ino, 1);
+        }
+    }
+
+    /// Makes a node of what was found and counts its lookup.
+    pub(super) fn adopt(&self, sought: Sought, parent: &Arc<Node>, name: &OsStr) -> Arc<Node> {
+        let key = (sought.ino, sought.stat.kind());
+        let stored = if sought.parts.upper.is_some() { sought.stat.blocks * 512 } else { 0 };
+        let (node, left) = self.nodes.enter(key, parent, name, sought.parts, stored);
+        self.let_go(&left);
+        node
+    }
+}
+
+/// The name in the index of a lower file with several names.
+pub(super) fn index_key(ino: Ino) -> String {
+    format!("{:016x}", ino.0)
+}

@@ -1,0 +1,321 @@
+//! The overlay as the control verbs and the daemon see it.
+
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::node::{Node, Numbers};
+use crate::advice::Advice;
+use crate::config::rules::RuleSet;
+use crate::flags::MapMode;
+use crate::mapping::{AdviceEffect, BackingFile, FlushEffect};
+use crate::range::ByteRange;
+use crate::sys::advise::SyncMode;
+use crate::volume::{
+    Found, Ino, Invalidate, Managed, NotAdvised, OpenInode, PageState, ScratchCounts, Stat, Trust,
+    VolumeCounts, WatchCounts, WhyMapped,
+};
+
+/// As many links as the kernel follows in a path.
+const MOST_LINKS: usize = 40;
+
+/// The way to the kernel's caches for a volume whose numbers are not those that the kernel knows.
+struct Outward {
+    /// None where the numbers are the same.
+    numbers: Option<Arc<Numbers>>,
+    caches: Arc<dyn Invalidate>,
+}
+
+impl Outward {
+    fn shown(&self, ino: Ino) -> Ino {
+        self.numbers.as_ref().map_or(ino, |numbers| numbers.shown(ino))
+    }
+}
+
+impl Invalidate for Outward {
+    fn now(&self, ino: Ino, offset: u64, len: u64) -> std::io::Result<()> {
+        self.caches.now(self.shown(ino), offset, len)
+    }
+
+    fn soon(&self, ino: Ino) {
+        self.caches.soon(self.shown(ino));
+    }
+
+    fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+        self.caches.entry(self.shown(parent), name)
+    }
+
+    fn expire(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
+        self.caches.expire(self.shown(parent), name)
+    }
+
+    fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno> {
+        self.caches.inode(self.shown(ino), data)
+    }
+
+    fn names(&self) -> Result<(), Errno> {
+        self.caches.names()
+    }
+}
+
+impl Overlay {
+    /// Does something with the node of what was found, which stays known meanwhile.
+    fn at_node<T, E: From<Errno>>(
+        &self,
+        found: &Found,
+        act: impl FnOnce(&Arc<Node>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (ino, _) = self.walk(&found.path, MOST_LINKS)?;
+        let done = match ino == found.ino {
+            true => self.node(ino).map_err(E::from).and_then(|node| act(&node)),
+            false => Err(E::from(Errno::STALE)), // Another has its name by now.
+        };
+        self.forget(ino, 1);
+        done
+    }
+
+    /// Walks a path from the root, following links. A lookup of what it ends at is counted.
+    fn walk(&self, path: &Path, links: usize) -> Result<(Ino, PathBuf), Errno> {
+        let mut held = Vec::new();
+        let walked = self.walk_on(path, links, &mut held);
+        // What it ends at is for the caller.
+        let last = if matches!(walked, Ok(Walked::To(_))) { held.pop() } else { None };
+        held.iter().for_each(|node: &Arc<Node>| self.forget(node.ino, 1));
+        match (walked?, last) {
+            (Walked::Link(path), _) => self.walk(&path, links - 1),
+            (Walked::To(way), last) => Ok((last.map_or(Ino::ROOT, |node| node.ino), way)),
+        }
+    }
+
+    /// The same with a lookup held of every node on the way.
+    fn walk_on(
+        &self,
+        path: &Path,
+        links: usize,
+        held: &mut Vec<Arc<Node>>,
+    ) -> Result<Walked, Errno> {
+        let mut way = PathBuf::new();
+        let mut parts = path.components();
+        while let Some(part) = parts.next() {
+            let name = match part {
+                Component::Normal(name) => name,
+                Component::ParentDir => {
+                    let below = held.pop().ok_or(Errno::XDEV)?;
+                    way.pop();
+                    self.forget(below.ino, 1);
+                    continue;
+                }
+                _ => continue,
+            };
+            let at = held.last().map_or(Ino::ROOT, |node| node.ino);
+            if !self.visible(at, name) {
+                return Err(Errno::NOENT);
+            }
+            let entry = self.lookup(at, name)?;
+            let node = self.node(entry.attr.ino)?;
+            held.push(node);
+            if entry.attr.stat.kind() != libc::S_IFLNK {
+                way.push(name);
+                continue;
+            }
+            let target = PathBuf::from(self.read_link(entry.attr.ino)?);
+            if links == 0 {
+                return Err(Errno::LOOP);
+            }
+            if target.is_absolute() {
+                return Err(Errno::XDEV);
+            }
+            return Ok(Walked::Link(way.join(target).join(parts.as_path())));
+        }
+        Ok(Walked::To(way))
+    }
+}
+
+/// Where a walk has ended.
+enum Walked {
+    /// At its end.
+    To(PathBuf),
+    /// At a link: the path that it and the rest make.
+    Link(PathBuf),
+}
+
+impl Managed for Overlay {
+    fn find(&self, path: &Path) -> Result<Found, Errno> {
+        let (ino, path) = self.walk(path, MOST_LINKS)?;
+        let found = self.node(ino).and_then(|node| {
+            let (volume, inner) = self.top(&node)?;
+            let fd = volume.open_path(inner)?;
+            let attr = volume.attr(inner, None)?;
+            let shown = self.shown(&node, attr.stat, attr.trust);
+            let stat = Stat { ino: shown.ino.0, ..shown.stat };
+            Ok(Found { ino, stat, path, fd })
+        });
+        self.forget(ino, 1);
+        found
+    }
+
+    fn in_use(&self, found: &Found) -> Vec<Arc<BackingFile>> {
+        let parts = self.at_node(found, |node| self.parts_in_use(node));
+        parts.unwrap_or_default()
+    }
+
+    fn handles(&self, found: &Found) -> u64 {
+        self.handles.opens_of(found.ino)
+    }
+
+    fn mode_at(&self, found: &Found) -> MapMode {
+        self.policy.read().mode(&found.path)
+    }
+
+    fn why_mapped(&self, found: &Found) -> Option<WhyMapped> {
+        self.at_node(found, |node| self.reason(node, &found.path)).unwrap_or(Some(WhyMapped::Below))
+    }
+
+    fn advise(
+        &self,
+        found: &Found,
+        range: ByteRange,
+        advice: Advice,
+        destroy: bool,
+    ) -> Result<AdviceEffect, NotAdvised> {
+        self.at_node(found, |node| self.give_advice(node, found, range, (advice, destroy)))
+    }
+
+    fn flush(&self, found: &Found, range: ByteRange, mode: SyncMode) -> Result<FlushEffect, Errno> {
+        self.at_node(found, |node| self.flush_node(node, found, range, mode))
+    }
+
+    fn set_locked(&self, found: &Found, range: ByteRange, lock: bool) -> Result<ByteRange, Errno> {
+        self.at_node(found, |node| self.stack(node, &found.path)?.set_locked(range, lock))
+    }
+
+    fn page_state(&self, found: &Found, range: ByteRange) -> Result<PageState, Errno> {
+        self.at_node(found, |node| match self.found_in_base(node, &found.path)? {
+            Some((volume, inner)) => Managed::page_state(volume, &inner, range),
+            None => Ok(self.stack(node, &found.path)?.page_state(range)),
+        })
+    }
+
+    fn own_pages(&self, found: &Found) -> Option<u64> {
+        let whole = ByteRange { start: 0, end: found.stat.size };
+        let count =
+            |node: &Arc<Node>| Ok::<_, Errno>(self.stack(node, &found.path)?.at_stake(whole));
+        self.at_node(found, count).ok()
+    }
+
+    fn mappable(&self, found: &Found) -> Result<(), Errno> {
+        self.at_node(found, |node| self.stack(node, &found.path)?.mappable())
+    }
+
+    fn open_files(&self) -> Vec<OpenInode> {
+        self.open_nodes()
+    }
+
+    fn files_in_use(&self) -> Vec<(PathBuf, Arc<BackingFile>)> {
+        let mut files = self.upper.files_in_use();
+        for (path, _) in &mut files {
+            if let Ok(below) = path.strip_prefix("upper") {
+                *path = below.to_owned();
+            }
+        }
+        self.lowers.iter().for_each(|volume| files.extend(volume.files_in_use()));
+        files
+    }
+
+    fn scratch(&self) -> Option<ScratchCounts> {
+        self.scratch_counts()
+    }
+
+    fn held_files(&self) -> u64 {
+        let below: u64 = self.lowers.iter().map(|volume| volume.held_files()).sum();
+        self.upper.held_files() + below
+    }
+
+    fn counts(&self) -> VolumeCounts {
+        let (inodes, lookups) = self.nodes.counts();
+        let (files, directories) = self.handles.counts();
+        let mut mappings = self.upper.counts().mappings;
+        for volume in &self.lowers {
+            let below = volume.counts().mappings;
+            mappings.count += below.count;
+            mappings.bytes += below.bytes;
+            mappings.evicted += below.evicted;
+            mappings.faults += below.faults;
+        }
+        VolumeCounts { inodes, lookups, files, directories, mappings }
+    }
+
+    fn passthrough_closed(&self) -> Option<String> {
+        self.upper.passthrough_closed()
+    }
+
+    fn uses_file_handles(&self) -> bool {
+        self.upper.uses_file_handles()
+    }
+
+    fn cache_stat_works(&self) -> bool {
+        self.upper.cache_stat_works()
+    }
+
+    fn watch_state(&self) -> Result<String, String> {
+        Ok(String::from("nothing: a scratch changes only through the mount"))
+    }
+
+    fn watch_counts(&self) -> &WatchCounts {
+        self.upper.watch_counts()
+    }
+
+    fn directories_open_silently(&self) -> bool {
+        // What others change in the base they do not tell.
+        !self.is_mixed()
+    }
+
+    fn set_rules(&self, rules: RuleSet) {
+        let below = rules.clone().with_modes(|mode| mode.in_base());
+        self.lowers.iter().for_each(|volume| volume.set_rules(below.clone()));
+        self.policy.write().rules = rules;
+    }
+
+    fn drop_unreadable(&self) {
+        // Only mounts that are read alone keep what nobody has opened.
+    }
+
+    fn trust(&self) -> Trust {
+        Trust::UntilTold
+    }
+
+    fn rule_count(&self) -> usize {
+        self.policy.read().rules.len()
+    }
+
+    fn connect(&self, invalidate: Box<dyn Invalidate>) {
+        let caches: Arc<dyn Invalidate> = Arc::from(invalidate);
+        let inner = Outward { numbers: Some(self.nodes.numbers()), caches: Arc::clone(&caches) };
+        self.upper.connect(Box::new(inner));
+        for volume in &self.lowers {
+            let shown = Outward { numbers: None, caches: Arc::clone(&caches) };
+            volume.connect(Box::new(shown)); // Files of the base have their own numbers.
+        }
+        if self.caches.set(caches).is_err() {
+            log::error!("the overlay is connected to a second kernel session");
+        }
+    }
+
+    fn expire(&self) {
+        std::thread::scope(|scope| {
+            for volume in &self.lowers {
+                scope.spawn(|| volume.expire());
+            }
+            self.upper.expire();
+        });
+    }
+
+    fn end(&self) {
+        self.lowers.iter().for_each(|volume| volume.end());
+        self.upper.end();
+        drop(self.scratch.lock().take());
+    }
+}

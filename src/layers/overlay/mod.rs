@@ -1,0 +1,179 @@
+//! The tree of a scratch mount: a writable volume over volumes that are never written.
+//!
+//! Every object is made of parts, each an inode of one volume, and most of what is asked is passed
+//! on to the topmost. The upper volume is the scratch directory itself: `upper/` in it is the tree
+//! as it was changed, in the format of overlayfs, and a change of what is only below copies it up
+//! first, without its data. A name is looked for in the upper directory and then in those below;
+//! a whiteout there says that it is gone.
+//!
+//! All changes of names hold the lock of the names for writing, which makes each of them one step
+//! for everybody else; bytes are read and written without it.
+
+mod as_tree;
+mod attributes;
+mod content;
+mod counts;
+mod data;
+mod direct;
+mod handles;
+mod list;
+mod locate;
+mod managed;
+mod marks;
+mod names;
+mod node;
+mod raise;
+mod rename;
+mod space;
+mod verbs;
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::layers::scratch::{Budget, Scratch};
+use crate::sys::cred::Caller;
+use crate::volume::{Ino, Invalidate, Lent, NewNode, Policy, Volume};
+use counts::Counts;
+use marks::Marks;
+use node::{At, NodeTable, Parts};
+
+/// How names begin that are there only within one request.
+pub(super) const TEMPORARY: &str = ".mmapfs-tmp-";
+
+/// How to build an [`Overlay`].
+pub struct OverlayOptions {
+    /// The scratch, which is held as long as the overlay.
+    pub scratch: Scratch,
+    /// A volume over the directory of the scratch.
+    pub upper: Arc<Volume>,
+    /// What is below, topmost first. The last one is the base.
+    pub lowers: Vec<Arc<Volume>>,
+    /// A name in the root that belongs to the control directory.
+    pub reserved: Option<OsString>,
+    /// Which paths are copied on write.
+    pub policy: Policy,
+    /// Unchanged files that are opened to be read are read in the base itself.
+    pub share: bool,
+}
+
+/// The directories of the scratch in the upper volume, of each of which one lookup is held.
+struct Dirs {
+    work: Ino,
+    index: Ino,
+}
+
+/// A tree of layers.
+pub struct Overlay {
+    upper: Arc<Volume>,
+    dirs: Dirs,
+    pages: OwnedFd,
+    lowers: Vec<Arc<Volume>>,
+    nodes: NodeTable,
+    names: RwLock<()>,
+    handles: handles::HandleTable,
+    listings: list::KeptListings,
+    marks: Marks,
+    policy: RwLock<Policy>,
+    share: bool,
+    copy_up: u64,
+    /// Where the bound is kept by counting.
+    budget: Option<Arc<Budget>>,
+    /// Until the end, when it is left or removed.
+    scratch: Mutex<Option<Scratch>>,
+    /// The daemon itself.
+    me: Caller,
+    reserved: Option<OsString>,
+    serial: AtomicU64,
+    counts: Counts,
+    /// The way to the kernel's caches, once there is one.
+    caches: OnceLock<Arc<dyn Invalidate>>,
+}
+
+fn never_lent(_: BorrowedFd<'_>) -> std::io::Result<Lent> {
+    Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
+}
+
+impl Overlay {
+    /// Puts the layers on each other.
+    ///
+    /// # Errors
+    /// Those of looking up the directories of the scratch.
+    pub fn new(options: OverlayOptions) -> Result<Overlay, Errno> {
+        let OverlayOptions { scratch, upper, lowers, reserved, policy, share } = options;
+        let find =
+            |name: &str| upper.lookup(Ino::ROOT, OsStr::new(name)).map(|entry| entry.attr.ino);
+        let (top, work, index) = (find("upper")?, find("work")?, find("index")?);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let pages = rustix::fs::openat(scratch.root(), "pages", flags, Mode::empty())?;
+        let roots = (0..lowers.len()).map(|layer| At { layer, ino: Ino::ROOT }).collect();
+        let root = Parts { upper: Some(top), lowers: roots, ..Parts::default() };
+        Ok(Overlay {
+            dirs: Dirs { work, index },
+            pages,
+            nodes: NodeTable::new(root),
+            names: RwLock::new(()),
+            handles: handles::HandleTable::default(),
+            listings: list::KeptListings::default(),
+            marks: Marks { space: scratch.marks() },
+            policy: RwLock::new(policy),
+            share,
+            me: Caller {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+                pid: 0,
+            },
+            reserved,
+            serial: AtomicU64::new(0),
+            counts: Counts::of(&scratch),
+            caches: OnceLock::new(),
+            lowers,
+            upper,
+            copy_up: scratch.copy_up(),
+            budget: scratch.budget().limit().map(|_| Arc::clone(scratch.budget())),
+            scratch: Mutex::new(Some(scratch)),
+        })
+    }
+
+    fn layer(&self, at: At) -> Result<&Volume, Errno> {
+        self.lowers.get(at.layer).map(|volume| &**volume).ok_or(Errno::IO)
+    }
+
+    fn lower_roots(&self) -> Vec<At> {
+        (0..self.lowers.len()).map(|layer| At { layer, ino: Ino::ROOT }).collect()
+    }
+
+    /// The path of a node from the root, for messages.
+    fn path_of(&self, node: &node::Node) -> PathBuf {
+        let mut names = Vec::new();
+        let mut next = node.seen();
+        while let Some((parent, name)) = next {
+            names.push(name);
+            next = parent.seen();
+        }
+        names.iter().rev().collect()
+    }
+
+    fn node(&self, ino: Ino) -> Result<Arc<node::Node>, Errno> {
+        let missing =
+            if ino.0 >= crate::volume::FIRST_RESERVED { Errno::PERM } else { Errno::STALE };
+        self.nodes.get(ino).ok_or(missing)
+    }
+
+    /// Whether a name in a directory belongs to the tree.
+    fn visible(&self, parent: Ino, name: &OsStr) -> bool {
+        let reserved = parent == Ino::ROOT && self.reserved.as_deref() == Some(name);
+        !reserved && !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
+    }
+
+    /// Something of the daemon's own in the scratch.
+    fn own(&self, mode: u32) -> NewNode<'_> {
+        NewNode { mode, umask: 0, caller: &self.me }
+    }
+}

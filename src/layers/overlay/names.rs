@@ -1,0 +1,400 @@
+//! Names: look up, make, link, rename, remove.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::locate::{Sought, is_whiteout};
+use super::node::Node;
+use crate::sys::cred::Caller;
+use crate::volume::{Entry, Ino, Lend, NewNode, Open, Opened, Stat};
+
+/// What the upper directory itself has at a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upper {
+    Nothing,
+    Whiteout,
+    Directory,
+    Other,
+}
+
+impl Overlay {
+    /// Finds a name and counts one lookup of what it names.
+    ///
+    /// # Errors
+    /// ENOENT when there is no such name; those of statx(2).
+    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
+        if !self.visible(parent, name) {
+            return Err(Errno::NOENT);
+        }
+        let _names = self.names.read();
+        self.lookup_locked(&self.node(parent)?, name)
+    }
+
+    pub(super) fn lookup_locked(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Entry, Errno> {
+        let sought = self.find_child(parent, name)?;
+        let (stat, trust) = (sought.stat, sought.trust);
+        let node = self.adopt(sought, parent, name);
+        Ok(self.entry(&node, stat, trust))
+    }
+
+    /// Takes back `count` lookups of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.gone(&self.nodes.forget(ino, count));
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// Those of readlink(2).
+    pub fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
+        let parts = self.node(ino)?.parts();
+        match (parts.upper, parts.lowers.first()) {
+            (Some(upper), _) => self.upper.read_link(upper),
+            (None, Some(at)) => self.layer(*at)?.read_link(at.ino),
+            (None, None) => Err(Errno::STALE),
+        }
+    }
+
+    pub(super) fn upper_at(&self, parent: Ino, name: &OsStr) -> Result<Upper, Errno> {
+        match self.upper.peek(parent, name) {
+            Ok((stat, _)) => Ok(match stat.is_dir() {
+                true => Upper::Directory,
+                false if is_whiteout(&stat) => Upper::Whiteout,
+                false => Upper::Other,
+            }),
+            Err(Errno::NOENT) => Ok(Upper::Nothing),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Checks that a name can be made in a directory. Returns the directory in the upper volume
+    /// and whether a whiteout is at the name.
+    fn prepare(&self, parent: &Arc<Node>, name: &OsStr) -> Result<(Ino, bool), Errno> {
+        if !self.visible(parent.ino, name) {
+            return Err(Errno::PERM);
+        }
+        if !parent.is_linked() {
+            return Err(Errno::NOENT);
+        }
+        self.check_room()?;
+        let above = self.raise(parent)?;
+        parent.names_change();
+        if parent.parts().lowers.is_empty() {
+            return Ok((above, false));
+        }
+        match self.upper_at(above, name)? {
+            Upper::Whiteout => Ok((above, true)),
+            Upper::Nothing if !self.is_below(parent, name)? => Ok((above, false)),
+            _ => Err(Errno::EXIST),
+        }
+    }
+
+    /// Makes something at a name: beside it and moved there where a whiteout is in its place.
+    fn make_at<T>(
+        &self,
+        (above, name): (Ino, &OsStr),
+        whiteout: bool,
+        make: impl FnOnce(&OsStr) -> Result<(Entry, T), Errno>,
+    ) -> Result<(Entry, T), Errno> {
+        if !whiteout {
+            return make(name);
+        }
+        let beside = self.temporary_name();
+        let (entry, more) = make(&beside)?;
+        let moved = match entry.attr.stat.is_dir() {
+            false => {
+                let none = RenameFlags::empty();
+                self.upper.rename((above, &beside), (above, name), none, &self.me)
+            }
+            // A directory takes the whiteout's place, and not what that stands for.
+            true => self.marks.make_opaque(&self.upper, entry.attr.ino).and_then(|()| {
+                let exchange = RenameFlags::EXCHANGE;
+                self.upper.rename((above, &beside), (above, name), exchange, &self.me)?;
+                self.upper.remove(above, &beside, false)
+            }),
+        };
+        match moved {
+            Ok(()) => {
+                self.counts.whiteouts(-1);
+                Ok((entry, more))
+            }
+            Err(err) => {
+                let _ = self.upper.remove(above, &beside, entry.attr.stat.is_dir());
+                self.upper.forget(entry.attr.ino, 1);
+                Err(err)
+            }
+        }
+    }
+
+    /// The node of something that was just made in the upper volume.
+    fn made(&self, parent: &Arc<Node>, name: &OsStr, entry: &Entry) -> Result<Entry, Errno> {
+        let sought = self.own_sought(entry);
+        let (stat, trust) = (sought.stat, sought.trust);
+        let node = self.adopt(sought, parent, name);
+        Ok(self.entry(&node, stat, trust))
+    }
+
+    /// mknod(2).
+    ///
+    /// # Errors
+    /// Those of mknod(2).
+    pub fn make_node(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        device: u64,
+    ) -> Result<Entry, Errno> {
+        let _names = self.names.write();
+        let parent = self.node(parent)?;
+        if let Some(direct) = self.direct(&parent, name)? {
+            let entry = direct.volume.make_node(direct.dir.ino, name, new, device)?;
+            return Ok(self.made_in_base(&parent, name, direct.dir, &entry).1);
+        }
+        let (above, whiteout) = self.prepare(&parent, name)?;
+        let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+            self.make_device(above, name, new, device).map(|entry| (entry, ()))
+        })?;
+        self.made(&parent, name, &entry)
+    }
+
+    /// mkdir(2).
+    ///
+    /// # Errors
+    /// Those of mkdir(2).
+    pub fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
+        let _names = self.names.write();
+        let parent = self.node(parent)?;
+        if let Some(direct) = self.direct(&parent, name)? {
+            let entry = direct.volume.make_dir(direct.dir.ino, name, new)?;
+            return Ok(self.made_in_base(&parent, name, direct.dir, &entry).1);
+        }
+        let (above, whiteout) = self.prepare(&parent, name)?;
+        let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+            self.upper.make_dir(above, name, new).map(|entry| (entry, ()))
+        })?;
+        self.made(&parent, name, &entry)
+    }
+
+    /// symlink(2).
+    ///
+    /// # Errors
+    /// Those of symlink(2).
+    pub fn make_symlink(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        target: &OsStr,
+        caller: &Caller,
+    ) -> Result<Entry, Errno> {
+        let _names = self.names.write();
+        let parent = self.node(parent)?;
+        if let Some(direct) = self.direct(&parent, name)? {
+            let entry = direct.volume.make_symlink(direct.dir.ino, name, target, caller)?;
+            return Ok(self.made_in_base(&parent, name, direct.dir, &entry).1);
+        }
+        let (above, whiteout) = self.prepare(&parent, name)?;
+        let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+            self.upper.make_symlink(above, name, target, caller).map(|entry| (entry, ()))
+        })?;
+        self.made(&parent, name, &entry)
+    }
+
+    /// Makes a regular file and opens it.
+    ///
+    /// # Errors
+    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; those of open(2).
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        how: &Open,
+        exclusive: bool,
+        lend: &Lend<'_>,
+    ) -> Result<(Entry, Opened), Errno> {
+        let _names = self.names.write();
+        let parent = self.node(parent)?;
+        if let Some(direct) = self.direct(&parent, name)? {
+            let how = (how, exclusive);
+            return self.create_in_base((&parent, name), &direct, new, how, lend);
+        }
+        let (above, whiteout) = match self.prepare(&parent, name) {
+            Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
+            prepared => prepared?,
+        };
+        let (entry, opened) = self.make_at((above, name), whiteout, |name| {
+            self.upper.create(above, name, new, how, exclusive, lend)
+        })?;
+        let sought = self.own_sought(&entry);
+        let (stat, trust) = (sought.stat, entry.attr.trust);
+        let node = self.adopt(sought, &parent, name);
+        let entry = self.entry(&node, stat, trust);
+        Ok((entry, self.handles.add_whole(node, None, opened)))
+    }
+
+    /// link(2): another name for a file.
+    ///
+    /// # Errors
+    /// Those of link(2).
+    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
+        let _names = self.names.write();
+        let (node, parent) = (self.node(ino)?, self.node(parent)?);
+        if !node.is_linked() {
+            return Err(Errno::NOENT);
+        }
+        if let Some(direct) = self.direct(&parent, name)? {
+            return self.link_in_base(&node, (&parent, name), &direct);
+        }
+        if node.is_direct() {
+            return Err(Errno::XDEV);
+        }
+        let (above, whiteout) = self.prepare(&parent, name)?;
+        let upper = self.raise(&node)?;
+        let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+            self.upper.link(upper, above, name).map(|entry| (entry, ()))
+        })?;
+        self.upper.forget(entry.attr.ino, 1);
+        self.lookup_locked(&parent, name)
+    }
+
+    /// unlink(2), or rmdir(2) with `directory`.
+    ///
+    /// # Errors
+    /// Those of unlink(2) and rmdir(2).
+    pub fn remove(&self, parent: Ino, name: &OsStr, directory: bool) -> Result<(), Errno> {
+        if !self.visible(parent, name) {
+            return Err(Errno::NOENT);
+        }
+        let _names = self.names.write();
+        let parent = self.node(parent)?;
+        if let Some(direct) = self.direct(&parent, name)? {
+            return self.remove_in_base(&parent, name, &direct, directory);
+        }
+        let (node, stat) = self.child(&parent, name)?;
+        let removed = match (directory, node.is_dir()) {
+            (true, false) => Err(Errno::NOTDIR),
+            (false, true) => Err(Errno::ISDIR),
+            _ => self.remove_node(&parent, name, &node, stat),
+        };
+        let ino = node.ino;
+        drop(node);
+        self.forget(ino, 1);
+        removed
+    }
+
+    /// Removes a name. `born` is what was just read of the attributes of an upper file or directory
+    /// that is all there is of it.
+    fn remove_node(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        node: &Arc<Node>,
+        born: Option<Stat>,
+    ) -> Result<(), Errno> {
+        let whole_dir = born.is_some() && node.is_dir();
+        if node.is_dir() && !whole_dir && !self.is_empty(node)? {
+            return Err(Errno::NOTEMPTY);
+        }
+        if self.has_other_names(node)? {
+            self.raise(node)?; // The other names are to know that there is one less.
+        }
+        let above = self.raise(parent)?;
+        parent.names_change();
+        let below = self.is_below(parent, name)?;
+        self.give_link(node, above, name)?;
+        let at = match born {
+            Some(stat) if stat.is_dir() => Upper::Directory,
+            Some(_) => Upper::Other,
+            None => self.upper_at(above, name)?,
+        };
+        match (at, below) {
+            (Upper::Nothing | Upper::Whiteout, _) => {
+                let whiteout = self.own(libc::S_IFCHR);
+                let entry = self.upper.make_node(above, name, &whiteout, 0)?;
+                self.upper.forget(entry.attr.ino, 1);
+                self.counts.whiteouts(1);
+            }
+            (_, false) if whole_dir => match self.upper.remove(above, name, true) {
+                // It may be that nothing of what is in it is to be seen.
+                Err(Errno::NOTEMPTY) if self.is_empty(node)? => {
+                    self.clear_whiteouts(node)?;
+                    self.upper.remove(above, name, true)?;
+                }
+                removed => removed?,
+            },
+            (_, false) => {
+                if at == Upper::Directory {
+                    self.clear_whiteouts(node)?;
+                }
+                self.upper.remove(above, name, at == Upper::Directory)?;
+            }
+            (_, true) => {
+                if whole_dir && !self.is_empty(node)? {
+                    return Err(Errno::NOTEMPTY);
+                }
+                if at == Upper::Directory {
+                    self.clear_whiteouts(node)?;
+                }
+                self.replace_by_whiteout(above, name, at == Upper::Directory)?;
+            }
+        }
+        self.lost_a_name(node, born.map(|stat| i64::from(stat.nlink) - 1))
+    }
+
+    /// Puts a whiteout in the place of what the upper directory has at a name, in one step.
+    fn replace_by_whiteout(&self, above: Ino, name: &OsStr, dir: bool) -> Result<(), Errno> {
+        let work = self.dirs.work;
+        let temporary = self.temporary_name();
+        let entry = self.upper.make_node(work, &temporary, &self.own(libc::S_IFCHR), 0)?;
+        self.upper.forget(entry.attr.ino, 1);
+        let flags = if dir { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+        let moved = self.upper.rename((work, &temporary), (above, name), flags, &self.me);
+        if moved.is_err() {
+            let _ = self.upper.remove(work, &temporary, false);
+            return moved;
+        }
+        self.counts.whiteouts(1);
+        if dir { self.upper.remove(work, &temporary, true) } else { Ok(()) }
+    }
+
+    /// Removes what is left in an upper directory that shows nothing.
+    pub(super) fn clear_whiteouts(&self, node: &Arc<Node>) -> Result<(), Errno> {
+        let Some(upper) = node.upper() else { return Ok(()) };
+        let mut left = Vec::new();
+        let id = self.upper.open_dir(upper)?;
+        let listed = self.upper.list((upper, id), 0, false, &mut |item| {
+            if item.name != "." && item.name != ".." {
+                left.push(item.name.to_owned());
+            }
+            false
+        });
+        self.upper.release_dir(id)?;
+        listed?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.marks.make_opaque(&self.upper, upper)?;
+        left.iter().try_for_each(|name| self.upper.remove(upper, name, false))?;
+        self.counts.whiteouts(-(left.len() as i64));
+        Ok(())
+    }
+
+    pub(super) fn forget_node(&self, node: Arc<Node>) {
+        let ino = node.ino;
+        drop(node);
+        self.forget(ino, 1);
+    }
+
+    /// What was found when something was made: nothing but itself.
+    fn own_sought(&self, entry: &Entry) -> Sought {
+        if let Some(budget) = &self.budget {
+            budget.charge(entry.attr.stat.blocks * 512);
+        }
+        self.just_made(entry.attr.ino, entry.attr.stat)
+    }
+}

@@ -1,0 +1,318 @@
+//! The nodes of an overlay: what the kernel knows, and what each is made of.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::content::Content;
+use super::locate::born;
+use crate::volume::Ino;
+
+/// Something in a lower layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct At {
+    /// Index of the layer, 0 is the topmost of the lower ones.
+    pub(super) layer: usize,
+    /// Its number in that layer's volume, of which one lookup is held.
+    pub(super) ino: Ino,
+}
+
+/// What a node is made of. One lookup is held of each part, in the volume that it is of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Its number in the upper volume.
+    pub(super) upper: Option<Ino>,
+    /// Of a directory: those that are merged, topmost first. Of a file: where its data is that is
+    /// not in the upper file; none when the upper file is whole.
+    pub(super) lowers: Vec<At>,
+    /// Of a file with entries in the index: names that it has in addition to the upper file's
+    /// links, negative when some of those are none of its names.
+    pub(super) links: Option<i64>,
+    /// Of the base itself, where it is written too.
+    pub(super) direct: bool,
+    /// A character device 0/0, which is stored as another, since it would be a whiteout.
+    pub(super) null_device: bool,
+    /// The page map of an upper file that has data below.
+    pub(super) pages: Option<u64>,
+    /// Of a directory that was renamed: where it is in the lower layers, from their root, or by
+    /// another name in the same directory.
+    pub(super) redirect: Option<PathBuf>,
+}
+
+/// Where a node was seen last.
+pub(super) struct Place {
+    /// Only the root has none.
+    pub(super) parent: Option<Arc<Node>>,
+    pub(super) name: OsString,
+    /// It has a name.
+    pub(super) linked: bool,
+}
+
+/// A file or directory that the kernel knows, or above one.
+pub(super) struct Node {
+    pub(super) ino: Ino,
+    /// Type bits of the mode.
+    pub(super) kind: u32,
+    lookups: AtomicU64,
+    place: Mutex<Place>,
+    parts: RwLock<Parts>,
+    /// What all open descriptors of a file with parts in several layers share.
+    pub(super) content: Mutex<Weak<Content>>,
+    /// Bytes that its upper file was last counted with; see [`super::space`].
+    pub(super) stored: AtomicU64,
+    /// How often the kernel has the base file itself open for it.
+    pub(super) shared_opens: AtomicU64,
+    /// How often it is open as a whole file.
+    pub(super) whole_opens: AtomicU64,
+    /// Of a directory: a number that it gets with each change of its names, and never had before.
+    changed: AtomicU64,
+}
+
+/// What the next change of a directory is numbered.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+impl Node {
+    pub(super) fn parts(&self) -> Parts {
+        self.parts.read().clone()
+    }
+
+    /// It is nothing but this file or directory of the upper volume, which was made in it.
+    pub(super) fn is_born_as(&self, inner: Ino, kind: u32) -> bool {
+        let parts = self.parts.read();
+        self.kind == kind
+            && parts.upper == Some(inner)
+            && parts.lowers.is_empty()
+            && parts.links.is_none()
+    }
+
+    pub(super) fn upper(&self) -> Option<Ino> {
+        self.parts.read().upper
+    }
+
+    pub(super) fn change_parts(&self, change: impl FnOnce(&mut Parts)) {
+        change(&mut self.parts.write());
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.kind == libc::S_IFDIR
+    }
+
+    /// It is of the base itself, where it is written too.
+    pub(super) fn is_direct(&self) -> bool {
+        self.parts.read().direct
+    }
+
+    pub(super) fn is_regular(&self) -> bool {
+        self.kind == libc::S_IFREG
+    }
+
+    /// The directory and the name where it was seen last; `None` for the root.
+    pub(super) fn seen(&self) -> Option<(Arc<Node>, OsString)> {
+        let place = self.place.lock();
+        Some((Arc::clone(place.parent.as_ref()?), place.name.clone()))
+    }
+
+    pub(super) fn parent(&self) -> Option<Arc<Node>> {
+        self.place.lock().parent.clone()
+    }
+
+    pub(super) fn is_linked(&self) -> bool {
+        self.place.lock().linked
+    }
+
+    /// Notes the name under which it was just seen, or that it has got.
+    pub(super) fn seen_at(&self, parent: &Arc<Node>, name: &OsStr) {
+        let mut place = self.place.lock();
+        let same = place.parent.as_ref().is_some_and(|known| Arc::ptr_eq(known, parent));
+        if !same || place.name != name {
+            place.parent = Some(Arc::clone(parent));
+            place.name = name.to_owned();
+        }
+        place.linked = true;
+    }
+
+    /// Which was the last change of the names in it.
+    pub(super) fn last_change(&self) -> u64 {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the names in it are about to change. Whoever calls has locked the names for
+    /// writing.
+    pub(super) fn names_change(&self) {
+        self.changed.store(CHANGES.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Notes that its last name is gone.
+    pub(super) fn unlinked(&self) {
+        self.place.lock().linked = false;
+    }
+}
+
+/// The numbers of nodes that have been copied up, by those in the upper volume. All others there
+/// have numbers that follow from it.
+#[derive(Debug, Default)]
+pub(super) struct Numbers(Mutex<HashMap<Ino, Ino>>);
+
+impl Numbers {
+    fn note(&self, upper: Ino, shown: Ino) {
+        if born(upper) != shown {
+            self.0.lock().insert(upper, shown);
+        }
+    }
+
+    fn let_go(&self, upper: Ino) {
+        self.0.lock().remove(&upper);
+    }
+
+    /// The number that the kernel knows of one in the upper volume.
+    pub(super) fn shown(&self, upper: Ino) -> Ino {
+        self.0.lock().get(&upper).copied().unwrap_or_else(|| born(upper))
+    }
+}
+
+/// The nodes by number. One stays while the kernel knows it, something below it, or has it open.
+#[derive(Default)]
+pub(super) struct NodeTable {
+    nodes: Mutex<HashMap<u64, Arc<Node>>>,
+    numbers: Arc<Numbers>,
+}
+
+impl NodeTable {
+    /// A table with the root, which is never forgotten.
+    pub(super) fn new(parts: Parts) -> NodeTable {
+        let table = NodeTable::default();
+        let place = Place { parent: None, name: OsString::new(), linked: true };
+        insert(&mut table.nodes.lock(), (Ino::ROOT, libc::S_IFDIR), place, parts, 0);
+        table
+    }
+
+    /// Notes that a node has got a number in the upper volume.
+    pub(super) fn raised(&self, node: &Node, upper: Ino) {
+        self.numbers.note(upper, node.ino);
+    }
+
+    pub(super) fn numbers(&self) -> Arc<Numbers> {
+        Arc::clone(&self.numbers)
+    }
+
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        self.nodes.lock().get(&ino.0).cloned()
+    }
+
+    /// Counts a lookup of a node that is known to be at a name, if it is as `is` says. To be
+    /// called with the names locked.
+    pub(super) fn known(
+        &self,
+        ino: Ino,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        is: impl FnOnce(&Node) -> bool,
+    ) -> Option<Arc<Node>> {
+        let node = self.get(ino).filter(|node| is(node))?;
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        node.seen_at(parent, name);
+        Some(node)
+    }
+
+    /// Counts a lookup of what was found at a name. Returns the node and the parts that are left
+    /// over, whose lookups are to be taken back. To be called with the names locked.
+    pub(super) fn enter(
+        &self,
+        (ino, kind): (Ino, u32),
+        parent: &Arc<Node>,
+        name: &OsStr,
+        parts: Parts,
+        stored: u64,
+    ) -> (Arc<Node>, Parts) {
+        // Two threads may have found the same file at the same time.
+        let mut nodes = self.nodes.lock();
+        if let Some(node) = nodes.get(&ino.0).filter(|node| node.kind == kind) {
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            node.seen_at(parent, name);
+            return (Arc::clone(node), parts);
+        }
+        let place = Place { parent: Some(Arc::clone(parent)), name: name.to_owned(), linked: true };
+        if let Some(upper) = parts.upper {
+            self.numbers.note(upper, ino);
+        }
+        (insert(&mut nodes, (ino, kind), place, parts, stored), Parts::default())
+    }
+
+    /// Takes back `count` lookups. Returns all nodes that went with it.
+    #[must_use]
+    pub(super) fn forget(&self, ino: Ino, count: u64) -> Vec<Arc<Node>> {
+        if ino == Ino::ROOT {
+            return Vec::new();
+        }
+        match self.get(ino) {
+            Some(node) => {
+                let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
+                if count > before {
+                    log::error!("forget ino={ino}: {count} of {before} lookups");
+                    node.lookups.store(0, Ordering::Relaxed);
+                }
+                drop(node);
+            }
+            None => log::error!("forget ino={ino}: the inode is not known"),
+        }
+        self.drop_unused(ino)
+    }
+
+    /// Drops a node that nobody needs any more, and those above it that were there for it.
+    #[must_use]
+    pub(super) fn drop_unused(&self, ino: Ino) -> Vec<Arc<Node>> {
+        let mut gone = Vec::new();
+        let mut next = Some(ino);
+        let mut nodes = self.nodes.lock();
+        while let Some(ino) = next.take() {
+            let Some(node) = nodes.get(&ino.0) else { break };
+            let unused = ino != Ino::ROOT
+                && node.lookups.load(Ordering::Relaxed) == 0
+                && Arc::strong_count(node) == 1;
+            if !unused {
+                break;
+            }
+            let Some(node) = nodes.remove(&ino.0) else { break };
+            next = node.parent().map(|parent| parent.ino);
+            if let Some(upper) = node.upper() {
+                self.numbers.let_go(upper);
+            }
+            gone.push(node);
+        }
+        gone
+    }
+
+    /// How many nodes there are, and the sum of their lookups.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let nodes = self.nodes.lock();
+        let lookups = nodes.values().map(|node| node.lookups.load(Ordering::Relaxed)).sum();
+        (nodes.len() as u64, lookups)
+    }
+}
+
+fn insert(
+    nodes: &mut HashMap<u64, Arc<Node>>,
+    (ino, kind): (Ino, u32),
+    place: Place,
+    parts: Parts,
+    stored: u64,
+) -> Arc<Node> {
+    let node = Arc::new(Node {
+        ino,
+        kind,
+        lookups: AtomicU64::new(1),
+        place: Mutex::new(place),
+        parts: RwLock::new(parts),
+        content: Mutex::default(),
+        stored: AtomicU64::new(stored),
+        shared_opens: AtomicU64::new(0),
+        whole_opens: AtomicU64::new(0),
+        changed: AtomicU64::new(CHANGES.fetch_add(1, Ordering::Relaxed)),
+    });
+    nodes.insert(ino.0, Arc::clone(&node));
+    node
+}

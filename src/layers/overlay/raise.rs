@@ -1,0 +1,265 @@
+//! Copy-up: what is only below gets a file of its own in the upper volume, without its data.
+//!
+//! The copy is made in the work directory and moved to its place when all of it is there, so that
+//! a daemon that is killed leaves either nothing or all. No directory above it is seen to change.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::locate::{index_key, is_whiteout};
+use super::marks::{Links, is_mark};
+use super::node::{At, Node, Parts};
+use crate::volume::{
+    Entry, Ino, NewNode, NewTime, Open, SetAttr, Stat, Volume, WhyMapped, XattrFlags,
+};
+
+impl Overlay {
+    /// A name that nothing else has.
+    pub(super) fn temporary_name(&self) -> OsString {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        format!("{}{serial:x}", super::TEMPORARY).into()
+    }
+
+    /// The number of a node in the upper volume, where it is copied first if it is only below.
+    /// Whoever calls has locked the names for writing.
+    ///
+    /// # Errors
+    /// ENOSPC and the others of making a file.
+    pub(super) fn raise(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
+        if let Some(upper) = node.upper() {
+            return Ok(upper);
+        }
+        self.check_room()?;
+        let at = node.parts().lowers.first().copied().ok_or(Errno::STALE)?;
+        let stat = self.layer(at)?.attr(at.ino, None)?.stat;
+        let temporary = self.temporary_name();
+        let (entry, parts) = match node.kind {
+            libc::S_IFDIR => (self.copy_dir(&temporary, at, &stat)?, Parts::default()),
+            libc::S_IFREG => {
+                // An empty file is whole, unless descriptors of it wait for what is written.
+                let whole = stat.size == 0 && node.content.lock().strong_count() == 0;
+                self.copy_regular(&temporary, node, &stat, whole)?
+            }
+            libc::S_IFLNK => (self.copy_link(&temporary, at)?, Parts::default()),
+            _ => {
+                let entry = self.make_device(
+                    self.dirs.work,
+                    &temporary,
+                    &self.own(stat.kind() | 0o600),
+                    stat.rdev,
+                )?;
+                let null_device = is_whiteout(&stat);
+                (entry, Parts { null_device, ..Parts::default() })
+            }
+        };
+        let upper = entry.attr.ino;
+        let finished = self
+            .copy_attributes(at, upper, &stat)
+            .and_then(|()| self.marks.keep_number(&self.upper, upper, node.ino))
+            .and_then(|()| self.put_in_place(node, &temporary, upper, &stat));
+        let links = match finished {
+            Ok(links) => links,
+            Err(err) => {
+                let _ = self.upper.remove(self.dirs.work, &temporary, node.is_dir());
+                self.upper.forget(upper, 1);
+                return Err(err);
+            }
+        };
+        let whole = !node.is_dir() && parts.pages.is_none();
+        let mut left = Parts::default();
+        node.change_parts(|known| {
+            known.upper = Some(upper);
+            known.pages = parts.pages;
+            known.links = links;
+            known.null_device = parts.null_device;
+            if whole {
+                left.lowers = std::mem::take(&mut known.lowers);
+            }
+        });
+        self.let_go(&left);
+        self.count_stored(node);
+        self.nodes.raised(node, upper);
+        if !node.is_dir() {
+            self.counts.copied_files.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(upper)
+    }
+
+    fn copy_dir(&self, name: &OsStr, _at: At, _stat: &Stat) -> Result<Entry, Errno> {
+        let new = NewNode { mode: libc::S_IFDIR | 0o700, umask: 0, caller: &self.me };
+        self.upper.make_dir(self.dirs.work, name, &new)
+    }
+
+    fn copy_link(&self, name: &OsStr, at: At) -> Result<Entry, Errno> {
+        let target = self.layer(at)?.read_link(at.ino)?;
+        self.upper.make_symlink(self.dirs.work, name, &target, &self.me)
+    }
+
+    /// mknod(2) in the upper volume. A character device 0/0 gets another number and a mark.
+    pub(super) fn make_device(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        device: u64,
+    ) -> Result<Entry, Errno> {
+        if new.mode & libc::S_IFMT != libc::S_IFCHR || device != 0 {
+            return self.upper.make_node(parent, name, new, device);
+        }
+        let mut entry = self.upper.make_node(parent, name, new, rustix::fs::makedev(0, 1))?;
+        let inner = entry.attr.ino;
+        self.marks.write(&self.upper, inner, "mmapfs.null", b"").inspect_err(|_| {
+            let _ = self.upper.remove(parent, name, false);
+            self.upper.forget(inner, 1);
+        })?;
+        entry.attr.stat.rdev = 0;
+        Ok(entry)
+    }
+
+    /// A regular file of the same length that has no page of its own yet.
+    fn copy_regular(
+        &self,
+        name: &OsStr,
+        node: &Node,
+        stat: &Stat,
+        whole: bool,
+    ) -> Result<(Entry, Parts), Errno> {
+        let new = NewNode { mode: libc::S_IFREG | 0o600, umask: 0, caller: &self.me };
+        let how =
+            Open { read: true, write: true, unlent: Some(WhyMapped::Merged), ..Open::default() };
+        let refuse = super::never_lent;
+        let (entry, opened) = self.upper.create(self.dirs.work, name, &new, &how, true, &refuse)?;
+        let upper = entry.attr.ino;
+        let prepared =
+            if whole { Ok(None) } else { self.prepare_sparse(upper, node, stat).map(Some) };
+        self.upper.release(opened.id)?;
+        match prepared {
+            Ok(pages) => Ok((entry, Parts { pages, ..Parts::default() })),
+            Err(err) => {
+                let _ = self.upper.remove(self.dirs.work, name, false);
+                self.upper.forget(upper, 1);
+                Err(err)
+            }
+        }
+    }
+
+    fn prepare_sparse(&self, upper: Ino, node: &Node, stat: &Stat) -> Result<u64, Errno> {
+        let size = SetAttr { size: Some(stat.size), ..SetAttr::default() };
+        self.upper.set_attr(upper, None, size, &self.me)?;
+        let path = self.path_below(node);
+        let pages = self.new_page_map(stat)?;
+        let mark = |name: &str, value: &[u8]| self.marks.write(&self.upper, upper, name, value);
+        use std::os::unix::ffi::OsStrExt;
+        mark("mmapfs.pages", pages.to_string().as_bytes())
+            .and_then(|()| mark("overlay.redirect", path.as_os_str().as_bytes()))
+            .and_then(|()| mark("overlay.metacopy", b""))
+            .inspect_err(|_| self.drop_page_map(pages))?;
+        Ok(pages)
+    }
+
+    /// Owner, attributes, permissions and times, in the order in which one does not undo another.
+    fn copy_attributes(&self, at: At, upper: Ino, stat: &Stat) -> Result<(), Errno> {
+        let owner = SetAttr { uid: Some(stat.uid), gid: Some(stat.gid), ..SetAttr::default() };
+        let now = self.upper.attr(upper, None)?.stat;
+        if (now.uid, now.gid) != (stat.uid, stat.gid) {
+            self.upper.set_attr(upper, None, owner, &self.me)?;
+        }
+        self.copy_xattrs(self.layer(at)?, at.ino, upper)?;
+        if stat.kind() != libc::S_IFLNK {
+            let mode = SetAttr { mode: Some(stat.mode & 0o7777), ..SetAttr::default() };
+            self.upper.set_attr(upper, None, mode, &self.me)?;
+        }
+        self.set_times(upper, stat)
+    }
+
+    /// Gives an upper file the times of access and change that `stat` has.
+    pub(super) fn set_times(&self, upper: Ino, stat: &Stat) -> Result<(), Errno> {
+        let times = SetAttr {
+            atime: Some(NewTime::At(stat.atime)),
+            mtime: Some(NewTime::At(stat.mtime)),
+            ..SetAttr::default()
+        };
+        self.upper.set_attr(upper, None, times, &self.me).map(drop)
+    }
+
+    fn copy_xattrs(&self, from: &Volume, lower: Ino, upper: Ino) -> Result<(), Errno> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut names = vec![0; 65_536];
+        let len = match from.list_xattr(lower, &mut names, &super::marks::ROOT) {
+            Ok(len) => len,
+            Err(Errno::OPNOTSUPP) => 0,
+            Err(err) => return Err(err),
+        };
+        let mut value = Vec::new();
+        for name in names.get(..len).unwrap_or_default().split(|byte| *byte == 0) {
+            let name = OsStr::from_bytes(name);
+            if name.is_empty() || is_mark(name) {
+                continue;
+            }
+            value.resize(65_536, 0);
+            let len = match from.get_xattr(lower, name, &mut value) {
+                Ok(len) => len,
+                // Shown and not to be had, as the kernel's own for filesystems in userspace.
+                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => continue,
+                Err(err) => return Err(err),
+            };
+            let value = value.get(..len).unwrap_or_default();
+            match self.upper.set_xattr(upper, name, value, XattrFlags::empty(), &self.me) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP | Errno::PERM) => {
+                    log::warn!("{}: the scratch cannot hold this attribute", name.display());
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a copy to where it belongs. Returns the count of names of a file with several.
+    fn put_in_place(
+        &self,
+        node: &Arc<Node>,
+        temporary: &OsStr,
+        upper: Ino,
+        stat: &Stat,
+    ) -> Result<Option<i64>, Errno> {
+        if node.is_dir() || stat.nlink < 2 {
+            return self.move_up(node, temporary).map(|()| None);
+        }
+        // The index has one more link of it, by which its other names find it. Until all links are
+        // made their number says nothing.
+        let all = i64::from(stat.nlink);
+        self.marks.write_links(&self.upper, upper, Links::All(all))?;
+        let (index, key) = (self.dirs.index, index_key(node.ino));
+        self.upper.link(upper, index, OsStr::new(&key))?;
+        self.upper.forget(upper, 1);
+        let more = all - if node.is_linked() { 2 } else { 1 };
+        self.move_up(node, temporary).inspect_err(|_| {
+            let _ = self.upper.remove(index, OsStr::new(&key), false);
+        })?;
+        if let Err(err) = self.marks.write_links(&self.upper, upper, Links::More(more)) {
+            log::warn!("{}: writing how many names it has: {err}", self.path_of(node).display());
+        }
+        Ok(Some(more))
+    }
+
+    /// Moves a copy from the work directory to the place where its node is.
+    fn move_up(&self, node: &Arc<Node>, temporary: &OsStr) -> Result<(), Errno> {
+        let place = node.seen().filter(|_| node.is_linked());
+        let Some((parent, name)) = place else {
+            // It has lost its name: only those who have it open see it.
+            return self.upper.remove(self.dirs.work, temporary, node.is_dir());
+        };
+        let above = self.raise(&parent)?;
+        parent.names_change();
+        let times = self.upper.attr(above, None)?.stat;
+        let none = RenameFlags::empty();
+        self.upper.rename((self.dirs.work, temporary), (above, &name), none, &self.me)?;
+        self.set_times(above, &times)
+    }
+}

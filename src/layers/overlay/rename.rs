@@ -1,0 +1,231 @@
+//! Renames, and what a file with several names needs for them.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::marks::Links;
+use super::names::Upper;
+use super::node::Node;
+use crate::sys::cred::Caller;
+use crate::volume::Ino;
+
+impl Overlay {
+    /// renameat2(2), without RENAME_WHITEOUT.
+    ///
+    /// # Errors
+    /// Those of renameat2(2).
+    pub fn rename(
+        &self,
+        from: (Ino, &OsStr),
+        to: (Ino, &OsStr),
+        flags: RenameFlags,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        if flags.contains(RenameFlags::WHITEOUT) {
+            return Err(Errno::INVAL);
+        }
+        if !self.visible(from.0, from.1) {
+            return Err(Errno::NOENT);
+        }
+        if !self.visible(to.0, to.1) {
+            return Err(Errno::PERM);
+        }
+        let _names = self.names.write();
+        let (old, new) = (self.node(from.0)?, self.node(to.0)?);
+        if !new.is_linked() {
+            return Err(Errno::NOENT);
+        }
+        if self.is_direct(&old, from.1) || self.is_direct(&new, to.1) {
+            return self.rename_in_base((&old, from.1), (&new, to.1), flags, caller);
+        }
+        let (moved, _) = self.child(&old, from.1)?;
+        let there = match self.child(&new, to.1) {
+            Ok((there, _)) => Some(there),
+            Err(Errno::NOENT) => None,
+            Err(err) => {
+                self.forget_node(moved);
+                return Err(err);
+            }
+        };
+        let renamed = self.rename_nodes((&old, from.1), (&new, to.1), &moved, &there, flags);
+        self.forget_node(moved);
+        there.into_iter().for_each(|node| self.forget_node(node));
+        renamed
+    }
+
+    pub(super) fn rename_nodes(
+        &self,
+        from: (&Arc<Node>, &OsStr),
+        to: (&Arc<Node>, &OsStr),
+        moved: &Arc<Node>,
+        there: &Option<Arc<Node>>,
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        match there {
+            Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EXIST),
+            None if exchange => return Err(Errno::NOENT),
+            Some(there) if Arc::ptr_eq(there, moved) => return Ok(()), // Two names of one file.
+            Some(there) if !exchange => match (moved.is_dir(), there.is_dir()) {
+                (true, false) => return Err(Errno::NOTDIR),
+                (false, true) => return Err(Errno::ISDIR),
+                (true, true) if !self.is_empty(there)? => return Err(Errno::NOTEMPTY),
+                _ => {}
+            },
+            _ => {}
+        }
+        if moved.is_dir() && self.is_mixed() {
+            return Err(Errno::XDEV); // What is in it would come under other rules.
+        }
+        if moved.is_dir() && self.is_above(moved, to.0) {
+            return Err(Errno::INVAL);
+        }
+        let (old, new) = (self.raise(from.0)?, self.raise(to.0)?);
+        from.0.names_change();
+        to.0.names_change();
+        self.raise_to_move(moved, from)?;
+        if exchange {
+            let there = there.as_ref().ok_or(Errno::NOENT)?;
+            if there.is_dir() && self.is_above(there, from.0) {
+                return Err(Errno::INVAL);
+            }
+            self.raise_to_move(there, to)?;
+            self.upper.rename((old, from.1), (new, to.1), RenameFlags::EXCHANGE, &self.me)?;
+            there.seen_at(from.0, from.1);
+            moved.seen_at(to.0, to.1);
+            return Ok(());
+        }
+        if let Some(there) = there
+            && self.has_other_names(there)?
+        {
+            self.raise(there)?;
+        }
+        let uncovers = self.is_below(from.0, from.1)?;
+        if let Some(there) = there {
+            self.give_link(there, new, to.1)?;
+        }
+        let at = self.upper_at(new, to.1)?;
+        if at == Upper::Directory
+            && let Some(there) = there
+        {
+            self.clear_whiteouts(there)?;
+        }
+        if moved.is_dir() && at == Upper::Whiteout {
+            let exchange = RenameFlags::EXCHANGE;
+            self.upper.rename((old, from.1), (new, to.1), exchange, &self.me)?;
+            if !uncovers {
+                self.upper.remove(old, from.1, false)?;
+                self.counts.whiteouts(-1);
+            }
+        } else {
+            let flags = if uncovers { RenameFlags::WHITEOUT } else { RenameFlags::empty() };
+            self.upper.rename((old, from.1), (new, to.1), flags, &self.me)?;
+            self.counts.whiteouts(i64::from(uncovers) - i64::from(at == Upper::Whiteout));
+        }
+        if let Some(there) = there {
+            self.lost_a_name(there, None)?;
+        }
+        moved.seen_at(to.0, to.1);
+        Ok(())
+    }
+
+    /// Copies up what is to be moved, and marks where what is below it stays.
+    pub(super) fn raise_to_move(
+        &self,
+        node: &Arc<Node>,
+        at: (&Arc<Node>, &OsStr),
+    ) -> Result<(), Errno> {
+        let upper = self.raise(node)?;
+        if node.is_dir() {
+            if node.parts().lowers.is_empty() {
+                return self.marks.make_opaque(&self.upper, upper);
+            }
+            let path = self.path_below(node);
+            self.marks.write(
+                &self.upper,
+                upper,
+                "overlay.redirect",
+                path.as_os_str().as_bytes(),
+            )?;
+            node.change_parts(|parts| parts.redirect = Some(path));
+            return Ok(());
+        }
+        let above = self.raise(at.0)?;
+        self.give_link(node, above, at.1)
+    }
+
+    /// Whether a directory is above another, or the same.
+    pub(super) fn is_above(&self, node: &Arc<Node>, other: &Arc<Node>) -> bool {
+        let mut next = Some(Arc::clone(other));
+        while let Some(at) = next {
+            if Arc::ptr_eq(&at, node) {
+                return true;
+            }
+            next = at.parent();
+        }
+        false
+    }
+
+    /// Whether a file that is only below has more names than one.
+    pub(super) fn has_other_names(&self, node: &Node) -> Result<bool, Errno> {
+        let parts = node.parts();
+        match (parts.upper, parts.lowers.first()) {
+            (None, Some(at)) if !node.is_dir() => {
+                Ok(self.layer(*at)?.attr(at.ino, None)?.stat.nlink > 1)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Gives an upper file that is found at a name by the index a link of its own there, so that
+    /// the name and the link go in one step.
+    pub(super) fn give_link(&self, node: &Node, above: Ino, name: &OsStr) -> Result<(), Errno> {
+        let parts = node.parts();
+        let (Some(upper), Some(more)) = (parts.upper, parts.links) else { return Ok(()) };
+        if self.upper_at(above, name)? != Upper::Nothing {
+            return Ok(());
+        }
+        let all = i64::from(self.upper.attr(upper, None)?.stat.nlink) + more;
+        self.marks.write_links(&self.upper, upper, Links::All(all))?;
+        let linked = self.upper.link(upper, above, name);
+        let more = if linked.is_ok() { more - 1 } else { more };
+        node.change_parts(|parts| parts.links = Some(more));
+        self.marks.write_links(&self.upper, upper, Links::More(more))?;
+        self.upper.forget(linked?.attr.ino, 1);
+        Ok(())
+    }
+
+    /// Notes that a name of a node is gone; with the last one it is out of the index.
+    /// `left` is how many it has left, where that is known.
+    pub(super) fn lost_a_name(&self, node: &Arc<Node>, left: Option<i64>) -> Result<(), Errno> {
+        let parts = node.parts();
+        let names = match (parts.upper, parts.links) {
+            (Some(_), None) if !node.is_dir() && left.is_some() => left.unwrap_or(0),
+            (Some(upper), links) if !node.is_dir() => {
+                let stat = self.upper.attr(upper, None)?.stat;
+                i64::from(stat.nlink) + links.unwrap_or(0)
+            }
+            _ => 0,
+        };
+        if names > 0 {
+            return Ok(());
+        }
+        node.unlinked();
+        if !node.is_dir() {
+            self.uncount_file(node);
+        }
+        if parts.links.is_some() {
+            let key = super::locate::index_key(node.ino);
+            self.upper.remove(self.dirs.index, OsStr::new(&key), false)?;
+        }
+        if parts.upper.is_some() && !self.is_open(node) {
+            self.drop_pages_of(node);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,350 @@
+//! The control verbs on a file of layers: each part of a range goes to the layer that has it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::node::{At, Node};
+use super::space::{NEW_FILE, TWO_PAGES};
+use crate::advice::{Advice, Effect};
+use crate::layers::merged::Merged;
+use crate::layers::pages::PAGE;
+use crate::mapping::{AdviceEffect, BackingFile, FlushEffect, whole_pages};
+use crate::range::ByteRange;
+use crate::sys;
+use crate::sys::advise::SyncMode;
+use crate::volume::{Found, Managed, NotAdvised, OpenInode, PageState, View, Volume, WhyMapped};
+
+/// One layer of a file, in use.
+pub(super) struct Part<'a> {
+    volume: &'a Volume,
+    found: Found,
+    view: View,
+}
+
+/// The layers of a regular file that the verbs act on. One of them is there at least.
+pub(super) struct Stack<'a> {
+    upper: Option<Part<'a>>,
+    /// What the upper file leaves to the base; none when it is whole.
+    below: Option<Part<'a>>,
+    /// Which pages are whose; none when all of them are of one layer.
+    merged: Option<Arc<Merged>>,
+}
+
+/// Whether an advice takes pages away that no layer below has.
+fn throws_away(advice: Advice) -> bool {
+    matches!(
+        advice,
+        Advice::DontNeed
+            | Advice::DontNeedLocked
+            | Advice::Free
+            | Advice::Remove
+            | Advice::WipeOnFork
+    )
+}
+
+impl<'a> Stack<'a> {
+    /// The parts of a range, each with the layer that has it.
+    fn runs(&self, range: ByteRange) -> Vec<(&Part<'a>, bool, ByteRange)> {
+        let run = |own: bool, start, end| {
+            let part = if own { self.upper.as_ref() } else { self.below.as_ref() };
+            part.map(|part| (part, own, ByteRange { start, end }))
+        };
+        let runs = match &self.merged {
+            Some(merged) => merged.runs(range.start..range.end),
+            None => vec![(self.upper.is_some(), range.start..range.end)],
+        };
+        runs.into_iter().filter_map(|(own, part)| run(own, part.start, part.end)).collect()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part<'a>> {
+        self.upper.iter().chain(&self.below)
+    }
+
+    /// Pages of a range that the upper file has.
+    pub(super) fn at_stake(&self, range: ByteRange) -> u64 {
+        let own = self.runs(range).into_iter().filter(|(_, own, _)| *own);
+        own.map(|(_, _, part)| part.len().div_ceil(sys::page_size() as u64)).sum()
+    }
+
+    /// Pages of all layers are resident. What is dirty in the base is not of the scratch, and no
+    /// flush of it writes that.
+    pub(super) fn page_state(&self, range: ByteRange) -> PageState {
+        let states = self.runs(range).into_iter().map(|(part, own, run)| {
+            let state = part.view.page_state(run);
+            if own { state } else { PageState { resident: state.resident, ..PageState::NONE } }
+        });
+        states.fold(PageState::NONE, PageState::and)
+    }
+
+    pub(super) fn mappable(&self) -> Result<(), Errno> {
+        self.parts().try_for_each(|part| part.view.mappable())
+    }
+
+    pub(super) fn set_locked(&self, range: ByteRange, lock: bool) -> Result<ByteRange, Errno> {
+        let page = sys::page_size() as u64;
+        if lock {
+            let range = range.outward(page);
+            for (part, _, run) in self.runs(range) {
+                if let Err(err) = part.view.set_locked(run, true) {
+                    self.parts()
+                        .try_for_each(|part| part.view.set_locked(range, false).map(drop))?;
+                    return Err(err);
+                }
+            }
+            return Ok(range);
+        }
+        let mut unlocked = range.inward(page);
+        for part in self.parts() {
+            unlocked = part.view.set_locked(range, false)?;
+        }
+        Ok(unlocked)
+    }
+
+    /// Gives an advice that takes no bytes away to the layers of a range. One that stays goes to
+    /// all of them: what is written later has it too.
+    fn hint(&self, range: ByteRange, advice: Advice) -> Result<(), Errno> {
+        if advice.is_sticky() {
+            return self
+                .parts()
+                .try_for_each(|part| part.volume.advise(&part.view, range, advice).map(drop));
+        }
+        self.runs(range)
+            .into_iter()
+            .try_for_each(|(part, _, run)| part.volume.advise(&part.view, run, advice).map(drop))
+    }
+}
+
+impl Overlay {
+    /// Every file that clients have open.
+    pub(super) fn open_nodes(&self) -> Vec<OpenInode> {
+        let open = self.handles.open_nodes().into_iter();
+        open.map(|(node, handles)| {
+            let mut path = self.path_of(&node);
+            if !node.is_linked() {
+                path.as_mut_os_string().push(" (deleted)");
+            }
+            let why_mapped = self.reason(&node, &path).unwrap_or(None);
+            OpenInode { ino: node.ino, path, why_mapped, handles }
+        })
+        .collect()
+    }
+
+    fn part<'a>(
+        &self,
+        volume: &'a Volume,
+        inner: crate::volume::Ino,
+        path: &Path,
+        write: bool,
+    ) -> Result<Part<'a>, Errno> {
+        let fd = volume.open_path(inner)?;
+        let stat = volume.attr(inner, None)?.stat;
+        let found = Found { ino: inner, stat, path: path.to_owned(), fd };
+        let view = volume.view(&found, write)?;
+        Ok(Part { volume, found, view })
+    }
+
+    /// The layers of a file.
+    pub(super) fn stack(&self, node: &Arc<Node>, path: &Path) -> Result<Stack<'_>, Errno> {
+        if !node.is_regular() {
+            return Err(if node.is_dir() { Errno::ISDIR } else { Errno::INVAL });
+        }
+        let parts = node.parts();
+        let below = |at: &At| self.part(self.layer(*at)?, at.ino, path, false);
+        let below = parts.lowers.first().map(below).transpose()?;
+        let upper = parts.upper.map(|upper| self.part(&self.upper, upper, path, false));
+        let upper = upper.transpose()?;
+        let merged = match (&upper, &below) {
+            (Some(_), Some(_)) => self.merged_if_any(node)?,
+            _ => None,
+        };
+        Ok(Stack { upper, below, merged })
+    }
+
+    /// The backing files of a node that are in use, without taking any into use.
+    pub(super) fn parts_in_use(&self, node: &Arc<Node>) -> Result<Vec<Arc<BackingFile>>, Errno> {
+        let parts = node.parts();
+        let mut files = Vec::new();
+        if let Some(upper) = parts.upper {
+            let stat = self.upper.attr(upper, None)?.stat;
+            files.extend(self.upper.file_in_use(&stat));
+        }
+        for at in &parts.lowers {
+            let volume = self.layer(*at)?;
+            files.extend(volume.file_in_use(&volume.attr(at.ino, None)?.stat));
+        }
+        Ok(files)
+    }
+
+    /// Why the daemon moves the bytes of a file, if it does.
+    pub(super) fn reason(&self, node: &Arc<Node>, path: &Path) -> Result<Option<WhyMapped>, Errno> {
+        if let Some((volume, inner)) = self.found_in_base(node, path)? {
+            return Ok(volume.why_mapped(&inner));
+        }
+        let parts = node.parts();
+        let lent = node.whole_opens.load(std::sync::atomic::Ordering::Acquire) > 0;
+        match (parts.upper, parts.lowers.first()) {
+            (Some(_), Some(_)) => Ok(Some(WhyMapped::Merged)),
+            (None, Some(at)) if lent => {
+                let volume = self.layer(*at)?;
+                Ok(volume.why_mapped(&self.part(volume, at.ino, path, false)?.found))
+            }
+            (None, Some(_)) => Ok(Some(WhyMapped::Below)),
+            (Some(upper), None) => {
+                Ok(self.upper.why_mapped(&self.part(&self.upper, upper, path, false)?.found))
+            }
+            (None, None) => Err(Errno::STALE),
+        }
+    }
+
+    /// A file that is not copied, as the volume of the base has it; `None` for all others.
+    pub(super) fn found_in_base(
+        &self,
+        node: &Arc<Node>,
+        path: &Path,
+    ) -> Result<Option<(&Volume, Found)>, Errno> {
+        if !node.is_direct() {
+            return Ok(None);
+        }
+        let at = self.in_base(node).ok_or(Errno::STALE)?;
+        let volume = self.layer(at)?;
+        let fd = volume.open_path(at.ino)?;
+        let stat = volume.attr(at.ino, None)?.stat;
+        Ok(Some((volume, Found { ino: at.ino, stat, path: path.to_owned(), fd })))
+    }
+
+    /// Has the kernel write its dirty pages of a range back and forget all of them.
+    fn drop_cached(&self, node: &Node, range: ByteRange) {
+        if !range.is_empty()
+            && let Some(caches) = self.caches.get()
+            && let Err(err) = caches.now(node.ino, range.start, range.len())
+        {
+            log::debug!("inode {}: writing the kernel's cache back: {err}", node.ino);
+        }
+    }
+
+    /// Gives an advice. What madvise(2) does to a private mapping, where the pages that were
+    /// written are copies, is done to the pages of the scratch: dropping them shows the base.
+    pub(super) fn give_advice(
+        &self,
+        node: &Arc<Node>,
+        found: &Found,
+        range: ByteRange,
+        (advice, destroy): (Advice, bool),
+    ) -> Result<AdviceEffect, NotAdvised> {
+        if let Some((volume, inner)) = self.found_in_base(node, &found.path)? {
+            return Managed::advise(volume, &inner, range, advice, destroy);
+        }
+        let page = sys::page_size() as u64;
+        let range = match advice.effect() {
+            Effect::Hint => range.outward(page),
+            _ => whole_pages(range, page, found.stat.size),
+        };
+        if throws_away(advice) {
+            // What a client has stored in a mapping is written by it, and counts.
+            self.drop_cached(node, range);
+        }
+        let stack = self.stack(node, &found.path)?;
+        if throws_away(advice) && !destroy {
+            match stack.at_stake(range) {
+                0 if advice.effect() == Effect::Destroy => return Err(NotAdvised::Destroys),
+                0 => {}
+                pages => return Err(NotAdvised::AtStake(pages)),
+            }
+        }
+        let resident_before = stack.page_state(range).resident;
+        let started = Instant::now();
+        let most = match advice {
+            Advice::PopulateWrite => NEW_FILE + TWO_PAGES + range.len(),
+            Advice::Remove => NEW_FILE + TWO_PAGES,
+            _ => 0,
+        };
+        let never = || false;
+        self.within(node, most, never, || self.carry_out(node, &stack, range, (advice, destroy)))?;
+        let elapsed = started.elapsed();
+        if throws_away(advice) {
+            self.drop_cached(node, range);
+        }
+        let after = self.stack(node, &found.path)?.page_state(range);
+        Ok(AdviceEffect { range, resident_before, resident_after: after.resident, elapsed })
+    }
+
+    fn carry_out(
+        &self,
+        node: &Arc<Node>,
+        stack: &Stack<'_>,
+        range: ByteRange,
+        (advice, destroy): (Advice, bool),
+    ) -> Result<(), Errno> {
+        let Some(below) = &stack.below else {
+            let Some(upper) = &stack.upper else { return Err(Errno::STALE) };
+            let write = matches!(advice, Advice::Remove | Advice::PopulateWrite);
+            let view = self.upper.view(&upper.found, write)?;
+            return self.upper.advise(&view, range, advice).map(drop);
+        };
+        if range.is_empty() {
+            return Ok(());
+        }
+        match advice {
+            Advice::DontNeed | Advice::DontNeedLocked | Advice::Free => {
+                if let Some(merged) = stack.merged.as_ref().filter(|_| destroy) {
+                    merged.revert(range.start / PAGE..range.end.div_ceil(PAGE))?;
+                }
+                // The kernel has `free` for anonymous memory alone. It may let go at any time,
+                // and here it does at once.
+                let advice = if advice == Advice::Free { Advice::DontNeed } else { advice };
+                let mut runs = stack.runs(range).into_iter().filter(|(_, own, _)| !own);
+                runs.try_for_each(|(_, _, run)| {
+                    below.volume.advise(&below.view, run, advice).map(drop)
+                })
+            }
+            Advice::Remove => self.change_pages(node, |merged| {
+                let mode =
+                    rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+                merged.allocate(range.start, range.len(), mode, &self.me)
+            }),
+            Advice::PopulateWrite => {
+                self.change_pages(node, |merged| merged.own(range.start..range.end))
+            }
+            _ => stack.hint(range, advice),
+        }
+    }
+
+    /// Flushes a range of a file: a barrier that makes what was written to the scratch durable,
+    /// and has nothing to do with the base.
+    pub(super) fn flush_node(
+        &self,
+        node: &Arc<Node>,
+        found: &Found,
+        range: ByteRange,
+        mode: SyncMode,
+    ) -> Result<FlushEffect, Errno> {
+        if let Some((volume, inner)) = self.found_in_base(node, &found.path)? {
+            return Managed::flush(volume, &inner, range, mode);
+        }
+        let range = range.outward(sys::page_size() as u64);
+        let started = Instant::now();
+        if mode != SyncMode::Async {
+            self.drop_cached(node, range);
+        }
+        let stack = self.stack(node, &found.path)?;
+        let Some(upper) = &stack.upper else {
+            let nothing = Some(0);
+            let elapsed = started.elapsed();
+            return Ok(FlushEffect { range, dirty_before: nothing, dirty_after: nothing, elapsed });
+        };
+        let Some(merged) = &stack.merged else {
+            return self.upper.flush(&upper.view, range, mode);
+        };
+        let dirty = || upper.view.cache_stat(range).map(|stat| stat.dirty);
+        let dirty_before = dirty();
+        if mode != SyncMode::Async {
+            self.sync_merged(node, merged, false)?;
+        }
+        let elapsed = started.elapsed();
+        Ok(FlushEffect { range, dirty_before, dirty_after: dirty(), elapsed })
+    }
+}
