@@ -19,9 +19,10 @@ use crate::control::report::{Feature, ReloadReport};
 use crate::error::Failure;
 use crate::fuse::mount::{Mounted, mount};
 use crate::fuse::{Adapter, AdapterOptions, Handlers, KernelCaches, Timeouts};
-use crate::sys;
-use crate::volume::{Policy, Trust, Volume, VolumeOptions};
+use crate::layers::scratch::{Places, Scratch};
+use crate::volume::{Managed, Policy, Trust, Volume, VolumeOptions};
 use crate::watch::Watch;
+use crate::{layers, sys};
 
 /// How much the kernel reads ahead of a sequential reader, in KiB: one request of the largest size.
 const READAHEAD_KIB: u32 = 1024;
@@ -43,15 +44,11 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     sys::file::ignore_lease_breaks();
     sys::guard::install()
         .map_err(|err| Failure::failed("SIGBUS", format!("installing a handler: {err}")))?;
-    let volume = Arc::new(open_volume(&config)?);
-    // Watched before the kernel is told anything.
-    let watch = Watch::of(&volume, config.watch)?;
+    let (tree, watch) = open_tree(&config)?;
     let counters = Arc::new(Counters::default());
-    let reload = reload(&config, Arc::clone(&volume));
-    let executor = Arc::new(Executor::new(
-        Arc::clone(&volume),
-        context(&config, Arc::clone(&counters), reload),
-    ));
+    let reload = reload(&config, Arc::clone(&tree));
+    let executor =
+        Arc::new(Executor::new(Arc::clone(&tree), context(&config, Arc::clone(&counters), reload)));
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let control = Arc::new(ControlDir::new(
         config.control_name.clone(),
@@ -67,32 +64,29 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     let options = AdapterOptions {
         timeouts: timeouts(&config),
         silent_files: config.open == OpenRequests::None,
-        silent_directories: volume.watches_filesystem()
-            && volume.cookies_outlive_opens()
+        silent_directories: tree.directories_open_silently()
             && MountTable::read().is_ok_and(|table| !table.has_below(&config.source)),
     };
-    let adapter = Adapter::new(Arc::clone(&volume), control, counters, options);
+    let adapter = Adapter::new(tree.clone(), control, counters, options);
     let (fuse, mounted) = mount(&config)?;
     let mounted = Arc::new(Mutex::new(mounted));
     let device = rustix::io::fcntl_dupfd_cloexec(&fuse, 0)
         .map_err(|err| Failure::failed("/dev/fuse", format!("a second descriptor: {err}")))?;
     let session = start(&config, Handlers::new(adapter, config.threads), fuse)?;
-    volume.connect(Box::new(KernelCaches::start(device)?));
+    tree.connect(Box::new(KernelCaches::start(device)?));
     executor.add_feature(readahead(&mounted.lock()));
     let watching = match watch {
-        Some(watch) => {
-            Some(watch.start(Arc::clone(&volume), &config.source, &config.mountpoint)?)
-        }
+        Some((watch, volume)) => Some(watch.start(volume, &config.source, &config.mountpoint)?),
         None => None,
     };
     watch_signals(signals, Arc::clone(&mounted), executor)?;
-    let expiring = Arc::clone(&volume);
+    let expiring = Arc::clone(&tree);
     spawn("expire", move || expiring.expire())?;
     log::info!("{source} is served on {}", config.mountpoint.display());
     ready();
 
     let ended = session.join();
-    volume.end();
+    tree.end();
     drop(watching);
     log::info!("{} is unmounted", config.mountpoint.display());
     match ended {
@@ -108,7 +102,31 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     }
 }
 
-fn open_volume(config: &MountConfig) -> Result<Volume, Failure> {
+/// The tree that is served, and what watches it from the start where it can change by itself.
+type Opened = (Arc<dyn Managed>, Option<(Watch, Arc<Volume>)>);
+
+fn open_tree(config: &MountConfig) -> Result<Opened, Failure> {
+    let options = volume_options(config);
+    let Some(scratch) = &config.scratch else {
+        let volume = Volume::open_source(options).map_err(|err| {
+            Failure::failed(config.source.display(), format!("opening it: {err}"))
+        })?;
+        let volume = Arc::new(volume);
+        // Watched before the kernel is told anything.
+        let watch = Watch::of(&volume, config.watch)?;
+        return Ok((Arc::<Volume>::clone(&volume), watch.map(|watch| (watch, volume))));
+    };
+    if options.root_is_file {
+        let reason = "access=copy: a file is served on a directory, not on a file";
+        return Err(Failure::usage(config.mountpoint.display(), reason));
+    }
+    let places = Places::of_process();
+    let share = scratch.share;
+    let scratch = Scratch::open(scratch, &options.source, &config.mountpoint, &places)?;
+    Ok((Arc::new(layers::assemble(options, scratch, share)?), None))
+}
+
+fn volume_options(config: &MountConfig) -> VolumeOptions {
     let file = config.source_kind == SourceKind::File;
     let directory = if file { config.source.parent() } else { None };
     let options = VolumeOptions {
@@ -129,8 +147,7 @@ fn open_volume(config: &MountConfig) -> Result<Volume, Failure> {
             config.source.join(name).display(),
         );
     }
-    Volume::open_source(options)
-        .map_err(|err| Failure::failed(config.source.display(), format!("opening it: {err}")))
+    options
 }
 
 /// Lets the kernel read ahead as much as one request carries; fuser asks for an eighth of it.
@@ -181,18 +198,24 @@ fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Con
 
 /// The rules file is read again from where it was; a file with an error leaves the rules as they
 /// are.
-fn reload(config: &MountConfig, volume: Arc<Volume>) -> Reload {
+fn reload(config: &MountConfig, tree: Arc<dyn Managed>) -> Reload {
     let (path, view) = (config.rules_file.clone(), config.view);
+    let has_scratch = config.scratch.is_some();
     let silent = config.open == OpenRequests::None;
     Box::new(move || {
         if let Some(path) = &path {
-            volume.set_rules(RuleSet::load(path, &view)?);
+            let rules = RuleSet::load(path, &view)?;
+            if rules.any_copies() && !has_scratch {
+                let reason = "access=copy needs a scratch, which the mount was made without";
+                return Err(Failure::usage(path.display(), reason));
+            }
+            tree.set_rules(rules);
             if silent {
-                volume.drop_unreadable();
+                tree.drop_unreadable();
             }
         }
         let shown = path.as_ref().map(|path| path.display().to_string());
-        Ok(ReloadReport { rules: volume.rule_count() as u64, path: shown })
+        Ok(ReloadReport { rules: tree.rule_count() as u64, path: shown })
     })
 }
 

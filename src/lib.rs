@@ -11,6 +11,8 @@
 //!           |                                          |
 //!           +-------------------+----------------------+
 //!                               |
+//!    layers    what a name or a page is made of: base, scratch layers, page maps
+//!                               |
 //!    volume    what exists: inodes, lookup counts, handles, names, attributes
 //!                               |
 //!    mapping   mapped files: read, write, grow, advise, flush, lock, residency
@@ -30,6 +32,7 @@ pub mod doctor;
 pub mod error;
 pub mod flags;
 pub mod fuse;
+pub mod layers;
 pub mod mapping;
 pub mod range;
 pub mod sys;

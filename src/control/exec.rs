@@ -1,4 +1,4 @@
-//! Carries commands out on a volume.
+//! Carries commands out on a tree.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -18,7 +18,7 @@ use crate::flags::{MapMode, ViewOptions};
 use crate::range::{ByteRange, RangeSpec};
 use crate::sys;
 use crate::sys::advise::SyncMode;
-use crate::volume::{Found, Trust, View, Volume};
+use crate::volume::{Found, Managed, NotAdvised, Trust};
 
 /// Reads the rules file again and puts it in force.
 pub type Reload = Box<dyn Fn() -> Result<ReloadReport, Failure> + Send + Sync>;
@@ -61,16 +61,16 @@ pub struct Context {
 
 /// The commands of one mount.
 pub struct Executor {
-    pub(super) volume: Arc<Volume>,
+    pub(super) tree: Arc<dyn Managed>,
     pub(super) context: Context,
     /// What turned out after the session had begun.
     pub(super) features: Mutex<Vec<Feature>>,
 }
 
 impl Executor {
-    /// Commands on `volume`.
-    pub fn new(volume: Arc<Volume>, context: Context) -> Executor {
-        Executor { volume, context, features: Mutex::default() }
+    /// Commands on `tree`.
+    pub fn new(tree: Arc<dyn Managed>, context: Context) -> Executor {
+        Executor { tree, context, features: Mutex::default() }
     }
 
     /// Notes something of the mount that is in use, or not.
@@ -140,18 +140,14 @@ impl Executor {
     }
 
     fn find(&self, path: &Path) -> Result<Found, CommandError> {
-        self.volume.find(path).map_err(|err| failed(path, "finding it", err))
-    }
-
-    fn view(&self, path: &Path, found: &Found, write: bool) -> Result<View<'_>, CommandError> {
-        self.volume.view(found, write).map_err(|err| failed(path, "opening it", err))
+        self.tree.find(path).map_err(|err| failed(path, "finding it", err))
     }
 
     /// Advice that stays and locks keep a file open. They may take a quarter of the descriptors:
     /// the rest is for what callers open.
     fn check_room(&self, path: &Path) -> Result<(), CommandError> {
         let limit = sys::file::descriptor_limit().0 / 4;
-        if self.volume.held_files() < limit {
+        if self.tree.held_files() < limit {
             return Ok(());
         }
         let why = format!(
@@ -169,38 +165,19 @@ impl Executor {
         range: &RangeSpec,
         path: &Path,
     ) -> Result<Report, CommandError> {
-        match advice.effect() {
-            Effect::Forbidden => {
-                let why = format!("{advice}: refused always: it breaks the daemon's own memory");
-                return Err(CommandError::new(ErrorKind::NotAllowed, why));
-            }
-            Effect::Destroy if !destroy => {
-                let why = format!(
-                    "{}: {advice} destroys the bytes of the backing file: say `advise destroy \
-                     {advice}` if that is meant",
-                    path.display()
-                );
-                return Err(CommandError::new(ErrorKind::NotAllowed, why));
-            }
-            _ => {}
+        if advice.effect() == Effect::Forbidden {
+            let why = format!("{advice}: refused always: it breaks the daemon's own memory");
+            return Err(CommandError::new(ErrorKind::NotAllowed, why));
         }
         let found = self.find(path)?;
         if advice.is_sticky() {
             self.check_room(path)?;
         }
-        let write = matches!(advice, Advice::Remove | Advice::PopulateWrite);
-        let view = self.view(path, &found, write)?;
-        let range = resolve(&view, range, path)?;
-        let effect = self.volume.advise(&view, range, advice).map_err(|err| match err {
-            Errno::OPNOTSUPP => {
-                let why = format!(
-                    "{}: {advice}: this kernel does not take it for a shared mapping of a file",
-                    path.display()
-                );
-                CommandError::new(ErrorKind::NotSupported, why)
-            }
-            err => failed(path, advice.name(), err),
-        })?;
+        let range = resolve(&found, range, path)?;
+        let effect = self
+            .tree
+            .advise(&found, range, advice, destroy)
+            .map_err(|why| not_advised(path, advice, why))?;
         let page = sys::page_size() as u64;
         Ok(Report::Advise(AdviseReport {
             path: found.path.display().to_string(),
@@ -220,15 +197,14 @@ impl Executor {
         path: &Path,
     ) -> Result<Report, CommandError> {
         let found = self.find(path)?;
-        let view = self.view(path, &found, false)?;
-        let range = resolve(&view, range, path)?;
+        let range = resolve(&found, range, path)?;
         let how = match mode {
             FlushMode::Sync => SyncMode::Sync,
             FlushMode::Async => SyncMode::Async,
             FlushMode::Invalidate => SyncMode::Invalidate,
         };
         let effect =
-            self.volume.flush(&view, range, how).map_err(|err| failed(path, "flush", err))?;
+            self.tree.flush(&found, range, how).map_err(|err| failed(path, "flush", err))?;
         Ok(Report::Flush(FlushReport {
             path: found.path.display().to_string(),
             mode: mode.name().to_owned(),
@@ -244,11 +220,11 @@ impl Executor {
         if lock {
             self.check_room(path)?;
         }
-        let view = self.view(path, &found, false)?;
-        let range = resolve(&view, range, path)?;
+        let range = resolve(&found, range, path)?;
         let started = Instant::now();
         let verb = if lock { "lock" } else { "unlock" };
-        let range = view.set_locked(range, lock).map_err(|err| failed(path, verb, err))?;
+        let range =
+            self.tree.set_locked(&found, range, lock).map_err(|err| failed(path, verb, err))?;
         Ok(Report::Lock(LockReport {
             path: found.path.display().to_string(),
             locked: lock,
@@ -258,11 +234,38 @@ impl Executor {
     }
 }
 
-fn resolve(view: &View<'_>, range: &RangeSpec, path: &Path) -> Result<ByteRange, CommandError> {
-    let size = view.size().map_err(|err| failed(path, "its size", err))?;
-    range.resolve(size).map_err(|err| {
+fn resolve(found: &Found, range: &RangeSpec, path: &Path) -> Result<ByteRange, CommandError> {
+    match found.stat.kind() {
+        libc::S_IFREG => {}
+        libc::S_IFDIR => return Err(failed(path, "opening it", Errno::ISDIR)),
+        _ => return Err(failed(path, "opening it", Errno::INVAL)),
+    }
+    range.resolve(found.stat.size).map_err(|err| {
         CommandError::new(ErrorKind::OutOfRange, format!("{}: {err}", path.display()))
     })
+}
+
+fn not_advised(path: &Path, advice: Advice, why: NotAdvised) -> CommandError {
+    let shown = path.display();
+    let said = format!("say `advise destroy {advice}` if that is meant");
+    match why {
+        NotAdvised::Destroys => CommandError::new(
+            ErrorKind::NotAllowed,
+            format!("{shown}: {advice} destroys the bytes of the backing file: {said}"),
+        ),
+        NotAdvised::AtStake(pages) => {
+            let those = if pages == 1 { "page that was" } else { "pages that were" };
+            let what = format!("{advice} throws away {pages} {those} written in the scratch");
+            CommandError::new(ErrorKind::NotAllowed, format!("{shown}: {what}: {said}"))
+        }
+        NotAdvised::Failed(Errno::OPNOTSUPP) => CommandError::new(
+            ErrorKind::NotSupported,
+            format!(
+                "{shown}: {advice}: this kernel does not take it for a shared mapping of a file"
+            ),
+        ),
+        NotAdvised::Failed(err) => failed(path, advice.name(), err),
+    }
 }
 
 /// A system call that failed on a path.

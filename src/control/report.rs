@@ -134,6 +134,9 @@ pub struct StatusReport {
     pub threads: u64,
     /// Whether each of them has its own descriptor of /dev/fuse.
     pub clone_fd: bool,
+    /// What was written over the source; only for a mount with a scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<ScratchReport>,
     /// How long the kernel may use what it was told.
     pub timeouts: Timeouts,
     /// How changes made directly to the source are noticed.
@@ -154,6 +157,33 @@ pub struct StatusReport {
     pub errors: Errors,
     /// What the daemon itself uses.
     pub memory: Memory,
+}
+
+/// A scratch and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScratchReport {
+    /// Its name, as `mmapfs scratches` lists it.
+    pub id: String,
+    /// Where its layers are, topmost first: the last is the base.
+    pub layers: Vec<String>,
+    /// Whether it goes when the mount goes.
+    pub temporary: bool,
+    /// Whether it is gone when the machine goes down.
+    pub in_memory: bool,
+    /// Pages of 4096 bytes that files which have others in the base have of their own.
+    pub pages: u64,
+    /// How many such files there are.
+    pub partial_files: u64,
+    /// Files of the base that have a file of their own in the scratch, in part or whole.
+    pub copied_files: u64,
+    /// Names of the base that are gone.
+    pub whiteouts: u64,
+    /// What it takes, in bytes.
+    pub used_bytes: u64,
+    /// What it may still take, in bytes.
+    pub left_bytes: u64,
+    /// What it may take in all, in bytes; None where only its filesystem limits it.
+    pub limit_bytes: Option<u64>,
 }
 
 /// How long the kernel may use what it was told, in seconds.
@@ -302,9 +332,12 @@ pub struct FileReport {
     pub mapped_bytes: u64,
     /// The number of pages that it has.
     pub pages: u64,
+    /// How many of them are in the scratch; only for a mount with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch_pages: Option<u64>,
     /// Its pages in the page cache.
     pub resident: Option<u64>,
-    /// Its dirty pages.
+    /// Its dirty pages; of a scratch those that it has written.
     pub dirty: Option<u64>,
     /// Its pages that are being written back.
     pub writeback: Option<u64>,

@@ -9,23 +9,21 @@ use super::command::CommandError;
 use super::exec::{Executor, failed};
 use super::report::{
     Errors, Feature, FileReport, Handles, Inodes, Kernel, MapReport, Mappings, Memory,
-    OpenFileReport, StatusReport, StickyAdvice, Timeouts, Watch,
+    OpenFileReport, ScratchReport, StatusReport, StickyAdvice, Timeouts, Watch,
 };
 use crate::flags::{MapMode, Sharing};
 use crate::mapping::BackingFile;
 use crate::range::ByteRange;
 use crate::sys;
-use crate::volume::{Found, Trust, WhyMapped};
+use crate::volume::{Found, ScratchCounts, WhyMapped};
 
 impl Executor {
     /// The state of the mount.
     pub(super) fn status(&self) -> StatusReport {
         let context = &self.context;
-        let counts = self.volume.counts();
+        let counts = self.tree.counts();
         let mode = &context.mode;
-        let watched = self.volume.watch_state().is_ok();
-        let trust = if watched { Trust::UntilTold } else { Trust::Briefly };
-        let timeouts = (context.timeouts)(trust, self.volume.drops_all_names());
+        let timeouts = (context.timeouts)(self.tree.trust(), self.tree.drops_all_names());
         let [entry, attr, negative] = timeouts.map(|timeout| timeout.as_secs_f64());
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -43,6 +41,7 @@ impl Executor {
             privileged: context.privileged,
             threads: context.threads,
             clone_fd: context.clone_fd,
+            scratch: self.tree.scratch().map(scratch),
             timeouts: Timeouts { entry_s: entry, attr_s: attr, negative_s: negative },
             watch: self.watch(),
             kernel: self.kernel(),
@@ -69,10 +68,10 @@ impl Executor {
     }
 
     fn open_files(&self) -> Vec<OpenFileReport> {
-        let open = self.volume.open_files();
+        let open = self.tree.open_files();
         open.iter()
             .map(|inode| OpenFileReport {
-                path: self.relative(&inode.file.path()),
+                path: shown(&inode.path),
                 ino: inode.ino.0,
                 handles: inode.handles,
                 plane: String::from(plane(inode.why_mapped)),
@@ -82,9 +81,9 @@ impl Executor {
     }
 
     fn watch(&self) -> Watch {
-        let counts = self.volume.watch_counts();
+        let counts = self.tree.watch_counts();
         Watch {
-            by: self.volume.watch_state().ok(),
+            by: self.tree.watch_state().ok(),
             events: counts.events.load(Ordering::Relaxed),
             invalidations: counts.invalidations.load(Ordering::Relaxed),
             overflows: counts.overflows.load(Ordering::Relaxed),
@@ -109,11 +108,11 @@ impl Executor {
             in_use,
             reason: (!in_use).then(|| without.to_owned()),
         };
-        let (watched, how) = match self.volume.watch_state() {
+        let (watched, how) = match self.tree.watch_state() {
             Ok(how) => (true, how),
             Err(reason) => (false, format!("{reason}: changes are seen when timeouts end")),
         };
-        let closed = self.volume.passthrough_closed();
+        let closed = self.tree.passthrough_closed();
         let without = closed.as_deref().unwrap_or_default();
         let reason = format!("{without}: the daemon moves the bytes of every file");
         vec![
@@ -121,7 +120,7 @@ impl Executor {
             feature("passthrough", closed.is_none(), &reason),
             feature(
                 "file_handles",
-                self.volume.uses_file_handles(),
+                self.tree.uses_file_handles(),
                 "needs CAP_DAC_READ_SEARCH and a source with file handles: files are found by \
                  directory and name",
             ),
@@ -137,7 +136,7 @@ impl Executor {
             ),
             feature(
                 "cachestat",
-                self.volume.cache_stat_works(),
+                self.tree.cache_stat_works(),
                 "needs Linux 6.5: dirty pages are unknown, residency is known for what is mapped",
             ),
         ]
@@ -145,7 +144,7 @@ impl Executor {
 
     /// The state of one path.
     pub(super) fn file_report(&self, found: &Found) -> Result<FileReport, CommandError> {
-        let mode = self.volume.mode_at(found);
+        let mode = self.tree.mode_at(found);
         let page = sys::page_size() as u64;
         let mut report = FileReport {
             path: shown(&found.path),
@@ -163,6 +162,7 @@ impl Executor {
             mapped: false,
             mapped_bytes: 0,
             pages: found.stat.size.div_ceil(page),
+            scratch_pages: None,
             resident: None,
             dirty: None,
             writeback: None,
@@ -174,24 +174,22 @@ impl Executor {
             report.pages = 0;
             return Ok(report);
         }
-        let why_mapped = self.volume.why_mapped(found);
+        let why_mapped = self.tree.why_mapped(found);
         report.plane = String::from(plane(why_mapped));
         report.plane_reason = why_mapped.map(|reason| reason.to_string());
         // What is in use is described as it is, before asking takes it into use.
-        let in_use = self.volume.in_use(found);
-        if let Some(file) = &in_use {
-            describe_use(file, &mut report);
-        }
+        report.handles = self.tree.handles(found);
+        self.tree.in_use(found).iter().for_each(|file| describe_use(file, &mut report));
         let whole = ByteRange { start: 0, end: found.stat.size };
-        let view = self.volume.view(found, false);
-        let view = view.map_err(|err| failed(&found.path, "opening it", err))?;
-        report.resident = view.resident(whole);
-        if let Some(stat) = view.cache_stat(whole) {
-            report.dirty = Some(stat.dirty);
-            report.writeback = Some(stat.writeback);
+        let opening = |err| failed(&found.path, "opening it", err);
+        let state = self.tree.page_state(found, whole).map_err(opening)?;
+        (report.resident, report.dirty) = (state.resident, state.dirty);
+        report.writeback = state.writeback;
+        report.scratch_pages = self.tree.own_pages(found);
+        if report.plane != "mapped" {
+            return Ok(report);
         }
-        match view.mappable() {
-            _ if why_mapped.is_none() => {}
+        match self.tree.mappable(found) {
             Ok(()) => {}
             Err(Errno::INVAL) if found.stat.size == 0 => {
                 report.plane_reason = Some(String::from("an empty file has no mapping"));
@@ -206,61 +204,71 @@ impl Executor {
 
     /// Every mapping.
     pub(super) fn maps(&self) -> Vec<MapReport> {
-        let files = self.volume.files_in_use();
-        files.iter().filter_map(|file| self.map_report(file)).collect()
-    }
-
-    fn map_report(&self, file: &BackingFile) -> Option<MapReport> {
-        let region = file.region()?;
-        let mode = file.mode();
-        let size = file.size().ok()?;
-        let dev = file.key().dev;
-        let start = region.address() as u64;
-        let sticky = file.sticky_advice();
-        let whole = sticky.iter().rfind(|known| known.range.start == 0 && known.range.end >= size);
-        let advice = match whole {
-            Some(known) => known.advice.to_string(),
-            None if sticky.is_empty() => mode.advice.to_string(),
-            None => String::from("mixed"), // `status PATH` has the ranges.
-        };
-        Some(MapReport {
-            start,
-            end: start + region.len() as u64,
-            prot: permissions(&mode, region.is_writable()),
-            offset: 0,
-            dev: format!("{:02x}:{:02x}", rustix::fs::major(dev), rustix::fs::minor(dev)),
-            ino: file.key().ino,
-            path: self.relative(&file.path()),
-            access: access(&mode).to_owned(),
-            flags: mode.flags.to_string(),
-            advice,
-            size,
-            resident: file.resident(ByteRange { start: 0, end: size }),
-        })
-    }
-
-    /// A backing path as the mount shows it.
-    fn relative(&self, path: &Path) -> String {
-        shown(path.strip_prefix(&self.context.source).unwrap_or(path))
+        let files = self.tree.files_in_use();
+        files.iter().filter_map(|(path, file)| map_report(path, file)).collect()
     }
 }
 
+fn map_report(path: &Path, file: &BackingFile) -> Option<MapReport> {
+    let region = file.region()?;
+    let mode = file.mode();
+    let size = file.size().ok()?;
+    let dev = file.key().dev;
+    let start = region.address() as u64;
+    let sticky = file.sticky_advice();
+    let whole = sticky.iter().rfind(|known| known.range.start == 0 && known.range.end >= size);
+    let advice = match whole {
+        Some(known) => known.advice.to_string(),
+        None if sticky.is_empty() => mode.advice.to_string(),
+        None => String::from("mixed"), // `status PATH` has the ranges.
+    };
+    Some(MapReport {
+        start,
+        end: start + region.len() as u64,
+        prot: permissions(&mode, region.is_writable()),
+        offset: 0,
+        dev: format!("{:02x}:{:02x}", rustix::fs::major(dev), rustix::fs::minor(dev)),
+        ino: file.key().ino,
+        path: shown(path),
+        access: access(&mode).to_owned(),
+        flags: mode.flags.to_string(),
+        advice,
+        size,
+        resident: file.resident(ByteRange { start: 0, end: size }),
+    })
+}
+
 fn describe_use(file: &BackingFile, report: &mut FileReport) {
-    report.handles = file.handles();
-    report.locked_bytes = file.locked_bytes();
-    report.faults = file.faults();
+    report.locked_bytes += file.locked_bytes();
+    report.faults += file.faults();
     if let Some(region) = file.region() {
         report.mapped = true;
-        report.mapped_bytes = region.len() as u64;
+        report.mapped_bytes += region.len() as u64;
     }
-    report.sticky = file
-        .sticky_advice()
-        .into_iter()
-        .map(|sticky| StickyAdvice {
-            range: [sticky.range.start, sticky.range.end],
-            advice: sticky.advice.to_string(),
-        })
-        .collect();
+    for sticky in file.sticky_advice() {
+        let range = [sticky.range.start, sticky.range.end];
+        let known = StickyAdvice { range, advice: sticky.advice.to_string() };
+        // Each layer of a file has what was said for the file.
+        if !report.sticky.contains(&known) {
+            report.sticky.push(known);
+        }
+    }
+}
+
+fn scratch(counts: ScratchCounts) -> ScratchReport {
+    ScratchReport {
+        layers: counts.layers.iter().map(|layer| layer.display().to_string()).collect(),
+        id: counts.id,
+        temporary: counts.temporary,
+        in_memory: counts.in_memory,
+        pages: counts.pages,
+        partial_files: counts.partial_files,
+        copied_files: counts.copied_files,
+        whiteouts: counts.whiteouts,
+        used_bytes: counts.used_bytes,
+        left_bytes: counts.left_bytes,
+        limit_bytes: counts.limit_bytes,
+    }
 }
 
 fn shown(path: &Path) -> String {
@@ -268,7 +276,11 @@ fn shown(path: &Path) -> String {
 }
 
 fn plane(why_mapped: Option<WhyMapped>) -> &'static str {
-    if why_mapped.is_none() { "passthrough" } else { "mapped" }
+    match why_mapped {
+        None => "passthrough",
+        Some(WhyMapped::Merged | WhyMapped::Below) => "read/write",
+        Some(_) => "mapped",
+    }
 }
 
 fn access(mode: &MapMode) -> &'static str {

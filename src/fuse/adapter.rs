@@ -1,4 +1,4 @@
-//! The adapter between the kernel and a volume, and the replies that several handlers share.
+//! The adapter between the kernel and a tree, and the replies that several handlers share.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -17,7 +17,7 @@ use super::trace::Trace;
 use crate::control::counters::{Counters, Operation};
 use crate::control::directory::ControlDir;
 use crate::sys::cred::Caller;
-use crate::volume::{DirItem, Entry, HandleId, Ino, Lent, Open, Opened, Plane, Volume};
+use crate::volume::{DirItem, Entry, HandleId, Ino, Lent, Open, Opened, Plane, Tree};
 
 /// How replies are made.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +30,9 @@ pub struct AdapterOptions {
     pub silent_directories: bool,
 }
 
-/// A volume and its control directory, served to the kernel.
+/// A tree and its control directory, served to the kernel.
 pub struct Adapter {
-    pub(super) volume: Arc<Volume>,
+    pub(super) tree: Arc<dyn Tree>,
     pub(super) control: Arc<ControlDir>,
     pub(super) counters: Arc<Counters>,
     pub(super) options: AdapterOptions,
@@ -93,14 +93,14 @@ pub(super) fn handle(fh: FileHandle) -> HandleId {
 }
 
 impl Adapter {
-    /// Serves `volume`, with `control` in its root.
+    /// Serves `tree`, with `control` in its root.
     pub fn new(
-        volume: Arc<Volume>,
+        tree: Arc<dyn Tree>,
         control: Arc<ControlDir>,
         counters: Arc<Counters>,
         options: AdapterOptions,
     ) -> Adapter {
-        Adapter { volume, control, counters, options }
+        Adapter { tree, control, counters, options }
     }
 
     pub(super) fn trace(&self, operation: Operation, who: &Caller, ino: INodeNo) -> Trace<'_> {
@@ -145,9 +145,9 @@ impl Adapter {
     /// Opens a file on a thread of its own, since somebody holds a lease on it and may take up to
     /// /proc/sys/fs/lease-break-time to give way.
     pub(super) fn open_later(&self, ino: Ino, how: Open, who: Caller, reply: ReplyOpen) {
-        let (volume, flags) = (Arc::clone(&self.volume), self.options.cached_flags(how.write));
+        let (tree, flags) = (Arc::clone(&self.tree), self.options.cached_flags(how.write));
         let open = move || {
-            let opened = volume.open(ino, how, &who, &|fd| lend(&reply, fd));
+            let opened = tree.open(ino, how, &who, &|fd| lend(&reply, fd));
             match opened {
                 Ok(opened) => answer_open(&opened, flags, reply),
                 Err(err) => reply.error(convert::errno(err)),
@@ -206,7 +206,7 @@ impl Adapter {
         if offset == AFTER_LAST {
             return Ok(());
         }
-        let ended = self.volume.list((ino, handle), offset, look_up, add)?;
+        let ended = self.tree.list((ino, handle), offset, look_up, add)?;
         if ended
             && ino == Ino::ROOT
             && let Some((name, ino)) = self.control.listed()

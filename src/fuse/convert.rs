@@ -26,6 +26,7 @@ pub(super) fn how(flags: OpenFlags) -> Open {
         append: flags.0 & libc::O_APPEND != 0,
         direct: flags.0 & libc::O_DIRECT != 0,
         wait: false,
+        unlent: None,
     }
 }
 

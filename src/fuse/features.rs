@@ -4,7 +4,7 @@ use fuser::{InitFlags, KernelConfig};
 
 use crate::control::report::Feature;
 use crate::sys::cred::has_capability;
-use crate::volume::Volume;
+use crate::volume::Tree;
 
 /// A capability: how `status` calls it, and what is lost without it.
 struct Wanted(InitFlags, &'static str, &'static str);
@@ -35,7 +35,7 @@ pub fn wanted() -> impl Iterator<Item = &'static str> {
 pub(super) const MAX_REQUEST: u32 = 1 << 20;
 
 /// Asks for everything that is of use and says what became of it.
-pub(super) fn negotiate(config: &mut KernelConfig, volume: &Volume) -> Vec<Feature> {
+pub(super) fn negotiate(config: &mut KernelConfig, tree: &dyn Tree) -> Vec<Feature> {
     if let Err(nearest) = config.set_max_write(MAX_REQUEST) {
         log::debug!("the largest request is {nearest} bytes");
     }
@@ -50,12 +50,12 @@ pub(super) fn negotiate(config: &mut KernelConfig, volume: &Volume) -> Vec<Featu
             Feature { name: (*name).to_owned(), in_use, reason }
         })
         .collect();
-    volume.close_passthrough(ask_for_passthrough(config, volume));
+    tree.close_passthrough(ask_for_passthrough(config, tree));
     features
 }
 
 /// Asks that files be handed to the kernel; the reason why they are not, if so.
-fn ask_for_passthrough(config: &mut KernelConfig, volume: &Volume) -> Option<String> {
+fn ask_for_passthrough(config: &mut KernelConfig, tree: &dyn Tree) -> Option<String> {
     if !has_capability(CAP_SYS_ADMIN) {
         return Some(String::from("it needs CAP_SYS_ADMIN"));
     }
@@ -64,7 +64,7 @@ fn ask_for_passthrough(config: &mut KernelConfig, volume: &Volume) -> Option<Str
     }
     // One more than the source's own filesystem is stacked. No deeper than needed, so that
     // overlayfs can still be put on top of this mount.
-    let depth = if volume.source_is_stacked() { 2 } else { 1 };
+    let depth = if tree.source_is_stacked() { 2 } else { 1 };
     match config.set_max_stack_depth(depth) {
         Ok(_) => None,
         Err(_) => Some(String::from("the source is stacked too deep")),

@@ -61,10 +61,10 @@ impl Handlers {
 #[rustfmt::skip]
 impl Filesystem for Handlers {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let features = features::negotiate(config, &self.adapter.volume);
+        let features = features::negotiate(config, &*self.adapter.tree);
         if self.adapter.options.silent_files {
             let reason = "open=none: the kernel does not ask when a file is opened";
-            self.adapter.volume.close_passthrough(Some(reason.into()));
+            self.adapter.tree.close_passthrough(Some(reason.into()));
         }
         self.adapter.control.session_started(Kernel {
             protocol: config.kernel_abi().to_string(),

@@ -81,7 +81,12 @@ impl Verb {
                       touches a byte outside the range. An advice that marks the mapping (random, \
                       sequential, hugepage and the like) is given again to every later mapping of \
                       the file. An advice that destroys bytes of the backing file needs the word \
-                      `destroy` before it. Names are taken in any case, with or without MADV_.",
+                      `destroy` before it. In a scratch (access=copy) so do dontneed, \
+                      dontneed_locked, free and wipeonfork where pages were written: without it \
+                      the answer is how many, and nothing is done. With it, pages that were \
+                      written show the base again, as those of a private mapping do; files that \
+                      are whole in the scratch have no base and keep their bytes. `remove` makes \
+                      zeros in the scratch alone, and populate_write copies the pages. Names are taken in any case, with or without MADV_.",
                 example: "advise willneed 0-1M data/a.bin",
             },
             Verb::Flush => Entry {
@@ -94,7 +99,8 @@ impl Verb {
                       leaves the writing to the kernel and returns; `invalidate` writes as `sync` \
                       does and asks for other mappings of the file to be brought up to date, \
                       which fails with EBUSY where pages are locked. The range is rounded outward \
-                      to whole pages.",
+                      to whole pages. In a scratch it is a barrier: what was written to the scratch \
+                      is durable afterwards, and the base is left alone.",
                 example: "flush sync data/a.bin",
             },
             Verb::Status => Entry {
@@ -103,7 +109,8 @@ impl Verb {
                 summary: "report on the mount, or on a file",
                 doc: "Without a path, reports on the mount: its options, what the kernel offers \
                       and what of it is in use, and counts of inodes, handles, mappings, requests \
-                      and errors. With a path, reports on that file: how it is served, and how \
+                      and errors, and of a scratch its layers, what is in it and how much room is \
+                      left. With a path, reports on that file: how it is served, and how \
                       many of its pages are mapped, resident, dirty and locked. What cannot be \
                       measured is `unknown`.",
                 example: "status data/a.bin",

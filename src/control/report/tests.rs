@@ -23,6 +23,7 @@ fn status() -> StatusReport {
         privileged: true,
         threads: 4,
         clone_fd: true,
+        scratch: None,
         timeouts: Timeouts { entry_s: 1.0, attr_s: 0.5, negative_s: 0.0 },
         watch: Watch {
             by: Some("fanotify on the filesystem".into()),
@@ -71,6 +72,7 @@ fn file() -> FileReport {
         mapped: true,
         mapped_bytes: 1 << 20,
         pages: 256,
+        scratch_pages: None,
         resident: Some(64),
         dirty: None,
         writeback: Some(0),

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::{
     AdviseReport, FileReport, FlushReport, LockReport, MapReport, ReloadReport, Report,
-    StatusReport, VersionReport,
+    ScratchReport, StatusReport, VersionReport,
 };
 use crate::units::{format_size, human_size};
 
@@ -122,6 +122,9 @@ impl Display for StatusReport {
         let rss = human_size(memory.rss_bytes);
         let (open, limit) = (memory.descriptors, memory.descriptor_limit);
         row(f, "memory", format_args!("{rss} resident, descriptors {open} of {limit}"))?;
+        if let Some(scratch) = &self.scratch {
+            scratch.rows(f)?;
+        }
         let time = &self.timeouts;
         let (entry, attr, negative) = (time.entry_s, time.attr_s, time.negative_s);
         row(f, "timeouts", format_args!("entry {entry} s, attr {attr} s, negative {negative} s"))?;
@@ -129,9 +132,42 @@ impl Display for StatusReport {
         let (events, sent, lost) = (watch.events, watch.invalidations, watch.overflows);
         let by = watch.by.as_deref().unwrap_or("off");
         let counts = format_args!("{events} changes, {sent} invalidations, {lost} overflows");
-        row(f, "watch", format_args!("{by}: {counts}"))?;
+        match &self.scratch {
+            Some(_) => row(f, "watch", by)?,
+            None => row(f, "watch", format_args!("{by}: {counts}"))?,
+        }
         self.kernel_rows(f)?;
         self.count_rows(f)
+    }
+}
+
+impl ScratchReport {
+    fn rows(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let ScratchReport { id, pages, partial_files, copied_files, whiteouts, .. } = self;
+        let place = if self.in_memory { "in memory" } else { "on disk" };
+        let end = if self.temporary { "gone with the mount" } else { "kept" };
+        row(f, "scratch", format_args!("{id}, {place}, {end}"))?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let name = if index == 0 { "layers" } else { "" };
+            let what = if index + 1 == self.layers.len() { "base" } else { "written" };
+            row(f, name, format_args!("{} ({what})", Clean(layer)))?;
+        }
+        row(
+            f,
+            "written",
+            format_args!(
+                "{pages} pages of {partial_files} files in part, {copied_files} copied files, \
+                 {whiteouts} whiteouts"
+            ),
+        )?;
+        let (used, left) = (human_size(self.used_bytes), human_size(self.left_bytes));
+        match self.limit_bytes {
+            Some(limit) => {
+                let limit = human_size(limit);
+                row(f, "space", format_args!("{used} used, {left} left, at most {limit}"))
+            }
+            None => row(f, "space", format_args!("{used} used, {left} left")),
+        }
     }
 }
 
@@ -197,6 +233,9 @@ impl Display for FileReport {
         let mapped = if self.mapped { human_size(self.mapped_bytes) } else { "no".to_owned() };
         row(f, "mapped", mapped)?;
         row(f, "pages", self.pages)?;
+        if self.scratch_pages.is_some() {
+            row(f, "scratch", Share(self.scratch_pages, self.pages))?;
+        }
         row(f, "resident", Share(self.resident, self.pages))?;
         row(f, "dirty", Share(self.dirty, self.pages))?;
         row(f, "writeback", Share(self.writeback, self.pages))?;

@@ -16,6 +16,7 @@ fn config(options: &str, fsname: &str, mountpoint_kind: SourceKind) -> MountConf
         mode,
         rules_file: None,
         rules: RuleSet::default(),
+        scratch: None,
         control: ControlVisibility::Hidden,
         control_name: options.control_name,
         open: crate::config::OpenRequests::Ask,

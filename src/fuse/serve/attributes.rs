@@ -20,7 +20,7 @@ impl Adapter {
         let trace = self.trace(Operation::GetAttr, who, number);
         let attr = match self.control.attr(ino(number)) {
             Some(attr) => Ok(attr),
-            None => self.volume.attr(ino(number), fh.map(handle)),
+            None => self.tree.attr(ino(number), fh.map(handle)),
         };
         match trace.end(attr) {
             Ok(attr) => reply.attr(&self.options.timeouts.attr(attr.trust), &convert::attr(&attr)),
@@ -39,7 +39,7 @@ impl Adapter {
         let change = SetAttr { mode, uid, gid, size, atime, mtime };
         let attr = match self.control.attr(ino(number)) {
             Some(attr) => self.control.set_attr(&change).map(|()| attr),
-            None => self.volume.set_attr(ino(number), fh.map(handle), change, who),
+            None => self.tree.set_attr(ino(number), fh.map(handle), change, who),
         };
         match trace.end(attr) {
             Ok(attr) => reply.attr(&self.options.timeouts.attr(attr.trust), &convert::attr(&attr)),
@@ -50,7 +50,7 @@ impl Adapter {
     pub(in crate::fuse) fn statfs(&self, who: &Caller, number: INodeNo, reply: ReplyStatfs) {
         let trace = self.trace(Operation::StatFs, who, number);
         let number = if self.control.owns(ino(number)) { INodeNo::ROOT } else { number };
-        match trace.end(self.volume.statistics(ino(number))) {
+        match trace.end(self.tree.statistics(ino(number))) {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
                 stat.f_bfree,
@@ -71,7 +71,7 @@ impl Adapter {
     ) {
         let trace = self.trace(Operation::SetXattr, who, number);
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        let result = self.volume.set_xattr(ino(number), name, value, flags, who);
+        let result = self.tree.set_xattr(ino(number), name, value, flags, who);
         reply_empty(trace.end(result), reply);
     }
 
@@ -81,7 +81,7 @@ impl Adapter {
         let trace = self.trace(Operation::GetXattr, who, number);
         reply_xattr(trace, size, reply, |buffer| match self.control.xattr(ino(number), name) {
             Some(value) => convert::copy_value(value?, buffer),
-            None => self.volume.get_xattr(ino(number), name, buffer),
+            None => self.tree.get_xattr(ino(number), name, buffer),
         });
     }
 
@@ -91,7 +91,7 @@ impl Adapter {
         let trace = self.trace(Operation::ListXattr, who, number);
         reply_xattr(trace, size, reply, |buffer| match self.control.owns(ino(number)) {
             true => Ok(0),
-            false => self.volume.list_xattr(ino(number), buffer, who),
+            false => self.tree.list_xattr(ino(number), buffer, who),
         });
     }
 
@@ -99,6 +99,6 @@ impl Adapter {
         &self, who: &Caller, number: INodeNo, name: &OsStr, reply: ReplyEmpty,
     ) {
         let trace = self.trace(Operation::RemoveXattr, who, number);
-        reply_empty(trace.end(self.volume.remove_xattr(ino(number), name)), reply);
+        reply_empty(trace.end(self.tree.remove_xattr(ino(number), name)), reply);
     }
 }

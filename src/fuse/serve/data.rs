@@ -37,7 +37,7 @@ impl Adapter {
             }
             return;
         }
-        let opened = self.volume.open(ino(number), how, who, &|fd| lend(&reply, fd));
+        let opened = self.tree.open(ino(number), how, who, &|fd| lend(&reply, fd));
         match opened {
             Err(Errno::AGAIN) if flags.0 & libc::O_NONBLOCK == 0 => {
                 trace.handed_over();
@@ -56,7 +56,7 @@ impl Adapter {
         let exclusive = flags & libc::O_EXCL != 0;
         let new = NewNode { mode, umask, caller: who };
         let lend = |fd: BorrowedFd<'_>| reply.open_backing(fd).map(|id| Arc::new(id) as Lent);
-        let made = self.volume.create(ino(parent), name, &new, &how, exclusive, &lend);
+        let made = self.tree.create(ino(parent), name, &new, &how, exclusive, &lend);
         match trace.end(made) {
             Ok((entry, opened)) => self.reply_created(&entry, &opened, how.write, reply),
             Err(err) => reply.error(err),
@@ -77,7 +77,7 @@ impl Adapter {
         }
         // The reply is sent while the mapping is held, and is left over when nothing was read.
         let mut slot = Some(reply);
-        let sent = self.volume.read(ino(number), handle(fh), offset, size as usize, |bytes| {
+        let sent = self.tree.read(ino(number), handle(fh), offset, size as usize, &mut |bytes| {
             if let Some(reply) = slot.take() {
                 reply.data(bytes);
             }
@@ -109,7 +109,7 @@ impl Adapter {
         };
         // Whose store it was that is written back from the page cache is not known.
         let who = if from_cache { Caller { uid: 0, gid: 0, pid: 0 } } else { *who };
-        let written = self.volume.write(handle(fh), offset, data, request, &who);
+        let written = self.tree.write(handle(fh), offset, data, request, &who);
         reply_written(trace.end(written), reply);
     }
 
@@ -135,7 +135,7 @@ impl Adapter {
         let trace = self.trace(Operation::Release, who, number);
         let result = match self.control.owns(ino(number)) {
             true => self.control.release(handle(fh)),
-            false => self.volume.release(handle(fh)),
+            false => self.tree.release(handle(fh)),
         };
         reply_empty(trace.end(result), reply);
     }
@@ -146,7 +146,7 @@ impl Adapter {
         let trace = self.trace(Operation::Fsync, who, number);
         let result = match self.control.owns(ino(number)) {
             true => Ok(()),
-            false => self.volume.sync(ino(number), handle(fh), data_only),
+            false => self.tree.sync(ino(number), handle(fh), data_only),
         };
         reply_empty(trace.end(result), reply);
     }
@@ -171,7 +171,7 @@ impl Adapter {
                     .map(|bytes| (bytes.len() as i32, bytes))
             }
             true => Err(Errno::NOTTY),
-            false => self.volume.ioctl(ino(number), handle(fh), command, data, out_size as usize),
+            false => self.tree.ioctl(ino(number), handle(fh), command, data, out_size as usize),
         };
         match trace.end(result) {
             Ok((value, data)) => reply.ioctl(value, &data),
@@ -192,7 +192,7 @@ impl Adapter {
         reply: ReplyEmpty,
     ) {
         let trace = self.trace(Operation::Fallocate, who, number).range(offset, len);
-        let result = self.volume.allocate(handle(fh), offset, len, mode as u32, who);
+        let result = self.tree.allocate(handle(fh), offset, len, mode as u32, who);
         reply_empty(trace.end(result), reply);
     }
 
@@ -203,8 +203,8 @@ impl Adapter {
         let trace = self.trace(Operation::Lseek, who, number);
         let (ino, id) = (ino(number), handle(fh));
         let found = match (whence, u64::try_from(offset)) {
-            (libc::SEEK_DATA, Ok(offset)) => self.volume.seek(ino, id, offset, SeekTo::Data),
-            (libc::SEEK_HOLE, Ok(offset)) => self.volume.seek(ino, id, offset, SeekTo::Hole),
+            (libc::SEEK_DATA, Ok(offset)) => self.tree.seek(ino, id, offset, SeekTo::Data),
+            (libc::SEEK_HOLE, Ok(offset)) => self.tree.seek(ino, id, offset, SeekTo::Hole),
             (libc::SEEK_DATA | libc::SEEK_HOLE, Err(_)) => Err(Errno::NXIO),
             _ => Err(Errno::INVAL),
         };
@@ -222,6 +222,6 @@ impl Adapter {
         // The reply has 32 bits for the count.
         let len = len.min(1 << 30) as usize;
         let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
-        reply_written(trace.end(self.volume.copy_range(from, to, len, who)), reply);
+        reply_written(trace.end(self.tree.copy_range(from, to, len, who)), reply);
     }
 }

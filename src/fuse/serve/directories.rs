@@ -26,13 +26,13 @@ impl Adapter {
         }
         let opened = match self.control.owns(ino(number)) {
             true => Ok(HandleId::NONE),
-            false => self.volume.open_dir(ino(number)),
+            false => self.tree.open_dir(ino(number)),
         };
         match trace.end(opened) {
             Ok(id) => {
                 // A listing is kept as long as somebody tells when it is not true any more.
                 let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-                let told = self.volume.trust_in_names(ino(number)) == Trust::UntilTold;
+                let told = self.tree.trust_in_names(ino(number)) == Trust::UntilTold;
                 let mut flags = FopenFlags::empty();
                 flags.set(kept, told && !self.control.owns(ino(number)));
                 reply.opened(FileHandle(id.0), flags);
@@ -83,7 +83,7 @@ impl Adapter {
         let trace = self.trace(Operation::ReleaseDir, who, number);
         let result = match self.control.owns(ino(number)) {
             true => Ok(()),
-            false => self.volume.release_dir(handle(fh)),
+            false => self.tree.release_dir(handle(fh)),
         };
         reply_empty(trace.end(result), reply);
     }
@@ -94,7 +94,7 @@ impl Adapter {
         let trace = self.trace(Operation::FsyncDir, who, number);
         let result = match self.control.owns(ino(number)) {
             true => Ok(()),
-            false => self.volume.sync_dir(ino(number), handle(fh), data_only),
+            false => self.tree.sync_dir(ino(number), handle(fh), data_only),
         };
         reply_empty(trace.end(result), reply);
     }

@@ -23,12 +23,12 @@ impl Adapter {
         let trace = self.trace(Operation::Lookup, who, parent);
         let found = match self.control.lookup(ino(parent), name) {
             Some(found) => found,
-            None => self.volume.lookup(ino(parent), name),
+            None => self.tree.lookup(ino(parent), name),
         };
         match found {
             Err(Errno::NOENT) => {
-                let trust = self.volume.trust_in_names(ino(parent));
-                match self.options.timeouts.negative(trust, self.volume.drops_all_names()) {
+                let trust = self.tree.trust_in_names(ino(parent));
+                match self.options.timeouts.negative(trust, self.tree.drops_all_names()) {
                     Duration::ZERO => self.reply_entry(trace.end(found), reply),
                     timeout => self.reply_no_entry(timeout, reply),
                 }
@@ -40,14 +40,14 @@ impl Adapter {
     pub(in crate::fuse) fn forget(&self, who: &Caller, number: INodeNo, lookups: u64) {
         let trace = self.trace(Operation::Forget, who, number);
         if !self.control.owns(ino(number)) {
-            self.volume.forget(ino(number), lookups);
+            self.tree.forget(ino(number), lookups);
         }
         trace.handed_over();
     }
 
     pub(in crate::fuse) fn readlink(&self, who: &Caller, number: INodeNo, reply: ReplyData) {
         let trace = self.trace(Operation::ReadLink, who, number);
-        match trace.end(self.volume.read_link(ino(number))) {
+        match trace.end(self.tree.read_link(ino(number))) {
             Ok(target) => reply.data(target.as_encoded_bytes()),
             Err(err) => reply.error(err),
         }
@@ -60,7 +60,7 @@ impl Adapter {
         let trace = self.trace(Operation::MkNod, who, parent);
         let device = convert::device_from(rdev);
         let new = NewNode { mode, umask, caller: who };
-        let made = self.volume.make_node(ino(parent), name, &new, device);
+        let made = self.tree.make_node(ino(parent), name, &new, device);
         self.reply_entry(trace.end(made), reply);
     }
 
@@ -70,7 +70,7 @@ impl Adapter {
     ) {
         let trace = self.trace(Operation::MkDir, who, parent);
         let new = NewNode { mode, umask, caller: who };
-        let made = self.volume.make_dir(ino(parent), name, &new);
+        let made = self.tree.make_dir(ino(parent), name, &new);
         self.reply_entry(trace.end(made), reply);
     }
 
@@ -78,14 +78,14 @@ impl Adapter {
         &self, who: &Caller, parent: INodeNo, name: &OsStr, reply: ReplyEmpty,
     ) {
         let trace = self.trace(Operation::Unlink, who, parent);
-        reply_empty(trace.end(self.volume.remove(ino(parent), name, false)), reply);
+        reply_empty(trace.end(self.tree.remove(ino(parent), name, false)), reply);
     }
 
     pub(in crate::fuse) fn rmdir(
         &self, who: &Caller, parent: INodeNo, name: &OsStr, reply: ReplyEmpty,
     ) {
         let trace = self.trace(Operation::RmDir, who, parent);
-        reply_empty(trace.end(self.volume.remove(ino(parent), name, true)), reply);
+        reply_empty(trace.end(self.tree.remove(ino(parent), name, true)), reply);
     }
 
     pub(in crate::fuse) fn symlink(
@@ -93,7 +93,7 @@ impl Adapter {
     ) {
         let trace = self.trace(Operation::Symlink, who, parent);
         let target = target.as_os_str();
-        let made = self.volume.make_symlink(ino(parent), name, target, who);
+        let made = self.tree.make_symlink(ino(parent), name, target, who);
         self.reply_entry(trace.end(made), reply);
     }
 
@@ -104,14 +104,14 @@ impl Adapter {
         let trace = self.trace(Operation::Rename, who, parent);
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let (from, to) = ((ino(parent), name), (ino(new_parent), new_name));
-        reply_empty(trace.end(self.volume.rename(from, to, flags, who)), reply);
+        reply_empty(trace.end(self.tree.rename(from, to, flags, who)), reply);
     }
 
     pub(in crate::fuse) fn link(
         &self, who: &Caller, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry,
     ) {
         let trace = self.trace(Operation::Link, who, number);
-        let made = self.volume.link(ino(number), ino(parent), name);
+        let made = self.tree.link(ino(number), ino(parent), name);
         self.reply_entry(trace.end(made), reply);
     }
 }
