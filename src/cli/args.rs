@@ -68,6 +68,14 @@ pub enum Verb {
     /// Set the level of a mount's log
     #[command(long_about = ControlVerb::Log.doc())]
     Log(LogArgs),
+    /// List the scratches of access=copy, or remove some
+    #[command(
+        long_about = help::SCRATCHES,
+        after_long_help = help::SCRATCHES_EXAMPLES,
+        args_conflicts_with_subcommands = true,
+        disable_help_subcommand = true
+    )]
+    Scratches(ScratchesArgs),
     /// Say what this machine and this user can have
     #[command(long_about = help::DOCTOR)]
     Doctor(DoctorArgs),
@@ -296,6 +304,40 @@ pub struct LogArgs {
     /// The mount point
     #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     pub mountpoint: PathBuf,
+}
+
+/// The arguments of `scratches`.
+#[derive(Debug, Args)]
+pub struct ScratchesArgs {
+    /// The form of the answer.
+    #[command(flatten)]
+    pub form: Form,
+    /// What to do; without it they are listed.
+    #[command(subcommand)]
+    pub verb: Option<ScratchesVerb>,
+}
+
+/// What can be done with scratches.
+#[derive(Debug, Subcommand)]
+pub enum ScratchesVerb {
+    /// Remove scratches that are not mounted, with everything in them
+    #[command(long_about = help::SCRATCHES_REMOVE)]
+    Remove(RemoveArgs),
+}
+
+/// The arguments of `scratches remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Remove every scratch in memory that is not mounted, and forget those on disk that are gone
+    #[arg(long)]
+    pub left_behind: bool,
+    /// The ids of scratches, or four or more of the first digits of one, or their directories
+    #[arg(
+        value_name = "ID|DIR",
+        required_unless_present = "left_behind",
+        value_hint = ValueHint::DirPath
+    )]
+    pub scratches: Vec<OsString>,
 }
 
 /// The arguments of `doctor`.

@@ -33,6 +33,27 @@ pub const UMOUNT: &str = "\
 Unmounts a mount of mmapfs. --stale is for a mount whose daemon is gone, where every access says \
 `Transport endpoint is not connected`: it frees the mount point, and refuses if the daemon lives.";
 
+/// What `scratches` does.
+pub const SCRATCHES: &str = "\
+Lists the scratches of this user: what was made with access=copy, in memory or by scratch=DIR, \
+with its base, its size, its age, and where it is mounted, if it is. A scratch in memory goes when \
+its mount goes; one that a killed daemon left is mounted again by -o scratch= with its place, and \
+is kept from then on, until it is removed or the machine goes down.";
+
+/// How `scratches` is used.
+pub const SCRATCHES_EXAMPLES: &str = "\
+Examples:
+  mmapfs mount -o access=copy SRC MNT               a scratch in memory, gone after unmount
+  mmapfs mount -o access=copy,scratch=DIR SRC MNT   one in DIR, kept, and mounted again the same way
+  mmapfs scratches                                  what there is
+  mmapfs scratches remove 5a3f                      one of them, by the first digits of its id
+  mmapfs scratches remove --left-behind             those in memory that nobody serves";
+
+/// What `scratches remove` does.
+pub const SCRATCHES_REMOVE: &str = "\
+Removes scratches with everything that was written in them; the source is not touched. One that is \
+mounted is refused. What lies in the directory of a scratch and does not belong to it stays.";
+
 /// What `doctor` does.
 pub const DOCTOR: &str = "\
 Says what this machine and this user can have for mounts of DIR: the protocol and the capabilities \
@@ -49,20 +70,32 @@ pub const EXIT_CODES: [(&str, &str); 3] = [
 ];
 
 /// The environment, as (variable, meaning).
-pub const ENVIRONMENT: [(&str, &str); 3] = [
+pub const ENVIRONMENT: [(&str, &str); 5] = [
     (
         "MMAPFS_LOG",
         "the level of the log, or directives of env_logger such as `mmapfs::fuse=debug,info`; \
          -o log= goes before it",
+    ),
+    (
+        "MMAPFS_RUN_DIR",
+        "scratches in memory are below it; by default /run/mmapfs for root, and for others \
+         $XDG_RUNTIME_DIR/mmapfs, or /dev/shm where that is not in memory",
+    ),
+    (
+        "MMAPFS_STATE_DIR",
+        "scratches on disk are registered below it; by default /var/lib/mmapfs for root, and for \
+         others $XDG_STATE_HOME/mmapfs, that is ~/.local/state/mmapfs",
     ),
     ("NOTIFY_SOCKET", "with --foreground, systemd is told when the mount answers"),
     ("JOURNAL_STREAM", "log lines for the journal begin with their priority"),
 ];
 
 /// The files, as (path, meaning).
-pub const FILES: [(&str, &str); 4] = [
+pub const FILES: [(&str, &str); 6] = [
     ("MNT/.mmapfs/control", "takes commands, one to a line, and gives their answers"),
     ("MNT/.mmapfs/status, status.json, maps", "reports, made when they are opened"),
+    ("/run/mmapfs/scratches/ID", "a scratch in memory of root"),
+    ("/var/lib/mmapfs/scratches/ID", "a link to a scratch on disk of root"),
     ("/dev/fuse", "the kernel's side; fusermount3 opens it for users without privilege"),
     ("/etc/fuse.conf", "user_allow_other in it lets them use allow_other"),
 ];

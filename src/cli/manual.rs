@@ -47,6 +47,10 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut pages = vec![(String::from("mmapfs.1"), main_page(program.clone())?)];
     for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
         let name = format!("mmapfs-{}", command.get_name());
+        for below in command.get_subcommands() {
+            let name = format!("{name}-{}", below.get_name());
+            pages.push((format!("{name}.1"), command_page(below.clone(), name)?));
+        }
         pages.push((format!("{name}.1"), command_page(command.clone(), name)?));
     }
     pages.push((HELPER_PAGE.0.into(), HELPER_PAGE.1.into()));
@@ -80,6 +84,7 @@ fn main_page(program: Command) -> io::Result<Vec<u8>> {
 fn command_page(command: Command, name: String) -> io::Result<Vec<u8>> {
     let verb = command.get_name().to_owned();
     let usage = usage(command.clone());
+    let has_commands = command.has_subcommands();
     let man = man(command).title(name);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
@@ -91,7 +96,14 @@ fn command_page(command: Command, name: String) -> io::Result<Vec<u8>> {
     .to_writer(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
+    if has_commands {
+        man.render_subcommands_section(&mut page)?;
+    }
     match verb.as_str() {
+        "scratches" => {
+            let (title, text) = help::SCRATCHES_EXAMPLES.split_once(":\n").unwrap_or_default();
+            preformatted(&title.to_uppercase(), text).to_writer(&mut page)?;
+        }
         "mount" => mount_options().to_writer(&mut page)?,
         "advise" => preformatted("ADVICE", &advice_text()).to_writer(&mut page)?,
         _ => {}

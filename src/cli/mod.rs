@@ -18,6 +18,7 @@ mod mount;
 mod output;
 mod plan;
 mod ready;
+mod scratches;
 mod umount;
 mod values;
 
@@ -63,6 +64,7 @@ fn run_verb(verb: Verb, argv: &[OsString]) -> Result<u8, Failure> {
         Verb::Maps(args) => Client::new(&args.form).maps(&args),
         Verb::Reload(args) => Client::new(&args.form).reload(&args),
         Verb::Log(args) => Client::new(&args.form).log(&args),
+        Verb::Scratches(args) => scratches::run(&args),
         Verb::Doctor(args) => doctor::run(&args).map(|()| 0),
         Verb::Version(args) => Client::new(&args.form).version(&args),
         Verb::Man { dir } => manual::write(&dir).map(|()| 0),

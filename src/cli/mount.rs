@@ -34,7 +34,7 @@ pub fn run(args: &MountArgs, argv: &[OsString]) -> Result<u8, Failure> {
         verbose: args.verbose,
     };
     if args.check {
-        let plan = Plan::of(&request.prepare()?);
+        let plan = Plan::of(&request.prepare()?)?;
         return if args.json {
             output::print_json(&plan)
         } else {

@@ -4,8 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::config::{MountConfig, SourceKind, may_mount};
+use crate::config::{Limit, MountConfig, ScratchConfig, SourceKind, may_mount};
+use crate::error::Failure;
 use crate::flags::{MapMode, ViewOptions};
+use crate::layers::scratch::{COPY_UP, Outlook, Places, SHARE_OF_MEMORY, Scratch};
+use crate::units::format_size;
 
 /// A mount that was checked and not made. Paths and names that are not UTF-8 text are printed with
 /// replacement characters.
@@ -28,6 +31,7 @@ pub struct Plan {
     rules: Vec<RulePlan>,
     options: Vec<String>,
     fsname: String,
+    scratch: Option<ScratchPlan>,
     control: &'static str,
     control_name: String,
     watch: &'static str,
@@ -39,6 +43,22 @@ pub struct Plan {
     max_mappings: Option<u64>,
     log: Option<String>,
     log_file: Option<String>,
+}
+
+/// The scratch of what is written by copy.
+#[derive(Debug, Serialize)]
+struct ScratchPlan {
+    /// Its directory; the one that it is made in where it is in memory.
+    place: String,
+    /// What becomes of the directory.
+    action: &'static str,
+    in_memory: bool,
+    kept: bool,
+    id: Option<String>,
+    created: Option<u64>,
+    max: String,
+    copy_up: u64,
+    share: bool,
 }
 
 /// A rule, with its options completed by those of the mount.
@@ -56,10 +76,15 @@ struct RulePlan {
 
 impl Plan {
     /// The plan of a mount.
-    pub fn of(config: &MountConfig) -> Plan {
+    ///
+    /// # Errors
+    /// Its scratch cannot be had.
+    pub fn of(config: &MountConfig) -> Result<Plan, Failure> {
+        let scratch = config.scratch.as_ref().map(|scratch| ScratchPlan::of(scratch, config));
+        let scratch = scratch.transpose()?;
         let [access, flags, prot, advice, plane] = words(&config.view, &config.mode);
         let by_kernel = may_mount() && !config.kernel.auto_unmount;
-        Plan {
+        Ok(Plan {
             source: config.source.display().to_string(),
             source_kind: config.source_kind.name(),
             mountpoint: config.mountpoint.display().to_string(),
@@ -76,6 +101,7 @@ impl Plan {
             rules: config.rules.rules().iter().map(RulePlan::of).collect(),
             options: options(config),
             fsname: config.kernel.fsname.to_string_lossy().into_owned(),
+            scratch,
             control: config.control.name(),
             control_name: config.control_name.to_string_lossy().into_owned(),
             watch: config.watch.name(),
@@ -87,7 +113,49 @@ impl Plan {
             max_mappings: config.max_mappings,
             log: config.log.map(|level| level.as_str().to_ascii_lowercase()),
             log_file: config.log_file.as_ref().map(|file| file.display().to_string()),
-        }
+        })
+    }
+}
+
+impl ScratchPlan {
+    fn of(scratch: &ScratchConfig, config: &MountConfig) -> Result<ScratchPlan, Failure> {
+        let places = Places::of_process();
+        let outlook = Scratch::outlook(scratch, &config.source, &config.mountpoint, &places)?;
+        let (dir, action, state) = match outlook {
+            Outlook::InMemory(dir) => (dir, "made in memory", None),
+            Outlook::New(dir) => (dir, "made", None),
+            Outlook::Adopt(dir) => (dir, "taken over from overlayfs", None),
+            Outlook::Again(dir, state) => (dir, "opened again", Some(state)),
+        };
+        let in_memory = scratch.dir.is_none();
+        let max = match (&state, scratch.max) {
+            (Some(state), _) => state.max.map_or(Limit::None, Limit::Bytes),
+            (None, Some(max)) => max,
+            (None, None) if in_memory => Limit::Percent(SHARE_OF_MEMORY),
+            (None, None) => Limit::None,
+        };
+        let copy_up = state.as_ref().map_or(scratch.copy_up, |state| Some(state.copy_up));
+        Ok(ScratchPlan {
+            place: dir.display().to_string(),
+            action,
+            in_memory: state.as_ref().map_or(in_memory, |state| state.kind.in_memory()),
+            kept: scratch.dir.is_some(),
+            id: state.as_ref().map(|state| state.id.clone()),
+            created: state.as_ref().map(|state| state.created),
+            max: max.to_string(),
+            copy_up: copy_up.unwrap_or(COPY_UP),
+            share: scratch.share,
+        })
+    }
+}
+
+impl fmt::Display for ScratchPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ScratchPlan { place, action, max, copy_up, .. } = self;
+        let copy_up = format_size(*copy_up);
+        let kept = if self.kept { "kept" } else { "removed at unmount" };
+        write!(f, "{place} ({action}, {kept}) max={max} copy_up={copy_up} ")?;
+        write!(f, "share={}", on_off(self.share))
     }
 }
 
@@ -149,6 +217,9 @@ impl fmt::Display for Plan {
                      plane={plane}"
                 ),
             )?;
+        }
+        if let Some(scratch) = &self.scratch {
+            line("scratch", scratch)?;
         }
         match self.mountpoint_kind == file || self.control == "off" {
             true => line("control", &"off")?,

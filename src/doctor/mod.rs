@@ -19,6 +19,7 @@ mod kernel;
 mod limits;
 mod mounting;
 mod privilege;
+mod scratch;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,8 @@ pub enum Group {
     Kernel,
     /// The directory that was named, and its filesystem.
     Directory,
+    /// What a scratch takes (`access=copy`): of the directory as one to keep it in, and as a base.
+    Scratch,
     /// Limits of this process and of the machine.
     Limits,
 }
@@ -153,6 +156,7 @@ impl Examination {
             privilege::checks(),
             kernel::checks(&subject),
             directory::checks(&subject),
+            scratch::checks(&subject),
             limits::checks(),
         ];
         Ok(Examination {

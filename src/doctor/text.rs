@@ -24,6 +24,7 @@ impl Group {
             Group::Privilege => "Privilege",
             Group::Kernel => "System calls",
             Group::Directory => "The directory",
+            Group::Scratch => "Scratch overlays",
             Group::Limits => "Limits",
         }
     }

@@ -15,8 +15,9 @@ fn plain(name: &str) -> String {
 #[test]
 fn every_command_that_is_not_hidden_has_a_page() {
     let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-    for name in
-        ["mmapfs.1", "mmapfs-mount.1", "mmapfs-status.1", "mmapfs-doctor.1", "mount.mmapfs.8"]
+    for name in ["mmapfs.1", "mmapfs-mount.1", "mmapfs-scratches.1", "mmapfs-scratches-remove.1"]
+        .into_iter()
+        .chain(["mmapfs-status.1", "mmapfs-doctor.1", "mount.mmapfs.8"])
     {
         assert!(names.iter().any(|other| other == name), "{name} in {names:?}");
     }
