@@ -100,7 +100,7 @@ fn usage_errors_are_one_line_and_exit_with_2() {
         ("mount src mnt -o acess=read", "there is no such option: did you mean `access`?"),
         ("src mnt -o ro,threads=0", "option `threads=0`: its value is from 1 to 64"),
         ("src mnt -f -o direct_io", "option `direct_io`: it is refused"),
-        ("src mnt -o access=copy", "not available yet"),
+        ("src mnt -o access=copy,prot=r", "access=copy decides flags and prot"),
         ("src mnt -f -o access=read,prot=rw", "access=read decides flags and prot"),
         ("mount --check src mnt -o flags=popluate", "did you mean `populate`?"),
         ("advise wilneed src/file", "did you mean `willneed`?"),

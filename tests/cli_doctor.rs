@@ -311,3 +311,19 @@ fn a_directory_that_is_missing_is_one_line_and_exits_with_1() {
     }
     assert_eq!(run(doctor().arg("--frob")).status.code(), Some(2));
 }
+
+#[test]
+fn what_a_scratch_takes_is_tried_and_leaves_nothing_behind() {
+    if !require_root() {
+        return;
+    }
+    let dir = TestDir::new();
+    let report = examined(dir.path());
+    for name in ["scratch_marks", "scratch_whiteouts", "scratch_memory", "mount_clones"] {
+        assert_eq!(check(&report, name)["group"], "scratch");
+        assert_state(&report, name, "yes");
+    }
+    assert_eq!(check(&report, "scratch_marks")["values"]["space"], "trusted");
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(Result::unwrap).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -261,16 +261,14 @@ fn a_file_that_is_open_keeps_what_it_was_opened_with_when_rules_change() {
 }
 
 /// Options that cannot be meant, a word that the error names, and the exit code.
-const BAD_OPTIONS: [(&str, &str, i32); 19] = [
+const BAD_OPTIONS: [(&str, &str, i32); 17] = [
     ("acess=read", "access", 2),
     ("access=reed", "read", 2),
-    ("access=copy", "copy", 2),
     ("access=read,flags=shared", "flags", 2),
     ("access=write,prot=r", "prot", 2),
     ("flags=fixed", "fixed", 2),
     ("flags=anonymous", "anonymous", 2),
     ("flags=sharde", "shared", 2),
-    ("flags=private,prot=rw", "private", 2),
     ("prot=q", "prot", 2),
     ("advice=wilneed", "willneed", 2),
     ("attr_timeout=soon", "attr_timeout", 2),

@@ -45,17 +45,28 @@ impl MountedFs {
         let dir = TestDir::new();
         let source = dir.directory("source");
         open_to_all(&source);
-        MountedFs::start(dir, source, options)
+        MountedFs::start(dir, source, options, &[])
     }
 
     /// Mounts a directory that is there.
     #[track_caller]
     pub fn over(source: &Path, options: &str) -> MountedFs {
-        MountedFs::start(TestDir::new(), source.to_owned(), options)
+        MountedFs::over_with(source, options, &[])
+    }
+
+    /// The same, with these variables in the environment of the daemon.
+    #[track_caller]
+    pub fn over_with(source: &Path, options: &str, environment: &[(&str, &Path)]) -> MountedFs {
+        MountedFs::start(TestDir::new(), source.to_owned(), options, environment)
     }
 
     #[track_caller]
-    fn start(dir: TestDir, source: PathBuf, options: &str) -> MountedFs {
+    fn start(
+        dir: TestDir,
+        source: PathBuf,
+        options: &str,
+        environment: &[(&str, &Path)],
+    ) -> MountedFs {
         let mountpoint = dir.directory("mnt");
         let log = File::create(dir.path().join("log")).unwrap();
         let daemon = Command::new(program())
@@ -63,6 +74,7 @@ impl MountedFs {
             .arg(&source)
             .arg(&mountpoint)
             .env("MMAPFS_LOG", std::env::var("MMAPFS_TEST_LOG").unwrap_or("info".into()))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -24,7 +24,16 @@ pub enum Scope {
     /// What is the same in two trees with the same history: no inode numbers, times and sizes of
     /// directories.
     History,
+    /// As `History`, but also the modification times that were set, and not the links of
+    /// directories: merged ones do not count them.
+    MergedHistory,
+    /// As `Everything`, but not the links and sizes of directories, which are others once they are
+    /// merged.
+    Remounted,
 }
+
+/// Times before this were set by somebody; later ones are the time of the run.
+const SET_TIMES_END: i64 = 1_000_000_000;
 
 /// One object of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +92,16 @@ impl Tree {
     /// The number of objects.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Without the attributes whose names begin so.
+    pub fn without_xattrs(mut self, prefixes: &[&str]) -> Tree {
+        for entry in self.entries.values_mut() {
+            entry
+                .xattrs
+                .retain(|(name, _)| !prefixes.iter().any(|prefix| name.starts_with(prefix)));
+        }
+        self
     }
 
     /// One line for each difference.
@@ -148,18 +167,24 @@ impl Entry {
         compare("kind", &self.kind, &other.kind);
         compare("mode", &format_args!("{:o}", self.mode), &format_args!("{:o}", other.mode));
         compare("owner", &self.owner, &other.owner);
-        compare("links", &self.links, &other.links);
+        let of_history = matches!(scope, Scope::History | Scope::MergedHistory);
+        let merged = matches!(scope, Scope::MergedHistory | Scope::Remounted);
+        if !merged || self.kind != "directory" {
+            compare("links", &self.links, &other.links);
+        }
         compare("device", &self.device, &other.device);
         compare("xattrs", &self.xattrs, &other.xattrs);
         compare("target", &self.target, &other.target);
         compare("content", &self.content, &other.content);
-        if scope != Scope::History || self.kind != "directory" {
+        if !(of_history || merged) || self.kind != "directory" {
             compare("size", &self.size, &other.size);
         }
-        if scope == Scope::Everything {
+        if matches!(scope, Scope::Everything | Scope::Remounted) {
             compare("inode", &self.inode, &other.inode);
         }
-        if scope != Scope::History {
+        let set = |entry: &Entry| entry.modified.0 < SET_TIMES_END;
+        let is_set = set(self) || set(other);
+        if !of_history || scope == Scope::MergedHistory && is_set {
             compare("modified", &self.modified, &other.modified);
         }
         text

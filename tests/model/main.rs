@@ -8,7 +8,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+// The model test of scratch mounts uses these, too, and more of them.
+#[allow(dead_code)]
 mod operation;
+#[allow(dead_code)]
 mod world;
 
 use std::path::{Path, PathBuf};

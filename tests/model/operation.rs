@@ -8,7 +8,7 @@ use crate::common::Random;
 pub const SLOTS: usize = 6;
 
 /// Few names, so that operations meet.
-const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 14] = [
     "a",
     "b",
     "c",
@@ -73,14 +73,19 @@ pub enum Call {
 impl Operation {
     /// Draws one.
     pub fn random(random: &mut Random) -> Operation {
-        Operation { as_user: random.once_in(4), call: Call::random(random) }
+        Operation::random_on(random, &NAMES)
+    }
+
+    /// Draws one that is about these names.
+    pub fn random_on(random: &mut Random, names: &[Name]) -> Operation {
+        Operation { as_user: random.once_in(4), call: Call::random(random, names) }
     }
 }
 
 impl Call {
-    fn random(random: &mut Random) -> Call {
+    fn random(random: &mut Random, names: &[Name]) -> Call {
         let slot = random.below(SLOTS as u64) as usize;
-        let name: Name = random.pick(&NAMES);
+        let name: Name = random.pick(names);
         match random.below(100) {
             0..13 => Call::Open { slot, name, flags: open_flags(random) },
             13..15 => Call::Close { slot },
@@ -112,9 +117,9 @@ impl Call {
             66..69 => Call::Rmdir { name },
             69..74 => Call::Unlink { name },
             74..80 => {
-                Call::Rename { from: name, to: random.pick(&NAMES), flags: rename_flags(random) }
+                Call::Rename { from: name, to: random.pick(names), flags: rename_flags(random) }
             }
-            80..83 => Call::Link { from: name, to: random.pick(&NAMES) },
+            80..83 => Call::Link { from: name, to: random.pick(names) },
             83..85 => Call::Symlink { target: random.pick(&["a", "d", "../e/a", "nothing"]), name },
             85 => Call::ReadLink { name },
             86 => Call::MakeFifo { name },

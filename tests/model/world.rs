@@ -24,12 +24,45 @@ const SET_TIMES_END: i64 = 1_000_000_000;
 pub struct World {
     root: PathBuf,
     slots: [Option<File>; SLOTS],
+    /// The numbers of the files in the slots when they were opened.
+    inodes: [u64; SLOTS],
+    directories: Directories,
+}
+
+/// What is said of the links of directories.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Directories {
+    /// As they are.
+    Counted,
+    /// Nothing: merged directories are not counted.
+    Uncounted,
 }
 
 impl World {
     /// A world with nothing open.
     pub fn new(root: &Path) -> World {
-        World { root: root.to_owned(), slots: Default::default() }
+        World::with(root, Directories::Counted)
+    }
+
+    /// A world with nothing open, in which directories are looked at so.
+    pub fn with(root: &Path, directories: Directories) -> World {
+        World { root: root.to_owned(), slots: Default::default(), inodes: [0; SLOTS], directories }
+    }
+
+    /// Closes everything.
+    pub fn close_all(&mut self) {
+        self.slots = Default::default();
+    }
+
+    /// The open files whose number is not the one that they were opened with.
+    pub fn renumbered(&self) -> Option<String> {
+        for (slot, (file, inode)) in self.slots.iter().zip(self.inodes).enumerate() {
+            let Some(meta) = file.as_ref().and_then(|file| file.metadata().ok()) else { continue };
+            if meta.ino() != inode {
+                return Some(format!("slot {slot}: inode {inode} became {}", meta.ino()));
+            }
+        }
+        None
     }
 
     /// Makes the call and tells its result.
@@ -58,7 +91,7 @@ impl World {
     pub fn compare_open_files(&self, other: &World) -> Option<String> {
         for (slot, pair) in self.slots.iter().zip(&other.slots).enumerate() {
             let (Some(mine), Some(theirs)) = pair else { continue };
-            let show = |file: &File| (describe_open(file), digest(&read_whole(file)));
+            let show = |file: &File| (self.describe_open(file), digest(&read_whole(file)));
             let (mine, theirs) = (show(mine), show(theirs));
             if mine != theirs {
                 return Some(format!("slot {slot}: {mine:?} on the mount, {theirs:?} plain"));
@@ -79,7 +112,9 @@ impl World {
         match *call {
             Call::Open { slot, name, flags } => {
                 self.slots[slot] = None;
-                self.slots[slot] = Some(open(self.at(name), flags)?);
+                let file = open(self.at(name), flags)?;
+                self.inodes[slot] = errno(file.metadata())?.ino();
+                self.slots[slot] = Some(file);
                 done(Ok(()))
             }
             Call::Close { slot } => {
@@ -107,7 +142,7 @@ impl World {
                 Ok(format!("{copied} {input} {output}"))
             }
             Call::Sync { slot } => done(errno(self.slot(slot)?.sync_all())),
-            Call::StatOpen { slot } => Ok(describe_open(self.slot(slot)?)),
+            Call::StatOpen { slot } => Ok(self.describe_open(self.slot(slot)?)),
             Call::ChmodOpen { slot, mode } => {
                 let mode = PermissionsExt::from_mode(mode);
                 done(errno(self.slot(slot)?.set_permissions(mode)))
@@ -199,36 +234,37 @@ impl World {
     fn describe(&self, name: &str) -> Result<String, Errno> {
         let path = self.at(name);
         let meta = errno(fs::symlink_metadata(&path))?;
-        let mut text = describe_metadata(&meta);
+        let mut text = self.describe_metadata(&meta);
         for key in xattr_names(&path)? {
             text += &format!(" {key}={:?}", xattr(&path, &key));
         }
         Ok(text)
     }
+
+    fn describe_open(&self, file: &File) -> String {
+        file.metadata().map_or_else(|err| err.to_string(), |meta| self.describe_metadata(&meta))
+    }
+
+    fn describe_metadata(&self, meta: &fs::Metadata) -> String {
+        let size = if meta.is_dir() { 0 } else { meta.size() };
+        let uncounted = meta.is_dir() && self.directories == Directories::Uncounted;
+        let links = if uncounted { 0 } else { meta.nlink() };
+        let modified = match meta.mtime() {
+            set if set < SET_TIMES_END => format!("{set}.{:09}", meta.mtime_nsec()),
+            _ => String::from("lately"),
+        };
+        format!(
+            "mode {:o} owner {}:{} links {links} size {size} modified {modified} fifo {}",
+            meta.mode(),
+            meta.uid(),
+            meta.gid(),
+            meta.file_type().is_fifo()
+        )
+    }
 }
 
 fn done(result: Result<(), Errno>) -> Result<String, Errno> {
     result.map(|()| String::from("ok"))
-}
-
-fn describe_open(file: &File) -> String {
-    file.metadata().map_or_else(|err| err.to_string(), |meta| describe_metadata(&meta))
-}
-
-fn describe_metadata(meta: &fs::Metadata) -> String {
-    let size = if meta.is_dir() { 0 } else { meta.size() };
-    let modified = match meta.mtime() {
-        set if set < SET_TIMES_END => format!("{set}.{:09}", meta.mtime_nsec()),
-        _ => String::from("lately"),
-    };
-    format!(
-        "mode {:o} owner {}:{} links {} size {size} modified {modified} fifo {}",
-        meta.mode(),
-        meta.uid(),
-        meta.gid(),
-        meta.nlink(),
-        meta.file_type().is_fifo()
-    )
 }
 
 fn read_whole(file: &File) -> Vec<u8> {

@@ -1,0 +1,119 @@
+//! A scratch that is kept in a directory of the test's own, and its base.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::base;
+use super::common::*;
+
+/// A base, a scratch of it on disk or in memory, and its mount.
+pub struct Kept {
+    pub dir: TestDir,
+    pub base: PathBuf,
+    mounted: Option<MountedFs>,
+    options: String,
+}
+
+impl Kept {
+    /// Fills a base and mounts a scratch of it, which is in the directory `scratch`.
+    pub fn new(options: &str, fill: impl FnOnce(&Path)) -> Kept {
+        let dir = TestDir::new();
+        let scratch = dir.path().join("scratch");
+        Kept::start(dir, format!("access=copy,scratch={},{options}", scratch.display()), fill)
+    }
+
+    /// The same with a scratch in memory.
+    pub fn in_memory(options: &str, fill: impl FnOnce(&Path)) -> Kept {
+        Kept::start(TestDir::new(), format!("access=copy,{options}"), fill)
+    }
+
+    fn start(dir: TestDir, options: String, fill: impl FnOnce(&Path)) -> Kept {
+        let base = dir.directory("base");
+        open_to_all(&base);
+        fill(&base);
+        for name in ["run", "state"] {
+            dir.directory(name);
+        }
+        let options = match rustix::process::geteuid().is_root() {
+            true => format!("{options},allow_other,suid,dev"),
+            false => options,
+        };
+        let mut kept = Kept { dir, base, mounted: None, options };
+        kept.mount();
+        kept
+    }
+
+    fn mount(&mut self) {
+        let (run, state) = (self.dir.path().join("run"), self.dir.path().join("state"));
+        let places = [("MMAPFS_RUN_DIR", run.as_path()), ("MMAPFS_STATE_DIR", state.as_path())];
+        self.mounted = Some(MountedFs::over_with(&self.base, &self.options, &places));
+    }
+
+    /// Unmounts and mounts again.
+    pub fn remount(&mut self) {
+        self.unmount();
+        self.mount();
+    }
+
+    pub fn unmount(&mut self) {
+        self.mounted.take().unwrap().unmount();
+    }
+
+    pub fn mounted(&self) -> &MountedFs {
+        self.mounted.as_ref().unwrap()
+    }
+
+    pub fn root(&self) -> &Path {
+        self.mounted().path()
+    }
+
+    /// A path below the mount.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// The directory of the scratch.
+    pub fn scratch(&self) -> PathBuf {
+        self.dir.path().join("scratch")
+    }
+
+    /// Bytes that the filesystem of the scratch keeps for it.
+    pub fn stored(&self) -> u64 {
+        let mut seen = HashSet::new();
+        stored_below(&self.scratch(), &mut seen)
+    }
+
+    /// Fails when a call stores more than `most` bytes in the scratch. Directories count as well.
+    #[track_caller]
+    pub fn assert_stores_at_most<T>(&self, most: u64, what: &str, call: impl FnOnce() -> T) -> T {
+        let before = self.stored();
+        let result = call();
+        let more = self.stored().saturating_sub(before);
+        assert!(more <= most, "{what} stored {more} bytes, at most {most} are due");
+        result
+    }
+
+    /// Runs `calls` and fails when they change anything of the base.
+    #[track_caller]
+    pub fn with_base_untouched(&mut self, calls: impl FnOnce(&mut Kept)) {
+        base::set_access_times(&self.base);
+        let before = base::state(&self.base);
+        calls(self);
+        base::assert_untouched(&self.base, &before);
+    }
+}
+
+fn stored_below(path: &Path, seen: &mut HashSet<u64>) -> u64 {
+    let meta = path.symlink_metadata().unwrap();
+    let own = if seen.insert(meta.ino()) { meta.blocks() * 512 } else { 0 };
+    let below: u64 = match meta.is_dir() {
+        true => fs::read_dir(path)
+            .unwrap()
+            .map(|entry| stored_below(&entry.unwrap().path(), seen))
+            .sum(),
+        false => 0,
+    };
+    own + below
+}

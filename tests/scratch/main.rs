@@ -1,0 +1,28 @@
+//! Scratch mounts (`access=copy`): against plain copies of their base, sentence by sentence, and
+//! with the overlays of others.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+// The model test of plain mounts uses all of these, this one a part.
+#[allow(dead_code)]
+#[path = "../model/operation.rs"]
+mod operation;
+#[allow(dead_code)]
+#[path = "../model/world.rs"]
+mod world;
+
+mod base;
+mod coherence;
+mod exerciser;
+mod full;
+mod interchange;
+mod kept;
+mod killed;
+mod many;
+mod model;
+mod renames;
+mod stores;
+mod threads;
+mod tidy;
