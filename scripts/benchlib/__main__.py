@@ -13,7 +13,8 @@ import time
 from fnmatch import fnmatch
 from pathlib import Path
 
-from . import machine, report_svg, report_text, targets, workloads_data, workloads_names, workloads_programs
+from . import machine, report_svg, report_text, targets
+from . import workloads_data, workloads_names, workloads_programs, workloads_scratch
 from .data import QUICK, Data, Sizes
 from .disk import Disk
 from .filesystems import CANDIDATES, FLOOR, MMAPFS, Candidate, Mounts
@@ -23,7 +24,8 @@ from .shell import Failed, Probe
 from .stats import BARE, Results
 from .turn import Place, Workload
 
-WORKLOADS = (*workloads_data.WORKLOADS, *workloads_names.WORKLOADS, *workloads_programs.WORKLOADS)
+WORKLOADS = (*workloads_data.WORKLOADS, *workloads_names.WORKLOADS, *workloads_programs.WORKLOADS,
+             *workloads_scratch.WORKLOADS)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -98,7 +100,9 @@ def fitting(sizes: Sizes, directory: Path) -> Sizes:
     """Files that the page cache holds several times over, and the disk as well."""
     least = min(machine.available_bytes(), shutil.disk_usage(directory).free)
     most = max(least // 6 >> 20 << 20, 64 << 20)
-    return dataclasses.replace(sizes, big=min(sizes.big, most), written=min(sizes.written, most // 2))
+    large = shutil.disk_usage(directory).free // 6 >> 20 << 20  # itself, a copy, and room for the others
+    return dataclasses.replace(sizes, big=min(sizes.big, most), written=min(sizes.written, most // 2),
+                               large=min(sizes.large, large))
 
 
 class Bench:
@@ -124,7 +128,10 @@ class Bench:
 
     def run(self) -> int:
         probe = Probe(self.work)
+        workloads = [w for w in self.workloads if any(row.id in self.wanted for row in w.rows)]
         megabytes = 3 * max(self.sizes.big, self.sizes.written) // 2**20 + 2048
+        if any(workload.copying for workload in workloads):
+            megabytes += 3 * self.sizes.large // 2**20
         self.disk = Disk(self.work, self.options.disk, megabytes)
         if not self.disk.mounted and self.options.disk != "none":
             self.note(f"the data lies on {self.disk.note}: create and remove rows may stall")
@@ -141,8 +148,7 @@ class Bench:
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
             self.note("daemons and workloads run at SCHED_RR (--realtime)")
         candidates = self._candidates(about)
-        workloads = [w for w in self.workloads if any(row.id in self.wanted for row in w.rows)]
-        data.make({row.group for workload in workloads for row in workload.rows})
+        data.make({row.group for workload in workloads for row in workload.rows} | {w.name for w in workloads})
         self.disk.sync()
         plan = self._plan(workloads, candidates)
         place = Place(data, self.disk, self.mounts, probe, timeout=20 if self.options.quick else 90)

@@ -33,12 +33,16 @@ class Sizes:
     random: int = 25_000  # random reads or writes from the cache
     random_cold: int = 2_000  # those that wait for the disk
     walk: int = 200_000  # files
+    large: int = 4 << 30  # bytes of the file of which copies are made
+    pokes: int = 2_000  # random overwrites of it
+    many: int = 5_000  # files of a directory that is moved
 
 
 QUICK = Sizes(big=128 << 20, written=96 << 20, small=600, flat=8_000, stats=3_000, names=600, sources=8,
-              database=12 << 20, transactions=250, overwrites=2_000, random=6_000, random_cold=400, walk=12_000)
+              database=12 << 20, transactions=250, overwrites=2_000, random=6_000, random_cold=400, walk=12_000,
+              large=2 << 30)
 
-# What each part is for: the groups of rows that need it.
+# What each part is for: the groups of rows, or the workloads, that need it.
 PARTS = {
     "big": {"seqread", "randread", "mmapread"},
     "tree": {"openclose", "find", "grep", "untar", "rmrf"},
@@ -47,6 +51,9 @@ PARTS = {
     "sources": {"cbuild"},
     "database": {"scan"},
     "walk": {"walk"},
+    "large": {"scratch-big", "scratch-names"},
+    "many": {"scratch-many"},
+    "project": {"scratch-git"},
 }
 
 
@@ -119,6 +126,35 @@ class Data:
         connection.commit()
         self.expected["scan"] = connection.execute("SELECT sum(number + length(text)) FROM rows").fetchone()[0]
         connection.close()
+
+    def _make_large(self) -> None:
+        self.probe("write", self.root / "large", size=self.sizes.large, sync=1, timeout=300)
+
+    def _make_many(self) -> None:
+        for name, count in (("many", self.sizes.many), ("many-twice", 2 * self.sizes.many)):
+            (self.root / name).mkdir()
+            self.probe("create", ".", cwd=self.root / name, count=count)
+
+    def _make_project(self) -> None:
+        """A repository with two branches: a tenth of the files is another, some are gone and some new."""
+        project = self.root / "project"
+        names = write_tree(project, self.sizes.small, seed=4)
+        write_sources(project / "sources", self.sizes.sources)
+        run([*GIT, "init", "-q", "-b", "main", "."], cwd=project)
+        (project / ".gitignore").write_text("*.o\nprogram\n")
+        for branch in ("main", "other"):
+            if branch == "other":
+                run([*GIT, "checkout", "-q", "-b", branch], cwd=project)
+                for index, name in enumerate(names[::10]):
+                    path = project / name
+                    if index % 10 == 0:
+                        path.rename(path.with_suffix(".moved"))
+                    else:
+                        path.write_text(path.read_text() + f"{branch} {index}\n")
+            run([*GIT, "add", "."], cwd=project, timeout=300)
+            run([*GIT, "commit", "-q", "-m", branch], cwd=project, timeout=300)
+        run([*GIT, "gc", "-q"], cwd=project, timeout=300)
+        run([*GIT, "checkout", "-q", "main"], cwd=project, timeout=300)
 
     def _make_walk(self) -> None:
         walk = self.root / "walk"

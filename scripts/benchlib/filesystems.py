@@ -17,12 +17,14 @@ from .stats import BARE
 
 MMAPFS = "mmapfs"
 FLOOR = "floor"
+SCRATCH = "mmapfs-scratch"
 MOUNT_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that shows a directory. In `options`, {source}, {empty} and {scratch} stand for directories."""
+    """Something that shows a directory. In `options`, {source}, {empty}, {upper} and {scratch} stand for
+    directories."""
 
     name: str
     label: str
@@ -36,12 +38,16 @@ class Candidate:
     peer: bool = False  # a FUSE peer, to be compared with
     preloads: bool = False  # it reads every name at its start, and stays in the foreground: no rows of cold or start
     verb: tuple[str, ...] = field(default=())
+    copies: bool = False  # what is changed is kept beside the directory, which stays as it is
+    forgets: bool = False  # and is gone when it is unmounted
+    only_copying: bool = False  # no rows but those of copies
 
     @property
     def has_daemon(self) -> bool:
         return bool(self.program)
 
 
+OVER = "lowerdir={source},upperdir={upper},workdir={scratch}"
 UPPER = "lowerdir={empty},upperdir={source},workdir={scratch}"
 
 CANDIDATES = (
@@ -55,6 +61,15 @@ CANDIDATES = (
     Candidate("overlayfs", "kernel overlayfs", "#999933", options=("-o", UPPER)),
     Candidate("fuse-overlayfs", "fuse-overlayfs", "#1f77b4", "fuse-overlayfs", "fuse-overlayfs",
               ("-o", UPPER), source="", peer=True),
+    Candidate(SCRATCH, "mmapfs, scratch on disk", "#ff7f0e", MMAPFS, options=("-o", "access=copy,scratch={scratch}"),
+              verb=("mount",), copies=True),
+    Candidate("mmapfs-scratch-ram", "mmapfs, scratch in memory", "#ffbb78", MMAPFS, options=("-o", "access=copy"),
+              verb=("mount",), copies=True, forgets=True, only_copying=True),
+    # Without them it copies all of a file for its mode, and cannot rename directories.
+    Candidate("overlayfs-copy", "kernel overlayfs, as a copy", "#cccc66",
+              options=("-o", OVER + ",redirect_dir=on,metacopy=on"), copies=True, only_copying=True),
+    Candidate("fuse-overlayfs-copy", "fuse-overlayfs, as a copy", "#aec7e8", "fuse-overlayfs", "fuse-overlayfs",
+              ("-o", OVER), source="", copies=True, only_copying=True),
     # libfuse 2 writes pages one by one unless told otherwise.
     Candidate("bindfs", "bindfs", "#2ca02c", "bindfs", "bindfs", ("-o", "big_writes"), peer=True),
     # Without a page cache there is no mmap; readdir is not cached by default; less than 4 GiB free would be full.
@@ -64,6 +79,12 @@ CANDIDATES = (
     Candidate("unionfs-fuse", "unionfs-fuse", "#e377c2", "unionfs", "unionfs-fuse", ("-o", "big_writes"),
               source="{source}=RW", peer=True),
 )
+
+
+def blocks_below(directory: Path) -> int:
+    """Bytes that a tree takes on the disk."""
+    return sum(os.lstat(os.path.join(above, name)).st_blocks * 512
+               for above, directories, names in os.walk(directory) for name in (*directories, *names))
 
 
 class Mounts:
@@ -78,6 +99,7 @@ class Mounts:
         self.built = built  # programs of ours
         self.daemon: subprocess.Popen | None = None
         self.scratch = beside / "overlay-work"
+        self.upper = beside / "overlay-upper"
         self.empty = beside / "empty"
         self.empty.mkdir()
 
@@ -88,7 +110,7 @@ class Mounts:
 
     def command(self, candidate: Candidate, foreground: bool = True) -> list[str]:
         """What mounts the candidate at `point`."""
-        places = {"source": self.source, "empty": self.empty, "scratch": self.scratch}
+        places = {"source": self.source, "empty": self.empty, "scratch": self.scratch, "upper": self.upper}
         options = [option.format(**places) for option in candidate.options]
         if not candidate.has_daemon:
             return ["mount", "-t", "overlay", "overlay", *options, str(self.point)]
@@ -112,12 +134,22 @@ class Mounts:
 
     # -- mounting
 
-    def mount(self, candidate: Candidate) -> Path:
-        """Mounts it and returns where it answers. Raises Failed."""
+    def clear(self) -> None:
+        """Takes away what copies have kept."""
+        for directory in (self.scratch, self.upper):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _clear(self) -> None:
+        self.clear()
+        self.scratch.mkdir()
+        self.upper.mkdir()
+
+    def mount(self, candidate: Candidate, again: bool = False) -> Path:
+        """Mounts it and returns where it answers. Again: with what a copy has kept. Raises Failed."""
         if candidate.name == BARE:
             return self.source
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self.scratch.mkdir()
+        if not again:
+            self._clear()
         if not candidate.has_daemon:
             run(self.command(candidate))
             return self.point
@@ -143,8 +175,7 @@ class Mounts:
         """Seconds from starting the command, which puts a daemon into the background, to an answer of its mount."""
         if candidate.name == BARE:
             raise Failed("nothing to start")
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self.scratch.mkdir()
+        self._clear()
         before = os.stat(self.point).st_dev
         begun = time.perf_counter()
         run(self.command(candidate, foreground=False), timeout=20, output=False)
@@ -185,6 +216,20 @@ class Mounts:
                     quietly(["umount", "-f", str(self.point)], timeout=5)
 
     # -- the daemon
+
+    def stored(self, candidate: Candidate) -> int:
+        """Bytes that a mounted copy has kept so far."""
+        if candidate.forgets:
+            about = os.statvfs(self.point)
+            return (about.f_blocks - about.f_bfree) * about.f_frsize
+        return sum(blocks_below(directory) for directory in (self.scratch, self.upper))
+
+    def read_bytes(self) -> int | None:
+        """Bytes that the daemon has read by system calls, its requests included."""
+        if not self.daemon:
+            return None
+        fields = Path(f"/proc/{self.daemon.pid}/io").read_text().split()
+        return int(fields[fields.index("rchar:") + 1])
 
     def cpu(self) -> float | None:
         """Seconds of CPU that the daemon has used."""

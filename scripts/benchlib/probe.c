@@ -297,6 +297,49 @@ static void walk(const struct job *job, int client) {
     end(client, walk_at(AT_FDCWD, job->path));
 }
 
+/* -- one step of a big file ------------------------------------------------------------------------------- */
+
+/* One byte at an offset, from open to close: no byte that verify looks at. */
+static void poke(const struct job *job, int client) {
+    begin(client);
+    int fd = open(job->path, O_WRONLY);
+    if (fd < 0) fail(job->path);
+    if (pwrite(fd, "x", 1, (off_t)(job->size + 3 * sizeof(uint64_t))) != 1) fail("pwrite");
+    if (close(fd)) fail("close");
+    end(client, 1);
+}
+
+static void change_mode(const struct job *job, int client) {
+    begin(client);
+    if (chmod(job->path, 0600)) fail(job->path);
+    end(client, 1);
+}
+
+static void remove_one(const struct job *job, int client) {
+    begin(client);
+    if (unlink(job->path)) fail(job->path);
+    end(client, 1);
+}
+
+/* To PATH.moved, as mv(1) does it, which is only started where it must copy. */
+static void move(const struct job *job, int client) {
+    char to[PAGE];
+    snprintf(to, sizeof to, "%s.moved", job->path);
+    begin(client);
+    if (rename(job->path, to)) {
+        int status = 0;
+        if (errno != EXDEV) fail(job->path);
+        pid_t pid = fork();
+        if (pid < 0) fail("fork");
+        if (pid == 0) {
+            execlp("mv", "mv", job->path, to, NULL);
+            _exit(127);
+        }
+        if (waitpid(pid, &status, 0) < 0 || status) fail("mv");
+    }
+    end(client, 1);
+}
+
 /* -- starting --------------------------------------------------------------------------------------------- */
 
 static void read_names(struct job *job) {
@@ -322,7 +365,8 @@ static const struct {
     {"read", read_sequentially}, {"randread", read_at_random},   {"write", write_new},   {"overwrite", write_over},
     {"randwrite", write_at_random}, {"mmapread", read_mapping},  {"mmapwrite", write_mapping}, {"verify", verify},
     {"open", open_close},        {"stat", stat_all},             {"create", create_all}, {"unlink", remove_all},
-    {"readdir", list},           {"walk", walk},
+    {"readdir", list},           {"walk", walk},                 {"poke", poke},         {"chmod", change_mode},
+    {"remove", remove_one},      {"move", move},
 };
 
 static void run(const struct job *job, void (*work)(const struct job *, int)) {

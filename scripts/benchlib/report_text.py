@@ -6,7 +6,7 @@ import json
 
 from .filesystems import Candidate
 from .rows import ABSOLUTE, BANDWIDTH, Row, human, three
-from .run import NEVER_COLD, OUT_OF_TIME, READ_ONLY, Plan
+from .run import NEVER_COLD, NOT_ITS, OUT_OF_TIME, READ_ONLY, Plan
 from .stats import BARE, Results
 from .targets import Verdict
 
@@ -20,7 +20,7 @@ def cell(results: Results, row: Row, candidate: str, failures: bool = True) -> s
     value = results.value(row.id, candidate)
     failure = results.failure(row.id, candidate)
     if value is None:
-        if failure in (None, READ_ONLY, NEVER_COLD):
+        if failure in (None, READ_ONLY, NEVER_COLD, NOT_ITS):
             return "-"
         if failure == OUT_OF_TIME:
             return "no time"
@@ -50,7 +50,7 @@ def aligned(lines: list[list[str]]) -> str:
 def _failures(results: Results, rows: list[Row]) -> list[str]:
     wanted = {row.id for row in rows}
     return [f"{row} of {candidate}: failed: {why}" for (row, candidate), why in results.failures.items()
-            if row in wanted and why not in (READ_ONLY, NEVER_COLD, OUT_OF_TIME)]
+            if row in wanted and why not in (READ_ONLY, NEVER_COLD, NOT_ITS, OUT_OF_TIME)]
 
 
 def table(results: Results, rows: list[Row], candidates: list[Candidate]) -> str:

@@ -12,6 +12,7 @@ from .stats import BARE, Results
 from .turn import Place, Turn, Workload
 
 READ_ONLY = "reads only"
+NOT_ITS = "not for it"
 NEVER_COLD = "reads every name at its start"
 OUT_OF_TIME = "not measured: out of time"
 MOST_TIMEOUTS = 3  # of one candidate, before it is given up
@@ -103,6 +104,10 @@ class Runner:
         rows = self._rows(workload)
         if candidate.read_only and not workload.read_only:
             self._fail(rows, candidate, READ_ONLY)
+            return
+        if candidate.name != BARE and (candidate.only_copying and not workload.copying
+                                       or workload.copying and not candidate.copies):
+            self._fail(rows, candidate, NOT_ITS)
             return
         if candidate.preloads and all(row.id.endswith(".cold") for row in workload.rows):
             self._fail(rows, candidate, NEVER_COLD)

@@ -1,18 +1,19 @@
-"""What mmapfs must reach, as issue 3 lists it, and whether it does."""
+"""What mmapfs must reach, as issues 3 and 4 list it, and whether it does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .filesystems import CANDIDATES, FLOOR, MMAPFS
+from .filesystems import CANDIDATES, FLOOR, MMAPFS, SCRATCH
 from .rows import Row, human, three
-from .stats import Results
+from .stats import Results, Spread
 
 PEERS = tuple(candidate.name for candidate in CANDIDATES if candidate.peer)
 MAPPED, NOOPEN = "mmapfs-mapped", "mmapfs-noopen"
 
 AT_LEAST, AT_MOST = "at least", "at most"
 OF_BARE, OF_PEER, ITSELF = "of bare", "of the best FUSE peer", ""
+OF_OVERLAY, OF_COPY, OF_WRITE = "fuse-overlayfs", "fuse-overlayfs-copy", MMAPFS  # of that candidate
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,13 @@ class Target:
     against: str
 
     def describe(self, row: Row) -> str:
-        times = "times the" if self.sense == AT_MOST else "of the"
-        whose = {OF_BARE: f"{times} bare filesystem", OF_PEER: f"{times} best FUSE peer", ITSELF: row.unit}
-        return f"{self.sense} {self.bound:g} {whose[self.against]}".strip()
+        times = "times" if self.sense == AT_MOST else "of"
+        whose = {OF_BARE: f"{times} the bare filesystem", OF_PEER: f"{times} the best FUSE peer",
+                 OF_OVERLAY: f"{times} fuse-overlayfs",
+                 OF_COPY: f"{times} fuse-overlayfs", OF_WRITE: f"{times} the mount with access=write"}
+        if self.against == ITSELF:
+            return f"{self.sense} {human(self.bound, row.unit)}"
+        return f"{self.sense} {self.bound:g} {whose[self.against]}"
 
 
 def _times(row: str, bare: float | None = None, peer: float | None = None, by: str = MMAPFS) -> list[Target]:
@@ -40,6 +45,21 @@ def _times(row: str, bare: float | None = None, peer: float | None = None, by: s
 
 def _share(row: str, bare: float, by: str = MMAPFS) -> Target:
     return Target(row, by, AT_LEAST, bare, OF_BARE)
+
+
+def _ahead(*rows: str, sense: str = AT_MOST) -> list[Target]:
+    """Rows in which a scratch must not be behind fuse-overlayfs."""
+    return [Target(row, SCRATCH, sense, 1, OF_OVERLAY) for row in rows]
+
+
+def _as_write(*rows: str, sense: str = AT_MOST) -> list[Target]:
+    """Rows of files made in a scratch, which must be as with access=write."""
+    bound = 1.1 if sense == AT_MOST else 0.91
+    return [Target(row, SCRATCH, sense, bound, OF_WRITE) for row in rows]
+
+
+def _itself(row: str, bound: float) -> list[Target]:
+    return [Target(row, by, AT_MOST, bound, ITSELF) for by in (SCRATCH, "mmapfs-scratch-ram")]
 
 
 TARGETS: tuple[Target, ...] = (
@@ -71,6 +91,22 @@ TARGETS: tuple[Target, ...] = (
     Target("walk.memory", MMAPFS, AT_MOST, 200, ITSELF),
     Target("walk.descriptors", MMAPFS, AT_MOST, 400, ITSELF),
     Target("start.mount", MMAPFS, AT_MOST, 20, ITSELF),
+    *_itself("scratch.first", 0.002),
+    *_itself("scratch.firststored", 64),
+    *_itself("scratch.overwrites", 0.15),
+    *_itself("scratch.stored", 10),
+    *_itself("scratch.chmod", 0.001),
+    *_itself("scratch.mv", 0.010),
+    *_itself("scratch.rm", 0.001),
+    *_itself("scratch.mvdir", 0.010),
+    *_ahead("seqread.warm", "seqread.fresh", "seqwrite.new", "randread.warm", "randwrite.warm", "mmapread.warm",
+            "mmapwrite.warm", sense=AT_LEAST),
+    *_ahead("sqlite.transactions", "find.fresh", "find.warm", "stat.fresh", "stat.warm",
+            "readdir.fresh", "readdir.warm", "grep.warm", "create.one", "unlink.one", "untar.new", "rmrf.all",
+            "gitclone.all", "gitstatus.warm", "cbuild.make"),
+    Target("scratch.overwrites", SCRATCH, AT_MOST, 1, OF_COPY),
+    *_as_write("seqwrite.new", "seqwrite.warm", sense=AT_LEAST),
+    *_as_write("sqlite.transactions", "create.one", "unlink.one", "untar.new", "rmrf.all", "gitstatus.warm"),
 )
 
 
@@ -120,11 +156,19 @@ def _verdict(results: Results, target: Target, row: Row) -> Verdict:
     # It lends every file, with requests to open and close it: no measure for the other ways.
     ratio = results.ratio(row, FLOOR) if target.candidate == MMAPFS else None
     floor = ratio.median if ratio else None
-    if target.against != OF_PEER:
+    if target.against in (ITSELF, OF_BARE):
         return Verdict(target, row, own.median, "", floor)
+    if target.against != OF_PEER:
+        return _against(target, row, own, results.ratio(row, target.against))
     peers = {name: ratio.median for name in PEERS for ratio in [results.ratio(row, name)] if ratio}
     if not peers:
         return Verdict(target, row, None, "no FUSE peer was measured")
     pick = max if target.sense == AT_LEAST else min
     best = pick(peers, key=lambda name: peers[name])
     return Verdict(target, row, own.median / peers[best], f"the best is {best}", floor / peers[best] if floor else None)
+
+
+def _against(target: Target, row: Row, own: Spread, other: Spread | None) -> Verdict:
+    if other is None:
+        return Verdict(target, row, None, f"{target.against} was not measured")
+    return Verdict(target, row, own.median / other.median, f"which is at {three(other.median)} of the bare filesystem")

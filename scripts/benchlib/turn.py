@@ -25,6 +25,7 @@ class Workload:
     run: Callable[[Turn], None]
     read_only: bool = False  # it only reads: candidates that only read take part
     cheap: bool = True  # False: one or two rounds are enough
+    copying: bool = False  # only for candidates that copy, beside the bare directory
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Turn:
     def wants(self, *rows: str) -> bool:
         return any(row in self.wanted for row in rows)
 
+    @property
+    def stored(self) -> Path:
+        """The scratch directory as it lies on the disk, with what was made in it whole."""
+        return self.mounts.scratch / "upper" / "scratch" if self.candidate.copies else self.data.scratch
+
     # -- mounting
 
     @contextmanager
@@ -82,6 +88,20 @@ class Turn:
             self.mounts.unmount()
 
     @contextmanager
+    def written(self) -> Iterator[Path]:
+        """The scratch directory with what was written, to be checked when the mount is gone: that of a copy is mounted
+        again."""
+        if not self.candidate.copies:
+            yield self.data.scratch
+            return
+        self.root = self.mounts.mount(self.candidate, again=True)
+        try:
+            yield self.scratch
+        finally:
+            self.root = self.data.root
+            self.mounts.unmount()
+
+    @contextmanager
     def cleared(self) -> Iterator[Path]:
         """The scratch directory, empty on the disk before and after."""
         self._clear()
@@ -91,6 +111,7 @@ class Turn:
             self._clear()
 
     def _clear(self) -> None:
+        self.mounts.clear()
         for path in list(self.data.scratch.iterdir()):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

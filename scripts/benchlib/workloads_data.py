@@ -80,21 +80,23 @@ def mmapread_cold(turn: Turn) -> None:
 
 def seqwrite(turn: Turn) -> None:
     size = turn.sizes.written
-    with turn.cleared() as bare:
+    with turn.cleared():
         turn.warm_memory(size)
         with turn.mounted():
             turn.time_probe("seqwrite.new", "write", "scratch/file", size=size, generation=1)
             turn.time_probe("seqwrite.warm", "overwrite", "scratch/file", size=size, generation=2)
-        turn.probe("verify", bare / "file", size=size, generation=2)
+        with turn.written() as written:
+            turn.probe("verify", written / "file", size=size, generation=2)
 
 
 def seqwrite_clients(turn: Turn) -> None:
     size = turn.sizes.written
-    with turn.cleared() as bare:
+    with turn.cleared():
         turn.warm_memory(size)
         with turn.mounted():
             turn.time_probe("seqwrite.new4", "write", "scratch/file", size=size, generation=1, clients=CLIENTS)
-        turn.probe("verify", bare / "file", size=size, generation=1, clients=CLIENTS)
+        with turn.written() as written:
+            turn.probe("verify", written / "file", size=size, generation=1, clients=CLIENTS)
 
 
 def seqwrite_cold(turn: Turn) -> None:
@@ -103,16 +105,18 @@ def seqwrite_cold(turn: Turn) -> None:
         turn.probe("write", bare / "file", size=size, sync=1)
         with turn.mounted(cold=True):
             turn.time_probe("seqwrite.cold", "overwrite", "scratch/file", size=size, generation=1)
-        turn.probe("verify", bare / "file", size=size, generation=1)
+        with turn.written() as written:
+            turn.probe("verify", written / "file", size=size, generation=1)
 
 
 def seqwrite_sync(turn: Turn) -> None:
     size = turn.sizes.written // 4
-    with turn.cleared() as bare:
+    with turn.cleared():
         turn.warm_memory(size)
         with turn.mounted():
             turn.time_probe("seqwrite.sync", "write", "scratch/file", size=size, generation=1, sync=1)
-        turn.probe("verify", bare / "file", size=size, generation=1)
+        with turn.written() as written:
+            turn.probe("verify", written / "file", size=size, generation=1)
 
 
 def _random_write(turn: Turn, row: str, count: int, cold: bool = False, clients: int = 1) -> None:
@@ -124,7 +128,8 @@ def _random_write(turn: Turn, row: str, count: int, cold: bool = False, clients:
             if warm:
                 turn.probe("randwrite", "scratch/file", count=count, seed=7, clients=clients)
             turn.time_probe(row, "randwrite", "scratch/file", count=count, seed=7, generation=1, clients=clients)
-        turn.probe("verify", bare / "file", size=size, count=count, seed=7, generation=1, clients=clients)
+        with turn.written() as written:
+            turn.probe("verify", written / "file", size=size, count=count, seed=7, generation=1, clients=clients)
 
 
 def randwrite(turn: Turn) -> None:
@@ -155,7 +160,8 @@ def mmapwrite(turn: Turn) -> None:
             if turn.wants("mmapwrite.warm4"):
                 turn.time_probe("mmapwrite.warm4", "mmapwrite", "scratch/file", generation=3, clients=CLIENTS)
                 last = 3
-        turn.probe("verify", bare / "file", size=size, generation=last)
+        with turn.written() as written:
+            turn.probe("verify", written / "file", size=size, generation=last)
 
 
 def mmapwrite_cold(turn: Turn) -> None:
@@ -164,7 +170,8 @@ def mmapwrite_cold(turn: Turn) -> None:
         turn.probe("write", bare / "file", size=size, sync=1)
         with turn.mounted(cold=True):
             turn.time_probe("mmapwrite.cold", "mmapwrite", "scratch/file", generation=1)
-        turn.probe("verify", bare / "file", size=size, generation=1)
+        with turn.written() as written:
+            turn.probe("verify", written / "file", size=size, generation=1)
 
 
 WORKLOADS = (

@@ -44,9 +44,10 @@ def _create_and_remove(turn: Turn, create: str, unlink: str, clients: int) -> No
         with turn.mounted():
             names = turn.scratch / "names"
             turn.time_probe(create, "create", ".", cwd=names, count=turn.sizes.names, clients=clients)
-            turn.expect("files there", sum(1 for _ in (bare / "names").iterdir()), turn.sizes.names)
+            turn.expect("files there", sum(1 for _ in (turn.stored / "names").iterdir()), turn.sizes.names)
             turn.time_probe(unlink, "unlink", ".", cwd=names, count=turn.sizes.names, clients=clients)
-        turn.expect("files left", sum(1 for _ in (bare / "names").iterdir()), 0)
+        with turn.written() as written:
+            turn.expect("files left", sum(1 for _ in (written / "names").iterdir()), 0)
 
 
 def create_unlink(turn: Turn) -> None:

@@ -30,13 +30,13 @@ def _tree(tree: Path) -> tuple[int, int]:
 
 
 def untar(turn: Turn) -> None:
-    with turn.cleared() as bare:
+    with turn.cleared():
         with turn.mounted():
             turn.time_command("untar.new", ["tar", "-xf", str(turn.data.archive)], cwd=turn.scratch)
             expected = (turn.data.expected["tree names"], turn.data.expected["tree bytes"])
-            turn.expect("names and bytes unpacked", _tree(bare / "tree"), expected)
+            turn.expect("names and bytes unpacked", _tree(turn.stored / "tree"), expected)
             if turn.number == 1:
-                turn.command(["diff", "-r", "-q", "--exclude=.wh.*", str(bare / "tree"), str(turn.bare / "tree")])
+                turn.command(["diff", "-r", "-q", "--exclude=.wh.*", str(turn.stored / "tree"), str(turn.bare / "tree")])
             turn.time_command("rmrf.all", ["rm", "-rf", "tree"], cwd=turn.scratch)
             turn.expect("names left", len(list(turn.scratch.iterdir())), 0)
 
@@ -87,7 +87,7 @@ def grep_cold(turn: Turn) -> None:
 def git_clone(turn: Turn) -> None:
     """The clone reads and writes through the candidate, and the status goes by attributes alone: files as new as the
     index would be read once more, depending on when a second ended, so that the index is dated later."""
-    with turn.cleared() as bare:
+    with turn.cleared():
         turn.command([*GIT, "status"], cwd=turn.bare / "repository")
         with turn.mounted() as root:
             clone = [*GIT, "clone", "-q", "--no-hardlinks", str(root / "repository"), "clone"]
@@ -98,7 +98,8 @@ def git_clone(turn: Turn) -> None:
             turn.expect("changes", turn.command([*GIT, "status", "--porcelain"], cwd=there), "")
             turn.time_command("gitstatus.warm", [*GIT, "status", "--porcelain"], cwd=there)
         if turn.number == 1:
-            turn.command([*GIT, "fsck", "--no-progress"], cwd=bare / "clone")
+            with turn.written() as written:
+                turn.command([*GIT, "fsck", "--no-progress"], cwd=written / "clone")
 
 
 def c_build(turn: Turn) -> None:
@@ -119,12 +120,13 @@ def _sqlite(turn: Turn, row: str, job: str, path: Path, number: int) -> int:
 
 def sqlite_transactions(turn: Turn) -> None:
     number = turn.sizes.transactions
-    with turn.cleared() as bare:
+    with turn.cleared():
         with turn.mounted():
             rows = _sqlite(turn, "sqlite.transactions", "transactions", turn.scratch / "small.db", number)
             turn.expect("rows", rows, number)
-        turn.expect("rows on the disk", turn.command(["sqlite3", str(bare / "small.db"),
-                                                      "SELECT count(*) FROM rows"]).strip(), str(number))
+        with turn.written() as written:
+            turn.expect("rows on the disk", turn.command(["sqlite3", str(written / "small.db"),
+                                                          "SELECT count(*) FROM rows"]).strip(), str(number))
 
 
 def sqlite_scan(turn: Turn) -> None:
