@@ -153,6 +153,7 @@ impl Scratch {
     ) -> Result<Scratch, Failure> {
         layout.complete()?;
         layout.empty_work()?;
+        layout.drop_inherited();
         let root = open_directory(layout.dir())?;
         let found = usage::usage(layout.dir(), state.marks)
             .map_err(|error| told(layout.dir(), "counting what is in it", error))?;

@@ -34,6 +34,10 @@ impl Tree for Volume {
         Volume::trust_in_names(self, parent)
     }
 
+    fn keeps_listings(&self) -> bool {
+        true
+    }
+
     fn drops_all_names(&self) -> bool {
         Volume::drops_all_names(self)
     }

@@ -23,6 +23,7 @@ mod killed;
 mod many;
 mod model;
 mod renames;
+mod reuse;
 mod stores;
 mod threads;
 mod tidy;

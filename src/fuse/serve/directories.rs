@@ -32,7 +32,8 @@ impl Adapter {
             Ok(id) => {
                 // A listing is kept as long as somebody tells when it is not true any more.
                 let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-                let told = self.tree.trust_in_names(ino(number)) == Trust::UntilTold;
+                let told = self.tree.trust_in_names(ino(number)) == Trust::UntilTold
+                    && self.tree.keeps_listings();
                 let mut flags = FopenFlags::empty();
                 flags.set(kept, told && !self.control.owns(ino(number)));
                 reply.opened(FileHandle(id.0), flags);

@@ -243,11 +243,7 @@ impl Overlay {
         if node.is_linked() {
             return self.finish(node, content);
         }
-        drop(content);
-        if !self.is_open(node) {
-            self.drop_pages_of(node);
-        }
-        Ok(())
+        Ok(()) // Its page map goes with the node: it may be opened by its descriptor again.
     }
 }
 

@@ -137,6 +137,7 @@ impl Overlay {
     pub(super) fn gone(&self, nodes: &[Arc<Node>]) {
         for node in nodes {
             if !node.is_linked() {
+                self.drop_pages_of(node);
                 self.give_back(node);
             }
             self.let_go(&node.parts());

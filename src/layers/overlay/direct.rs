@@ -10,7 +10,10 @@ use super::Overlay;
 use super::locate::Sought;
 use super::node::{At, Node, Parts};
 use crate::sys::cred::Caller;
-use crate::volume::{Entry, Lend, NewNode, Open, Opened, Trust, Volume};
+use crate::volume::{Entry, Ino, Lend, NewNode, Open, Opened, Trust, Volume};
+
+/// Told apart by this from numbers of files that are copied.
+pub(super) const DIRECT: u64 = 1 << 60;
 
 /// Where a name is that is not copied: the base, and the directory there.
 pub(super) struct Direct<'a> {
@@ -61,7 +64,10 @@ impl Overlay {
     fn sought_in_base(&self, dir: At, entry: &Entry) -> Sought {
         let at = At { layer: dir.layer, ino: entry.attr.ino };
         let parts = Parts { lowers: vec![at], direct: true, ..Parts::default() };
-        Sought { ino: at.ino, parts, stat: entry.attr.stat, trust: Trust::Briefly }
+        let stat = entry.attr.stat;
+        // Another name of the same file may be copied: they are two files here.
+        let ino = if stat.is_dir() { at.ino } else { Ino(at.ino.0 ^ DIRECT) };
+        Sought { ino, parts, stat, trust: Trust::Briefly }
     }
 
     /// The node of something that was just made in the base.

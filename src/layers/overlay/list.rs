@@ -4,10 +4,10 @@
 //! only what was changed, and then those below as streams, without what was listed before. The
 //! place of an entry is its number in the upper directory, or above all of those its number in the
 //! streams, which no change moves; where each request ended is remembered with the cookie of the
-//! layer below, so that a listing goes on from there. The kernel need not open a directory: what
-//! is known of a listing is kept for its next request.
+//! layer below, so that a listing goes on from there. The numbers are those of one open directory:
+//! another one that is begun after a change counts anew, so that the kernel must not mix two.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
@@ -21,9 +21,6 @@ use crate::volume::{Attr, DataOnly, DirItem, Entry, HandleId, Ino, Trust};
 
 /// The number of the first entry that is only below.
 const BELOW: u64 = 1 << 32;
-
-/// How many listings are kept between requests.
-const KEPT: usize = 128;
 
 /// An open directory.
 pub(super) struct OpenDir {
@@ -49,26 +46,6 @@ struct Listing {
     begun: bool,
     /// The last change of the directory when it was begun.
     change: u64,
-}
-
-/// Listings of directories that the kernel has opened without asking, by the directory and the
-/// place where they go on. One that is gone is begun again and counted to its place.
-#[derive(Default)]
-pub(super) struct KeptListings(Mutex<VecDeque<(Ino, u64, Listing)>>);
-
-impl KeptListings {
-    fn take(&self, ino: Ino, offset: u64) -> Option<Listing> {
-        let mut kept = self.0.lock();
-        let index = kept.iter().rposition(|(of, at, _)| (*of, *at) == (ino, offset))?;
-        kept.remove(index).map(|(.., listing)| listing)
-    }
-
-    /// Keeps one. Returns one that there is no room for any more.
-    fn put(&self, ino: Ino, offset: u64, listing: Listing) -> Option<Listing> {
-        let mut kept = self.0.lock();
-        kept.push_back((ino, offset, listing));
-        if kept.len() > KEPT { kept.pop_front().map(|(.., listing)| listing) } else { None }
-    }
 }
 
 impl Overlay {
@@ -129,37 +106,14 @@ impl Overlay {
     /// Those of getdents(2), when nothing was listed.
     pub fn list(
         &self,
-        (ino, id): (Ino, HandleId),
+        id: HandleId,
         offset: u64,
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Result<bool, Errno> {
         let _names = self.names.read();
-        if id != HandleId::NONE {
-            let dir = self.handles.dir(id)?;
-            return self.list_from(&dir.node, &mut dir.listing.lock(), offset, look_up, add);
-        }
-        let node = self.node(ino)?;
-        let kept = if offset == 0 { None } else { self.listings.take(ino, offset) };
-        let mut listing = kept.unwrap_or_default();
-        let mut next = None;
-        let listed = self.list_from(&node, &mut listing, offset, look_up, &mut |item| {
-            let full = add(item);
-            if !full {
-                next = Some(item.next);
-            }
-            full
-        });
-        if !matches!(listed, Ok(false)) {
-            self.close_streams(&mut listing);
-        }
-        // The kernel asks once more after the end, which it learns by an empty answer.
-        let left = match (next, &listed) {
-            (Some(next), Ok(_)) => self.listings.put(ino, next, listing),
-            _ => Some(listing),
-        };
-        left.into_iter().for_each(|mut listing| self.close_streams(&mut listing));
-        listed
+        let dir = self.handles.dir(id)?;
+        self.list_from(&dir.node, &mut dir.listing.lock(), offset, look_up, add)
     }
 
     fn list_from(
@@ -343,7 +297,7 @@ impl Overlay {
         let Some((mut next, mut index, mut cookie)) = places.get(place).copied() else {
             return Ok(true);
         };
-        let several = streams.len() > 1;
+        let (several, mixed) = (streams.len() > 1, self.is_mixed());
         while let Some(stream) = streams.get(index) {
             let volume = self.layer(stream.at)?;
             let mut names = Vec::new();
@@ -352,7 +306,7 @@ impl Overlay {
                 if !dots && known.contains(item.name) {
                     next += 1;
                 } else if !dots {
-                    let ino = if several { Ino(0) } else { item.ino };
+                    let ino = if several || mixed { Ino(0) } else { item.ino };
                     if next >= from && emit(item.name, item.kind, ino, next + 1) {
                         return true;
                     }

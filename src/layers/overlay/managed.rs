@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
+use super::direct::DIRECT;
 use super::node::{Node, Numbers};
 use crate::advice::Advice;
 use crate::config::rules::RuleSet;
@@ -33,14 +34,23 @@ impl Outward {
     fn shown(&self, ino: Ino) -> Ino {
         self.numbers.as_ref().map_or(ino, |numbers| numbers.shown(ino))
     }
+
+    /// The number of a file of the base where it is not copied.
+    fn direct(&self, ino: Ino) -> Option<Ino> {
+        self.numbers.is_none().then_some(Ino(ino.0 ^ DIRECT))
+    }
 }
 
 impl Invalidate for Outward {
     fn now(&self, ino: Ino, offset: u64, len: u64) -> std::io::Result<()> {
+        if let Some(direct) = self.direct(ino) {
+            let _ = self.caches.now(direct, offset, len); // Mostly not known.
+        }
         self.caches.now(self.shown(ino), offset, len)
     }
 
     fn soon(&self, ino: Ino) {
+        self.direct(ino).into_iter().for_each(|direct| self.caches.soon(direct));
         self.caches.soon(self.shown(ino));
     }
 
@@ -53,6 +63,9 @@ impl Invalidate for Outward {
     }
 
     fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno> {
+        if let Some(direct) = self.direct(ino) {
+            let _ = self.caches.inode(direct, data); // Mostly not known.
+        }
         self.caches.inode(self.shown(ino), data)
     }
 
@@ -269,8 +282,7 @@ impl Managed for Overlay {
     }
 
     fn directories_open_silently(&self) -> bool {
-        // What others change in the base they do not tell.
-        !self.is_mixed()
+        false
     }
 
     fn set_rules(&self, rules: RuleSet) {

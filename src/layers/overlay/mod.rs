@@ -37,6 +37,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::layers::pages::MapId;
 use crate::layers::scratch::{Budget, Scratch};
 use crate::sys::cred::Caller;
 use crate::volume::{Ino, Invalidate, Lent, NewNode, Policy, Volume};
@@ -78,7 +79,6 @@ pub struct Overlay {
     nodes: NodeTable,
     names: RwLock<()>,
     handles: handles::HandleTable,
-    listings: list::KeptListings,
     marks: Marks,
     policy: RwLock<Policy>,
     share: bool,
@@ -120,7 +120,6 @@ impl Overlay {
             nodes: NodeTable::new(root),
             names: RwLock::new(()),
             handles: handles::HandleTable::default(),
-            listings: list::KeptListings::default(),
             marks: Marks { space: scratch.marks() },
             policy: RwLock::new(policy),
             share,
@@ -130,7 +129,7 @@ impl Overlay {
                 pid: 0,
             },
             reserved,
-            serial: AtomicU64::new(0),
+            serial: AtomicU64::new(MapId::random().0),
             counts: Counts::of(&scratch),
             caches: OnceLock::new(),
             lowers,

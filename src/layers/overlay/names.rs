@@ -369,7 +369,7 @@ impl Overlay {
         let id = self.upper.open_dir(upper)?;
         let listed = self.upper.list((upper, id), 0, false, &mut |item| {
             if item.name != "." && item.name != ".." {
-                left.push(item.name.to_owned());
+                left.push((item.name.to_owned(), item.kind == libc::S_IFDIR));
             }
             false
         });
@@ -379,8 +379,10 @@ impl Overlay {
             return Ok(());
         }
         self.marks.make_opaque(&self.upper, upper)?;
-        left.iter().try_for_each(|name| self.upper.remove(upper, name, false))?;
-        self.counts.whiteouts(-(left.len() as i64));
+        // What a daemon that was killed was about to make is among them.
+        left.iter().try_for_each(|(name, dir)| self.upper.remove(upper, name, *dir))?;
+        let whiteouts = left.iter().filter(|(name, _)| self.visible(upper, name)).count();
+        self.counts.whiteouts(-(whiteouts as i64));
         Ok(())
     }
 

@@ -277,7 +277,8 @@ impl NodeTable {
                 break;
             }
             let Some(node) = nodes.remove(&ino.0) else { break };
-            next = node.parent().map(|parent| parent.ino);
+            // Let go of here, so that the directory above is seen to be unused as well.
+            next = node.place.lock().parent.take().map(|parent| parent.ino);
             if let Some(upper) = node.upper() {
                 self.numbers.let_go(upper);
             }

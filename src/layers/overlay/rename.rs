@@ -223,9 +223,6 @@ impl Overlay {
             let key = super::locate::index_key(node.ino);
             self.upper.remove(self.dirs.index, OsStr::new(&key), false)?;
         }
-        if parts.upper.is_some() && !self.is_open(node) {
-            self.drop_pages_of(node);
-        }
         Ok(())
     }
 }

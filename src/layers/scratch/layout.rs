@@ -146,6 +146,17 @@ impl Layout {
         Ok(())
     }
 
+    /// Takes away what the directories for the daemon alone have inherited from where they are: it
+    /// would be handed on to what is made in them.
+    pub(super) fn drop_inherited(&self) {
+        for dir in [self.work(), self.index(), self.pages()] {
+            for name in ["system.posix_acl_default", "system.posix_acl_access"] {
+                // There is none, or the filesystem has none.
+                let _ = rustix::fs::removexattr(&dir, name);
+            }
+        }
+    }
+
     /// Removes what is in `work/`.
     pub(super) fn empty_work(&self) -> Result<(), Failure> {
         let work = self.work();
