@@ -16,6 +16,7 @@ use log::{Level, LevelFilter, Record};
 
 use crate::config::options::LEVELS;
 use crate::error::Failure;
+use crate::fuse::LOG_TARGETS;
 
 #[cfg(test)]
 mod tests;
@@ -93,7 +94,7 @@ fn filter(
             builder.filter_module(env!("CARGO_CRATE_NAME"), LevelFilter::Trace);
             // Replies that the kernel no longer waits for: of clients that were killed, of a
             // mount that is gone. What they were about is counted and told by ourselves.
-            builder.filter_module("fuser::reply", LevelFilter::Off);
+            builder.filter_module(LOG_TARGETS.1, LevelFilter::Off);
             Some(level.unwrap_or(LevelFilter::Info))
         }
     }

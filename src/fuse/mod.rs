@@ -13,6 +13,9 @@ mod serve;
 mod timeouts;
 mod trace;
 
+/// The library that speaks FUSE, as a target of the log, and the part of it that sends replies.
+pub const LOG_TARGETS: (&str, &str) = ("fuser", "fuser::reply");
+
 pub use adapter::{Adapter, AdapterOptions};
 pub use features::wanted;
 pub use handlers::Handlers;

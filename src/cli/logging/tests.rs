@@ -13,17 +13,18 @@ fn filtered(
     let passes = |target: &'static str| {
         logger.enabled(&log::Metadata::builder().level(Level::Debug).target(target).build())
     };
-    (passes("mmapfs::fuse"), passes("fuser::session"), ceiling)
+    (passes("mmapfs::fuse"), passes(LOG_TARGETS.0), ceiling)
 }
 
 #[test]
 fn a_bare_level_is_for_mmapfs_alone() {
+    let library = format!("{}=debug", LOG_TARGETS.0);
     for (level, variable, ceiling) in [
         (None, None, LevelFilter::Info),
         (None, Some(""), LevelFilter::Info),
         (None, Some("DEBUG"), LevelFilter::Debug),
         (Some(LevelFilter::Trace), Some("error"), LevelFilter::Trace),
-        (Some(LevelFilter::Off), Some("fuser=debug"), LevelFilter::Off),
+        (Some(LevelFilter::Off), Some(library.as_str()), LevelFilter::Off),
     ] {
         assert_eq!(filtered(level, variable), (true, false, Some(ceiling)), "{variable:?}");
     }
@@ -31,7 +32,8 @@ fn a_bare_level_is_for_mmapfs_alone() {
 
 #[test]
 fn directives_are_taken_as_they_are() {
-    assert_eq!(filtered(None, Some("fuser=debug,warn")), (false, true, None));
+    let library = format!("{}=debug,warn", LOG_TARGETS.0);
+    assert_eq!(filtered(None, Some(&library)), (false, true, None));
     assert_eq!(filtered(None, Some("mmapfs::fuse=debug")), (true, false, None));
 }
 

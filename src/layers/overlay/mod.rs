@@ -129,6 +129,7 @@ impl Overlay {
                 pid: 0,
             },
             reserved,
+            // Not where a daemon began that was killed: names that it left would be met.
             serial: AtomicU64::new(MapId::random().0),
             counts: Counts::of(&scratch),
             caches: OnceLock::new(),
