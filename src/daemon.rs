@@ -18,7 +18,7 @@ use crate::control::exec::{Context, Executor, Reload};
 use crate::control::report::{Feature, ReloadReport};
 use crate::error::Failure;
 use crate::fuse::mount::{Mounted, mount};
-use crate::fuse::{Adapter, AdapterOptions, Handlers, KernelCaches, Timeouts};
+use crate::fuse::{Adapter, AdapterOptions, BusyPoll, Handlers, KernelCaches, Timeouts};
 use crate::layers::scratch::{Places, Scratch};
 use crate::volume::{Managed, Policy, Trust, Volume, VolumeOptions};
 use crate::watch::Watch;
@@ -70,9 +70,13 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     let adapter = Adapter::new(tree.clone(), control, counters, options);
     let (fuse, mounted) = mount(&config)?;
     let mounted = Arc::new(Mutex::new(mounted));
-    let device = rustix::io::fcntl_dupfd_cloexec(&fuse, 0)
-        .map_err(|err| Failure::failed("/dev/fuse", format!("a second descriptor: {err}")))?;
-    let session = start(&config, Handlers::new(adapter, config.threads), fuse)?;
+    let another = || {
+        rustix::io::fcntl_dupfd_cloexec(&fuse, 0)
+            .map_err(|err| Failure::failed("/dev/fuse", format!("a second descriptor: {err}")))
+    };
+    let (device, polling) = (another()?, BusyPoll::new(another()?, config.busy_poll));
+    executor.add_feature(busy_poll(&config, &polling));
+    let session = start(&config, Handlers::new(adapter, config.threads, polling), fuse)?;
     tree.connect(Box::new(KernelCaches::start(device)?));
     executor.add_feature(readahead(&mounted.lock()));
     let watching = match watch {
@@ -160,6 +164,16 @@ fn readahead(mounted: &Mounted) -> Feature {
         format!("{err}: cold files on the mapped plane are read in requests of 128 KiB")
     });
     Feature { name: String::from("readahead_1m"), in_use: raised.is_ok(), reason }
+}
+
+fn busy_poll(config: &MountConfig, polling: &BusyPoll) -> Feature {
+    let reason = match (polling.is_on(), config.busy_poll.is_zero()) {
+        (true, _) => None,
+        (false, true) => Some("busy_poll=0: a thread is woken for every request"),
+        (false, false) => Some("there is one CPU only: a thread is woken for every request"),
+    };
+    let name = String::from("busy_poll");
+    Feature { name, in_use: polling.is_on(), reason: reason.map(String::from) }
 }
 
 fn has_control(config: &MountConfig) -> bool {

@@ -211,7 +211,7 @@ fn check_prints_the_plan_as_json_with_numbers_as_numbers() {
     if !fuse() {
         return;
     }
-    let line = "--check --json src/file mnt -o flags=populate,prot=rw,threads=8,clone_fd=off,\
+    let line = "--check --json src/file mnt -o flags=populate,prot=rw,threads=8,clone_fd=off,busy_poll=0,\
                 fsname=a\\,b,max_mappings=100,log=debug,log_file=log,exec,max_read=65536";
     let plan: Value = serde_json::from_str(&places.run(line).succeeded()).unwrap();
     assert_eq!(plan["source_kind"], "file");
@@ -221,6 +221,7 @@ fn check_prints_the_plan_as_json_with_numbers_as_numbers() {
     assert_eq!(plan["prot"], "rw");
     assert_eq!(plan["read_only"], false);
     assert_eq!(plan["threads"], 8);
+    assert_eq!(plan["busy_poll_us"], 0);
     assert_eq!(plan["clone_fd"], false);
     assert_eq!(plan["max_mappings"], 100);
     assert_eq!(plan["fsname"], "a,b");

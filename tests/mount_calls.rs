@@ -78,7 +78,9 @@ fn assert_calls(options: &str, what: &str, bound: usize, prepare: impl Fn(&Path)
     for at in 0..TIMES {
         fs::write(dir.path().join(format!("{at}")), pattern(200_000)).unwrap();
     }
-    let mounted = MountedFs::over(dir.path(), &format!("access=write,watch=off,{options}"));
+    // Looks for a next request belong to none.
+    let options = format!("access=write,watch=off,busy_poll=0,{options}");
+    let mounted = MountedFs::over(dir.path(), &options);
     let paths: Vec<_> = (0..TIMES).map(|at| mounted.path().join(format!("{at}"))).collect();
     paths.iter().for_each(|path| prepare(path));
     let output = TestDir::new();

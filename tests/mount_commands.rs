@@ -204,3 +204,19 @@ fn a_reader_that_goes_away_is_no_failure_to_speak_of() {
         assert_eq!(output.status.code(), Some(2));
     });
 }
+
+#[test]
+fn status_says_whether_the_event_loops_stay_awake() {
+    if !require_fuse() {
+        return;
+    }
+    let several = std::thread::available_parallelism().unwrap().get() > 1;
+    for (options, expected) in [("access=write", several), ("access=write,busy_poll=0", false)] {
+        let mounted = MountedFs::new(options);
+        let status = &json(mounted.path(), &["status", "--json"])[0];
+        let features = status["kernel"]["features"].as_array().unwrap();
+        let feature = features.iter().find(|feature| feature["name"] == "busy_poll").unwrap();
+        assert_eq!(feature["in_use"], expected, "{options}: {feature}");
+        assert_eq!(feature["reason"].is_null(), expected, "{options}: {feature}");
+    }
+}

@@ -39,6 +39,7 @@ pub struct Plan {
     attr_timeout_s: Option<f64>,
     negative_timeout_s: Option<f64>,
     threads: usize,
+    busy_poll_us: u128,
     clone_fd: bool,
     max_mappings: Option<u64>,
     log: Option<String>,
@@ -109,6 +110,7 @@ impl Plan {
             attr_timeout_s: config.attr_timeout.map(|time| time.as_secs_f64()),
             negative_timeout_s: config.negative_timeout.map(|time| time.as_secs_f64()),
             threads: config.threads,
+            busy_poll_us: config.busy_poll.as_micros(),
             clone_fd: config.clone_fd,
             max_mappings: config.max_mappings,
             log: config.log.map(|level| level.as_str().to_ascii_lowercase()),
@@ -230,6 +232,10 @@ impl fmt::Display for Plan {
         line("watch", &self.watch)?;
         line("timeouts", &format_args!("entry {entry}, attr {attr}, negative {negative}"))?;
         line("threads", &format_args!("{} (clone_fd {})", self.threads, on_off(self.clone_fd)))?;
+        match self.busy_poll_us {
+            0 => line("busy poll", &"off")?,
+            most => line("busy poll", &format_args!("at most {most} us"))?,
+        }
         match self.max_mappings {
             Some(most) => line("mappings", &format_args!("at most {most}"))?,
             None => line("mappings", &"as vm.max_map_count allows")?,

@@ -161,6 +161,8 @@ pub struct MountConfig {
     pub negative_timeout: Option<Duration>,
     /// Event loops, 1 to 64.
     pub threads: usize,
+    /// How long an event loop stays awake for the next request: 0 to 1 ms.
+    pub busy_poll: Duration,
     /// Whether every event loop has a `/dev/fuse` descriptor of its own.
     pub clone_fd: bool,
     /// The greatest number of mappings kept; `None` leaves it to the daemon.

@@ -51,6 +51,8 @@ pub struct MountOptions {
     pub negative_timeout: Option<Duration>,
     /// `threads=`, 1 to 64.
     pub threads: usize,
+    /// `busy_poll=`, at most 1 ms.
+    pub busy_poll: Duration,
     /// `clone_fd`.
     pub clone_fd: bool,
     /// `max_mappings=`.
@@ -79,6 +81,7 @@ impl Default for MountOptions {
             attr_timeout: None,
             negative_timeout: None,
             threads: 4,
+            busy_poll: Duration::from_micros(50),
             clone_fd: true,
             max_mappings: None,
             log: None,

@@ -94,6 +94,7 @@ impl MountConfig {
             attr_timeout: options.attr_timeout,
             negative_timeout: options.negative_timeout,
             threads: options.threads,
+            busy_poll: options.busy_poll,
             clone_fd: options.clone_fd,
             max_mappings: options.max_mappings,
             log: options.log,

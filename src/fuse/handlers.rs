@@ -16,6 +16,7 @@ use fuser::{
 };
 
 use super::adapter::Adapter;
+use super::busy_poll::BusyPoll;
 use super::features;
 use super::lanes::Lanes;
 use crate::control::report::Kernel;
@@ -25,6 +26,7 @@ use crate::sys::cred::Caller;
 pub struct Handlers {
     adapter: Arc<Adapter>,
     lanes: Lanes,
+    polling: BusyPoll,
 }
 
 fn caller(req: &Request) -> Caller {
@@ -32,9 +34,9 @@ fn caller(req: &Request) -> Caller {
 }
 
 impl Handlers {
-    /// Serves by `adapter`, on as many event loops.
-    pub fn new(adapter: Adapter, loops: usize) -> Handlers {
-        Handlers { adapter: Arc::new(adapter), lanes: Lanes::new(loops) }
+    /// Serves by `adapter`, on as many event loops, which stay awake as `polling` says.
+    pub fn new(adapter: Adapter, loops: usize, polling: BusyPoll) -> Handlers {
+        Handlers { adapter: Arc::new(adapter), lanes: Lanes::new(loops), polling }
     }
 
     /// Answers a request. What is borrowed from the request is copied only when it is answered on
@@ -48,8 +50,11 @@ impl Handlers {
         B: ToOwned<Owned: Send + 'static> + ?Sized,
     {
         let who = caller(req);
-        if let Some(_busy) = self.lanes.enter() {
-            return answer(&self.adapter, &who, borrowed);
+        self.polling.arrived();
+        if let Some(busy) = self.lanes.enter() {
+            answer(&self.adapter, &who, borrowed);
+            drop(busy);
+            return self.polling.answered();
         }
         let (adapter, owned) = (Arc::clone(&self.adapter), borrowed.to_owned());
         self.lanes.elsewhere(move || answer(&adapter, &who, owned.borrow()));

@@ -2,6 +2,7 @@
 //! and their results become replies. Decides nothing about files.
 
 mod adapter;
+mod busy_poll;
 mod convert;
 mod features;
 mod handlers;
@@ -17,6 +18,7 @@ mod trace;
 pub const LOG_TARGETS: (&str, &str) = ("fuser", "fuser::reply");
 
 pub use adapter::{Adapter, AdapterOptions};
+pub use busy_poll::BusyPoll;
 pub use features::wanted;
 pub use handlers::Handlers;
 pub use notify::KernelCaches;

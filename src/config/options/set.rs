@@ -16,6 +16,9 @@ use crate::units::{nearest, parse_seconds, parse_size, quote};
 /// An option's effect, or the reason why its value is bad.
 pub(super) type Set = fn(&mut MountOptions, &OsStr) -> Result<(), String>;
 
+/// The longest that an event loop stays awake for, in microseconds.
+const MOST_BUSY_POLL: u64 = 1000;
+
 /// The most event loops.
 const MOST_THREADS: usize = 64;
 /// The smallest `max_read` that the kernel heeds (fs/fuse/inode.c raises smaller ones to it).
@@ -128,6 +131,15 @@ pub(super) fn control_name(options: &mut MountOptions, value: &OsStr) -> Result<
         return Err("its value is one file name".into());
     }
     options.control_name = value.to_owned();
+    Ok(())
+}
+
+pub(super) fn busy_poll(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
+    let micros: u64 = number(value)?;
+    if micros > MOST_BUSY_POLL {
+        return Err(format!("at most {MOST_BUSY_POLL} microseconds"));
+    }
+    options.busy_poll = Duration::from_micros(micros);
     Ok(())
 }
 

@@ -272,6 +272,14 @@ static KNOWN: &[Known] = &[
         "the name of the control directory in the root of the mount; .mmapfs by default",
     ),
     value("threads", Group::Daemon, "N", set::threads, "event loops, 1 to 64; 4 by default"),
+    value(
+        "busy_poll",
+        Group::Daemon,
+        "US",
+        set::busy_poll,
+        "how long an event loop stays awake for the next request of a program that asks for one \
+         thing after another, 0 (never) to 1000 microseconds; 50 by default",
+    ),
     Known {
         name: "clone_fd",
         group: Group::Daemon,

@@ -46,7 +46,7 @@ fn every_option_of_the_table_is_found_once_and_explained() {
 #[test]
 fn values_arrive_where_they_belong() {
     let options = parse(
-        "access=read,advice=random,rules=r.toml,control=visible,control_name=ctl,threads=8,\
+        "access=read,advice=random,rules=r.toml,control=visible,control_name=ctl,threads=8,busy_poll=20,\
          clone_fd=off,max_mappings=100,log=debug,log_file=l,fsname=a\\,b,subtype=x,max_read=65536,\
          entry_timeout=1.5,attr_timeout=0,negative_timeout=60,context=u:r:t",
     )
@@ -56,6 +56,7 @@ fn values_arrive_where_they_belong() {
     assert_eq!(options.control, ControlVisibility::Visible);
     assert_eq!(options.control_name, "ctl");
     assert_eq!((options.threads, options.clone_fd), (8, false));
+    assert_eq!(options.busy_poll, Duration::from_micros(20));
     assert_eq!(options.max_mappings, Some(100));
     assert_eq!(options.log, Some(log::LevelFilter::Debug));
     assert_eq!(options.log_file, Some(PathBuf::from("l")));
@@ -138,6 +139,8 @@ fn bad_values_are_one_line_that_names_the_option() {
         ("threads=0", "from 1 to 64"),
         ("threads=65", "from 1 to 64"),
         ("threads=four", "not a number"),
+        ("busy_poll=1001", "at most 1000 microseconds"),
+        ("busy_poll=-1", "not a number"),
         ("max_mappings=0", "at least 1"),
         ("max_mappings=-1", "not a number"),
         ("max_read=4095", "at least 4096"),

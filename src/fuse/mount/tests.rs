@@ -25,6 +25,7 @@ fn config(options: &str, fsname: &str, mountpoint_kind: SourceKind) -> MountConf
         attr_timeout: None,
         negative_timeout: None,
         threads: 1,
+        busy_poll: std::time::Duration::ZERO,
         clone_fd: false,
         max_mappings: None,
         log: None,
