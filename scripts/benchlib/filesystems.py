@@ -16,7 +16,7 @@ from .shell import Failed, end_group, first_line, quietly, run, wait_until
 from .stats import BARE
 
 MMAPFS = "mmapfs"
-FLOOR = "floor"
+FLOOR, FLOOR_CACHED = "floor", "floor-cached"
 SCRATCH = "mmapfs-scratch"
 MOUNT_SECONDS = 5
 
@@ -41,6 +41,7 @@ class Candidate:
     copies: bool = False  # what is changed is kept beside the directory, which stays as it is
     forgets: bool = False  # and is gone when it is unmounted
     only_copying: bool = False  # no rows but those of copies
+    only_reading: bool = False  # no rows but those of reading files
 
     @property
     def has_daemon(self) -> bool:
@@ -58,6 +59,8 @@ CANDIDATES = (
     Candidate("mmapfs-noopen", "mmapfs, read-only, open=none", "#8c1a1b", MMAPFS,
               options=("-o", "access=read,open=none"), verb=("mount",), read_only=True),
     Candidate(FLOOR, "minimal daemon", "#17becf", FLOOR, foreground=(), preloads=True),
+    Candidate(FLOOR_CACHED, "minimal daemon, read by requests", "#9edae5", FLOOR, options=("--cached",), foreground=(),
+              read_only=True, preloads=True, only_reading=True),
     Candidate("overlayfs", "kernel overlayfs", "#999933", options=("-o", UPPER)),
     Candidate("fuse-overlayfs", "fuse-overlayfs", "#1f77b4", "fuse-overlayfs", "fuse-overlayfs",
               ("-o", UPPER), source="", peer=True),
@@ -258,7 +261,7 @@ class Mounts:
     def version(self, candidate: Candidate) -> str:
         if candidate.name == BARE:
             return ""
-        if candidate.name == FLOOR:
+        if candidate.program == FLOOR:
             return "examples/floor"
         if not candidate.has_daemon:
             return f"Linux {os.uname().release}"

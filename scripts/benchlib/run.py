@@ -109,6 +109,9 @@ class Runner:
                                        or workload.copying and not candidate.copies):
             self._fail(rows, candidate, NOT_ITS)
             return
+        if candidate.only_reading and not workload.of_content:
+            self._fail(rows, candidate, NOT_ITS)
+            return
         if candidate.preloads and all(row.id.endswith(".cold") for row in workload.rows):
             self._fail(rows, candidate, NEVER_COLD)
             return

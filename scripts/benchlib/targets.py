@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .filesystems import CANDIDATES, FLOOR, MMAPFS, SCRATCH
+from .filesystems import CANDIDATES, FLOOR, FLOOR_CACHED, MMAPFS, SCRATCH
 from .rows import Row, human, three
 from .stats import Results, Spread
 
@@ -153,8 +153,9 @@ def _verdict(results: Results, target: Target, row: Row) -> Verdict:
     own = results.value(row.id, target.candidate) if target.against == ITSELF else results.ratio(row, target.candidate)
     if own is None:
         return Verdict(target, row, None, results.failure(row.id, target.candidate) or "no sample")
-    # It lends every file, with requests to open and close it: no measure for the other ways.
-    ratio = results.ratio(row, FLOOR) if target.candidate == MMAPFS else None
+    # Each is a measure for its own way of serving a file only.
+    floor_of = {MMAPFS: FLOOR, MAPPED: FLOOR_CACHED}.get(target.candidate)
+    ratio = results.ratio(row, floor_of) if floor_of else None
     floor = ratio.median if ratio else None
     if target.against in (ITSELF, OF_BARE):
         return Verdict(target, row, own.median, "", floor)

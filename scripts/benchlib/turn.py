@@ -24,6 +24,7 @@ class Workload:
     rows: tuple[Row, ...]
     run: Callable[[Turn], None]
     read_only: bool = False  # it only reads: candidates that only read take part
+    of_content: bool = False  # it reads one big file: a candidate that is only for that takes part
     cheap: bool = True  # False: one or two rounds are enough
     copying: bool = False  # only for candidates that copy, beside the bare directory
 

@@ -176,13 +176,13 @@ def mmapwrite_cold(turn: Turn) -> None:
 
 WORKLOADS = (
     Workload("seqread", _rows("seqread", "sequential read, 1 MiB", fresh="fresh mount", warm="warm", warm4=FOUR),
-             seqread, read_only=True),
+             seqread, read_only=True, of_content=True),
     Workload("seqread-cold", _rows("seqread", "sequential read, 1 MiB", cold="cold"), seqread_cold, read_only=True),
     Workload("randread", _rows("randread", "random 4 KiB read", fresh="fresh mount", warm="warm", warm4=FOUR),
-             randread, read_only=True),
+             randread, read_only=True, of_content=True),
     Workload("randread-cold", _rows("randread", "random 4 KiB read", cold="cold"), randread_cold, read_only=True),
     Workload("mmapread", _rows("mmapread", "application mmap read", fresh="fresh mount", warm="warm", warm4=FOUR),
-             mmapread, read_only=True),
+             mmapread, read_only=True, of_content=True),
     Workload("mmapread-cold", _rows("mmapread", "application mmap read", cold="cold"), mmapread_cold, read_only=True),
     Workload("seqwrite", _rows("seqwrite", "sequential write, 1 MiB", new="new file", warm="over it, warm"), seqwrite),
     Workload("seqwrite-4", _rows("seqwrite", "sequential write, 1 MiB", new4=f"{CLIENTS} clients, new files"),
