@@ -122,6 +122,7 @@ fn what_stalls_in_one_directory_does_not_keep_others_from_being_told() {
     for name in ["stalled", "stalled/inside", "quick"] {
         dir.directory(name);
     }
+    let elsewhere = TestDir::new();
     let inner = MountedFs::new("access=read,attr_timeout=0,entry_timeout=0");
     let _bound = Bound::new(inner.path(), &dir.path().join("stalled/inside"));
     let mounted = MountedFs::over(dir.path(), &format!("{HOUR},watch=on,control=off"));
@@ -139,6 +140,8 @@ fn what_stalls_in_one_directory_does_not_keep_others_from_being_told() {
                 fs::write(&file, "x").unwrap();
                 fs::remove_file(&file).unwrap();
             }
+            // Where something is mounted is found out meanwhile.
+            let _elsewhere = Bound::new(elsewhere.path(), elsewhere.path());
             fs::write(dir.path().join(name), "x").unwrap();
             wait_until(Duration::from_secs(20), || at(name).exists())
         });

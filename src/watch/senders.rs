@@ -226,7 +226,9 @@ impl Senders {
 
     fn entry(&self, caches: &dyn Invalidate, place: &(Ino, OsString)) {
         let (parent, name) = place;
-        self.note(match self.ways.read().contains(place) {
+        // Unlocked before anything that may wait.
+        let leads_on = self.ways.read().contains(place);
+        self.note(match leads_on {
             true => caches.expire(*parent, name),
             false => caches.entry(*parent, name),
         });
