@@ -310,6 +310,7 @@ fn the_status_of_a_file_says_who_moves_its_bytes_and_why() {
         write_pages(mounted, 0, 1);
         let merged = file("big");
         assert_eq!(merged["plane_reason"], "some of its pages are in another layer");
+        assert_eq!((&below["access"], &merged["access"]), (&"copy".into(), &"copy".into()));
         assert_eq!((&below["scratch_pages"], &merged["scratch_pages"]), (&0.into(), &1.into()));
         assert_eq!((&merged["pages"], &merged["ino"]), (&below["pages"], &below["ino"]));
         assert!(merged["resident"].as_u64().is_none_or(|pages| pages <= PAGES as u64));

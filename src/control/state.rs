@@ -284,7 +284,11 @@ fn plane(why_mapped: Option<WhyMapped>) -> &'static str {
 }
 
 fn access(mode: &MapMode) -> &'static str {
-    if mode.writable() { "write" } else { "read" }
+    match (mode.copies(), mode.writable()) {
+        (true, _) => "copy",
+        (false, true) => "write",
+        (false, false) => "read",
+    }
 }
 
 /// As in /proc/PID/maps.
