@@ -45,6 +45,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                              "the directory itself")
     parser.add_argument("--binary", type=Path, metavar="PATH", help="the mmapfs to measure (default: built here)")
     parser.add_argument("--floor", type=Path, metavar="PATH", help="the minimal daemon (default: built here)")
+    parser.add_argument("--fuse-overlayfs", type=Path, metavar="PATH",
+                        help="another build of it than the one that is installed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every sample (default: target/bench/bench.json)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table (default: target/bench/bench.md)")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="the plot (default: target/bench/bench.svg)")
@@ -140,7 +142,10 @@ class Bench:
         beside.mkdir()
         upper = self.disk.root / "beside"
         upper.mkdir()
-        self.mounts = Mounts(self.work, root, upper, {MMAPFS: self.options.binary, FLOOR: self.options.floor})
+        built = {MMAPFS: self.options.binary, FLOOR: self.options.floor}
+        if self.options.fuse_overlayfs:
+            built["fuse-overlayfs"] = self.options.fuse_overlayfs.resolve()
+        self.mounts = Mounts(self.work, root, upper, built)
         data = Data(root, beside, self.sizes, probe, self.say)
         about = machine.describe(root, self.disk.note)
         if self.options.realtime:
