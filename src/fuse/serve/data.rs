@@ -109,7 +109,19 @@ impl Adapter {
         };
         // Whose store it was that is written back from the page cache is not known.
         let who = if from_cache { Caller { uid: 0, gid: 0, pid: 0 } } else { *who };
-        let written = self.tree.write(handle(fh), offset, data, request, &who);
+        let mut written = self.tree.write(handle(fh), offset, data, request, &who);
+        // The kernel looks at the count of what a client writes. What it writes back from its cache
+        // is done or failed: of a part nobody would ever hear.
+        while let Ok(count @ 1..) = written
+            && from_cache
+            && let Some(rest) = data.get(count..).filter(|rest| !rest.is_empty())
+        {
+            let more = self.tree.write(handle(fh), offset + count as u64, rest, request, &who);
+            written = match more {
+                Ok(0) => Err(Errno::IO),
+                more => more.map(|more| count + more),
+            };
+        }
         reply_written(trace.end(written), reply);
     }
 
