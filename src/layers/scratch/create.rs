@@ -105,6 +105,8 @@ fn dress(upper: &Path, base: &Path) -> Result<(), Failure> {
     if let Err(errno) = owner {
         log::debug!("{}: owner of the base: {errno}", upper.display());
     }
+    // What the place of the scratch hands down is no part of the tree.
+    super::layout::drop_lists(upper);
     fs::set_permissions(upper, fs::Permissions::from_mode(found.mode() & 0o7777))
         .map_err(failed)?;
     copy_xattrs(base, upper);

@@ -149,12 +149,7 @@ impl Layout {
     /// Takes away what the directories for the daemon alone have inherited from where they are: it
     /// would be handed on to what is made in them.
     pub(super) fn drop_inherited(&self) {
-        for dir in [self.work(), self.index(), self.pages()] {
-            for name in ["system.posix_acl_default", "system.posix_acl_access"] {
-                // There is none, or the filesystem has none.
-                let _ = rustix::fs::removexattr(&dir, name);
-            }
-        }
+        [self.work(), self.index(), self.pages()].iter().for_each(|dir| drop_lists(dir));
     }
 
     /// Removes what is in `work/`.
@@ -255,4 +250,12 @@ fn open_up(path: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes the access lists of a directory, which it may have inherited.
+pub(super) fn drop_lists(dir: &Path) {
+    for name in ["system.posix_acl_default", "system.posix_acl_access"] {
+        // There is none, or the filesystem has none.
+        let _ = rustix::fs::removexattr(dir, name);
+    }
 }
