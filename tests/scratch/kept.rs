@@ -12,6 +12,8 @@ use super::common::*;
 pub struct Kept {
     pub dir: TestDir,
     pub base: PathBuf,
+    place: PathBuf,
+    also: Option<TestDir>,
     mounted: Option<MountedFs>,
     options: String,
 }
@@ -21,15 +23,25 @@ impl Kept {
     pub fn new(options: &str, fill: impl FnOnce(&Path)) -> Kept {
         let dir = TestDir::new();
         let scratch = dir.path().join("scratch");
-        Kept::start(dir, format!("access=copy,scratch={},{options}", scratch.display()), fill)
+        Kept::start(dir, scratch, options, fill)
+    }
+
+    /// The same with the scratch in this directory.
+    pub fn in_place(scratch: &Path, options: &str, fill: impl FnOnce(&Path)) -> Kept {
+        Kept::start(TestDir::new(), scratch.to_owned(), options, fill)
     }
 
     /// The same with a scratch in memory.
     pub fn in_memory(options: &str, fill: impl FnOnce(&Path)) -> Kept {
-        Kept::start(TestDir::new(), format!("access=copy,{options}"), fill)
+        Kept::start(TestDir::new(), PathBuf::new(), options, fill)
     }
 
-    fn start(dir: TestDir, options: String, fill: impl FnOnce(&Path)) -> Kept {
+    fn start(dir: TestDir, place: PathBuf, options: &str, fill: impl FnOnce(&Path)) -> Kept {
+        let kept_in = match place.as_os_str().is_empty() {
+            true => String::new(),
+            false => format!("scratch={},", place.display()),
+        };
+        let options = format!("access=copy,{kept_in}{options}");
         let base = dir.directory("base");
         open_to_all(&base);
         fill(&base);
@@ -40,9 +52,14 @@ impl Kept {
             true => format!("{options},allow_other,suid,dev"),
             false => options,
         };
-        let mut kept = Kept { dir, base, mounted: None, options };
+        let mut kept = Kept { dir, base, place, also: None, mounted: None, options };
         kept.mount();
         kept
+    }
+
+    /// Keeps a directory as long as itself.
+    pub fn keep(&mut self, dir: TestDir) {
+        self.also = Some(dir);
     }
 
     fn mount(&mut self) {
@@ -54,6 +71,14 @@ impl Kept {
     /// Unmounts and mounts again.
     pub fn remount(&mut self) {
         self.unmount();
+        self.mount();
+    }
+
+    /// Kills the daemon and mounts again.
+    pub fn kill_and_mount(&mut self) {
+        let mut mounted = self.mounted.take().unwrap();
+        mounted.kill();
+        drop(mounted);
         self.mount();
     }
 
@@ -76,7 +101,7 @@ impl Kept {
 
     /// The directory of the scratch.
     pub fn scratch(&self) -> PathBuf {
-        self.dir.path().join("scratch")
+        self.place.clone()
     }
 
     /// Bytes that the filesystem of the scratch keeps for it.

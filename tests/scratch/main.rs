@@ -14,6 +14,8 @@ mod operation;
 mod world;
 
 mod base;
+mod bound;
+mod bound_full;
 mod coherence;
 mod exerciser;
 mod full;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::marks::is_mark;
 use super::node::Node;
+use crate::layers::pages::PAGE;
 use crate::sys::cred::Caller;
 use crate::volume::{Attr, Entry, HandleId, Ino, SetAttr, Stat, Trust, Volume, XattrFlags};
 
@@ -105,7 +106,7 @@ impl Overlay {
             false => {
                 let inner = handle.and_then(|id| self.handles.inner(id));
                 let set = || self.upper.set_attr(upper, inner, change, caller);
-                self.within(&node, 0, || true, set)?
+                self.with_room(&node, 0, set)?
             }
         };
         Ok(self.shown(&node, attr.stat, attr.trust))
@@ -179,7 +180,8 @@ impl Overlay {
             return volume.set_xattr(inner, name, value, flags, caller);
         }
         let upper = self.raised(&node)?;
-        self.upper.set_xattr(upper, name, value, flags, caller)
+        let blocks = (value.len() as u64).next_multiple_of(PAGE);
+        self.with_room(&node, blocks, || self.upper.set_xattr(upper, name, value, flags, caller))
     }
 
     /// removexattr(2).
@@ -197,7 +199,7 @@ impl Overlay {
         }
         volume.get_xattr(inner, name, &mut [])?; // Nothing is copied for what is not there.
         let upper = self.raised(&node)?;
-        self.upper.remove_xattr(upper, name)
+        self.with_room(&node, 0, || self.upper.remove_xattr(upper, name))
     }
 
     /// statvfs(3): of the scratch, where everything is written.

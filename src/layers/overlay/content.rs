@@ -1,6 +1,7 @@
 //! What all descriptors of a file with pages in several layers share, and when such a file is whole.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -14,7 +15,9 @@ use super::space::TWO_PAGES;
 use crate::layers::merged::{Base, Merged};
 use crate::layers::pages::{Fingerprint, MapAccess, MapId, PageMap};
 use crate::mapping::OpenMode;
-use crate::volume::{Ino, Stat};
+use crate::volume::{Ino, Stat, XattrFlags};
+
+const CAPABILITY: &str = "security.capability";
 
 /// What all descriptors of a file with pages below share, from its first open to its last.
 pub(super) struct Content {
@@ -50,9 +53,28 @@ impl Overlay {
         let content = self.content(node)?;
         let merged = self.merged(node, &content, upper)?;
         let times = self.upper.attr(upper, None)?.stat;
-        self.within(node, times.size + TWO_PAGES, || false, || merged.materialize())?;
+        let capability = self.capability(upper)?;
+        self.with_room(node, times.size + TWO_PAGES, || merged.materialize())?;
+        if let Some(capability) = capability {
+            // Every write drops it, and nobody has written yet.
+            let any = XattrFlags::empty();
+            self.upper.set_xattr(upper, OsStr::new(CAPABILITY), &capability, any, &self.me)?;
+        }
         self.set_times(upper, &times)?;
         self.finish(node, content)
+    }
+
+    /// The capabilities of an upper file.
+    fn capability(&self, upper: Ino) -> Result<Option<Vec<u8>>, Errno> {
+        let mut value = vec![0; 256];
+        match self.upper.get_xattr(upper, OsStr::new(CAPABILITY), &mut value) {
+            Ok(len) => {
+                value.truncate(len);
+                Ok(Some(value))
+            }
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(err) => Err(err),
+        }
     }
 
     /// What the descriptors of a file with pages below share.
@@ -183,6 +205,7 @@ impl Overlay {
         if let Err(err) = PageMap::remove(&self.pages, MapId(id)) {
             log::warn!("page map {}: removing it: {err}", MapId(id));
         }
+        self.count_own();
     }
 
     /// Drops the page map of a file that is gone.
@@ -220,6 +243,7 @@ impl Overlay {
         if let Some(pages) = pages {
             self.drop_page_map(pages);
         }
+        self.count_stored(node);
         Ok(())
     }
 

@@ -110,7 +110,7 @@ impl Overlay {
     /// The directory of a scratch whose bytes are not counted.
     fn measured_place(&self) -> Option<PathBuf> {
         let scratch = self.scratch.lock();
-        let scratch = scratch.as_ref().filter(|_| self.budget.is_none())?;
+        let scratch = scratch.as_ref().filter(|_| self.bound.is_none())?;
         let counted = scratch.state().kind == Kind::OwnTmpfs;
         (!counted).then(|| scratch.layout().dir().to_owned())
     }

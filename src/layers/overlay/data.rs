@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::Overlay;
 use super::content::read_base;
 use super::handles::Handle;
 use super::node::{At, Node};
-use super::space::TWO_PAGES;
 use crate::layers::merged::Merged;
 use crate::mapping::OpenMode;
 use crate::sys;
@@ -139,6 +138,8 @@ impl Overlay {
             if !node.is_linked() {
                 self.drop_pages_of(node);
                 self.give_back(node);
+            } else {
+                self.count_stored(node); // What it takes may have changed when it was written back.
             }
             self.let_go(&node.parts());
         }
@@ -190,12 +191,13 @@ impl Overlay {
         match &*self.handles.file(id)? {
             Handle::Whole { node, id, layer: None } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
-                let end = offset.saturating_add(data.len() as u64);
-                let is_stored = || {
-                    let hole = self.upper.seek(upper, *id, offset, SeekTo::Hole);
-                    !request.append && hole.is_ok_and(|hole| hole >= end)
+                let at = || match request.append {
+                    true => Ok(self.upper.attr(upper, Some(*id))?.stat.size),
+                    false => Ok(offset),
                 };
-                self.within(node, data.len() as u64 + TWO_PAGES, is_stored, || {
+                let seek = |offset, to| self.upper.seek(upper, *id, offset, to);
+                self.write_within(node, (at, data.len()), seek, |count| {
+                    let data = data.get(..count).unwrap_or_default();
                     self.upper.write(*id, offset, data, request, caller)
                 })
             }
@@ -207,18 +209,15 @@ impl Overlay {
                 if request.kill_privileges {
                     self.kill_privileges(node, caller)?;
                 }
-                let end = offset.saturating_add(data.len() as u64);
-                let is_stored = || {
-                    let hole = rustix::fs::seek(&**merged.upper(), SeekFrom::Hole(offset));
-                    !request.append && hole.is_ok_and(|hole| hole >= end)
-                };
-                let count =
-                    self.within(node, data.len() as u64 + TWO_PAGES, is_stored, || match request
-                        .append
-                    {
+                let at = || if request.append { merged.size() } else { Ok(offset) };
+                let seek = |offset, to| rustix::fs::seek(&**merged.upper(), whence(offset, to));
+                let count = self.write_within(node, (at, data.len()), seek, |count| {
+                    let data = data.get(..count).unwrap_or_default();
+                    match request.append {
                         true => merged.append(data, caller).map(|(_, count)| count),
                         false => merged.write(offset, data, caller),
-                    })?;
+                    }
+                })?;
                 if let Some(data_only) = request.durable {
                     self.sync_merged(node, &merged, data_only)?;
                 }
@@ -228,7 +227,7 @@ impl Overlay {
         }
     }
 
-    fn kill_privileges(&self, node: &Node, caller: &Caller) -> Result<(), Errno> {
+    pub(super) fn kill_privileges(&self, node: &Node, caller: &Caller) -> Result<(), Errno> {
         self.upper.kill_privileges(node.upper().ok_or(Errno::STALE)?, caller)
     }
 
@@ -257,7 +256,7 @@ impl Overlay {
         if caller.uid != 0 {
             self.kill_privileges(node, caller)?;
         }
-        let truncated = self.within(node, TWO_PAGES, || true, || merged.truncate(size, caller));
+        let truncated = self.with_room(node, 0, || merged.truncate(size, caller));
         drop(merged);
         self.close_content(node, content)?;
         truncated.map(|()| true)
@@ -301,68 +300,6 @@ impl Overlay {
         Ok(())
     }
 
-    /// fallocate(2).
-    ///
-    /// # Errors
-    /// EBADF for a handle that cannot write; those of fallocate(2).
-    pub fn allocate(
-        &self,
-        id: HandleId,
-        offset: u64,
-        len: u64,
-        mode: u32,
-        caller: &Caller,
-    ) -> Result<(), Errno> {
-        match &*self.handles.file(id)? {
-            Handle::Whole { node, id, layer: None } => self.within(
-                node,
-                to_allocate(len, mode),
-                || false,
-                || self.allocate_upper(*id, (offset, len), mode, caller),
-            ),
-            Handle::Whole { id, layer: Some(at), .. } => {
-                self.layer(*at)?.allocate(*id, offset, len, mode, caller)
-            }
-            Handle::Merged { node, content, write: true, .. } => {
-                let merged = self.merged_to_write(node, content)?;
-                if caller.uid != 0 {
-                    self.kill_privileges(node, caller)?;
-                }
-                self.within(
-                    node,
-                    to_allocate(len, mode),
-                    || false,
-                    || {
-                        let mode = FallocateFlags::from_bits_retain(mode);
-                        merged.allocate(offset, len, mode, caller)
-                    },
-                )
-            }
-            _ => Err(Errno::BADF),
-        }
-    }
-
-    /// fallocate(2) of a whole upper file. What a tmpfs has no word for, it is told in its own:
-    /// zeros are a hole that room is reserved for.
-    fn allocate_upper(
-        &self,
-        id: HandleId,
-        (offset, len): (u64, u64),
-        mode: u32,
-        caller: &Caller,
-    ) -> Result<(), Errno> {
-        let allocated = self.upper.allocate(id, offset, len, mode, caller);
-        let keep = FallocateFlags::KEEP_SIZE;
-        let mode = FallocateFlags::from_bits_retain(mode);
-        let to_zero = mode.difference(keep) == FallocateFlags::ZERO_RANGE;
-        if allocated != Err(Errno::OPNOTSUPP) || !to_zero {
-            return allocated;
-        }
-        let punch = FallocateFlags::PUNCH_HOLE.union(keep).bits();
-        self.upper.allocate(id, offset, len, punch, caller)?;
-        self.upper.allocate(id, offset, len, mode.intersection(keep).bits(), caller)
-    }
-
     /// Finds the next data or hole.
     ///
     /// # Errors
@@ -375,39 +312,8 @@ impl Overlay {
             }
             Handle::Merged { content, .. } => match &*content.merged.read() {
                 Some(merged) => merged.seek(offset, to),
-                None => {
-                    let from = match to {
-                        SeekTo::Data => SeekFrom::Data(offset),
-                        SeekTo::Hole => SeekFrom::Hole(offset),
-                    };
-                    rustix::fs::seek(&content.base, from)
-                }
+                None => rustix::fs::seek(&content.base, whence(offset, to)),
             },
-        }
-    }
-
-    /// copy_file_range(2) between whole files; the kernel copies the others itself.
-    ///
-    /// # Errors
-    /// EXDEV where it cannot be done so; those of copy_file_range(2).
-    pub fn copy_range(
-        &self,
-        from: (HandleId, u64),
-        to: (HandleId, u64),
-        len: usize,
-        caller: &Caller,
-    ) -> Result<usize, Errno> {
-        match (&*self.handles.file(from.0)?, &*self.handles.file(to.0)?) {
-            (
-                Handle::Whole { layer: None, id: source, .. },
-                Handle::Whole { layer: None, id: target, node },
-            ) => self.within(
-                node,
-                len as u64 + TWO_PAGES,
-                || false,
-                || self.upper.copy_range((*source, from.1), (*target, to.1), len, caller),
-            ),
-            _ => Err(Errno::XDEV),
         }
     }
 
@@ -454,11 +360,9 @@ impl Overlay {
     }
 }
 
-/// How much fallocate(2) may store: nothing where it makes a hole, beyond the pages at its ends.
-fn to_allocate(len: u64, mode: u32) -> u64 {
-    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
-    match FallocateFlags::from_bits_retain(mode).intersects(hole) {
-        true => TWO_PAGES,
-        false => len.saturating_add(TWO_PAGES),
+pub(super) fn whence(offset: u64, to: SeekTo) -> SeekFrom {
+    match to {
+        SeekTo::Data => SeekFrom::Data(offset),
+        SeekTo::Hole => SeekFrom::Hole(offset),
     }
 }

@@ -355,7 +355,10 @@ impl Overlay {
     /// Makes a node of what was found and counts its lookup.
     pub(super) fn adopt(&self, sought: Sought, parent: &Arc<Node>, name: &OsStr) -> Arc<Node> {
         let key = (sought.ino, sought.stat.kind());
-        let stored = if sought.parts.upper.is_some() { sought.stat.blocks * 512 } else { 0 };
+        let stored = match sought.parts.upper {
+            Some(_) => self.bytes_of(sought.stat.blocks, sought.parts.pages),
+            None => 0,
+        };
         let (node, left) = self.nodes.enter(key, parent, name, sought.parts, stored);
         self.let_go(&left);
         node

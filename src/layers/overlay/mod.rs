@@ -9,6 +9,7 @@
 //! All changes of names hold the lock of the names for writing, which makes each of them one step
 //! for everybody else; bytes are read and written without it.
 
+mod allocate;
 mod as_tree;
 mod attributes;
 mod content;
@@ -38,7 +39,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::layers::pages::MapId;
-use crate::layers::scratch::{Budget, Scratch};
+use crate::layers::scratch::Scratch;
 use crate::sys::cred::Caller;
 use crate::volume::{Ino, Invalidate, Lent, NewNode, Policy, Volume};
 use counts::Counts;
@@ -84,7 +85,7 @@ pub struct Overlay {
     share: bool,
     copy_up: u64,
     /// Where the bound is kept by counting.
-    budget: Option<Arc<Budget>>,
+    bound: Option<space::Bound>,
     /// Until the end, when it is left or removed.
     scratch: Mutex<Option<Scratch>>,
     /// The daemon itself.
@@ -114,7 +115,7 @@ impl Overlay {
         let pages = rustix::fs::openat(scratch.root(), "pages", flags, Mode::empty())?;
         let roots = (0..lowers.len()).map(|layer| At { layer, ino: Ino::ROOT }).collect();
         let root = Parts { upper: Some(top), lowers: roots, ..Parts::default() };
-        Ok(Overlay {
+        let overlay = Overlay {
             dirs: Dirs { work, index },
             pages,
             nodes: NodeTable::new(root),
@@ -136,9 +137,11 @@ impl Overlay {
             lowers,
             upper,
             copy_up: scratch.copy_up(),
-            budget: scratch.budget().limit().map(|_| Arc::clone(scratch.budget())),
+            bound: space::Bound::new(scratch.budget()),
             scratch: Mutex::new(Some(scratch)),
-        })
+        };
+        overlay.start_counting()?;
+        Ok(overlay)
     }
 
     fn layer(&self, at: At) -> Result<&Volume, Errno> {

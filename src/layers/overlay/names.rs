@@ -135,6 +135,7 @@ impl Overlay {
         let sought = self.own_sought(entry);
         let (stat, trust) = (sought.stat, sought.trust);
         let node = self.adopt(sought, parent, name);
+        self.count_names(&[parent, &node]);
         Ok(self.entry(&node, stat, trust))
     }
 
@@ -233,6 +234,7 @@ impl Overlay {
         let sought = self.own_sought(&entry);
         let (stat, trust) = (sought.stat, entry.attr.trust);
         let node = self.adopt(sought, &parent, name);
+        self.count_names(&[&parent, &node]);
         let entry = self.entry(&node, stat, trust);
         Ok((entry, self.handles.add_whole(node, None, opened)))
     }
@@ -259,6 +261,7 @@ impl Overlay {
             self.upper.link(upper, above, name).map(|entry| (entry, ()))
         })?;
         self.upper.forget(entry.attr.ino, 1);
+        self.count_names(&[&parent]);
         self.lookup_locked(&parent, name)
     }
 
@@ -284,6 +287,7 @@ impl Overlay {
         let ino = node.ino;
         drop(node);
         self.forget(ino, 1);
+        self.count_names(&[&parent]);
         removed
     }
 
@@ -394,9 +398,7 @@ impl Overlay {
 
     /// What was found when something was made: nothing but itself.
     fn own_sought(&self, entry: &Entry) -> Sought {
-        if let Some(budget) = &self.budget {
-            budget.charge(entry.attr.stat.blocks * 512);
-        }
+        self.count_new(entry.attr.stat.blocks);
         self.just_made(entry.attr.ino, entry.attr.stat)
     }
 }

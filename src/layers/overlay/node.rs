@@ -62,8 +62,8 @@ pub(super) struct Node {
     parts: RwLock<Parts>,
     /// What all open descriptors of a file with parts in several layers share.
     pub(super) content: Mutex<Weak<Content>>,
-    /// Bytes that its upper file was last counted with; see [`super::space`].
-    pub(super) stored: AtomicU64,
+    /// Bytes that its upper file and its page map were last counted with; see [`super::space`].
+    pub(super) stored: Mutex<u64>,
     /// How often the kernel has the base file itself open for it.
     pub(super) shared_opens: AtomicU64,
     /// How often it is open as a whole file.
@@ -309,7 +309,7 @@ fn insert(
         place: Mutex::new(place),
         parts: RwLock::new(parts),
         content: Mutex::default(),
-        stored: AtomicU64::new(stored),
+        stored: Mutex::new(stored),
         shared_opens: AtomicU64::new(0),
         whole_opens: AtomicU64::new(0),
         changed: AtomicU64::new(CHANGES.fetch_add(1, Ordering::Relaxed)),

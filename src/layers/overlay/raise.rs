@@ -260,6 +260,7 @@ impl Overlay {
         let times = self.upper.attr(above, None)?.stat;
         let none = RenameFlags::empty();
         self.upper.rename((self.dirs.work, temporary), (above, &name), none, &self.me)?;
+        self.count_names(&[&parent]);
         self.set_times(above, &times)
     }
 }

@@ -53,8 +53,10 @@ impl Overlay {
             }
         };
         let renamed = self.rename_nodes((&old, from.1), (&new, to.1), &moved, &there, flags);
+        self.count_stored(&moved); // It may have got marks.
         self.forget_node(moved);
         there.into_iter().for_each(|node| self.forget_node(node));
+        self.count_names(&[&old, &new]);
         renamed
     }
 

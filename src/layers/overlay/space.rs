@@ -1,17 +1,22 @@
 //! The bound of a scratch that is kept by counting: where it shares a filesystem with others.
 //!
-//! Every upper file is counted with the blocks that it had when it was last looked at. Before
-//! something is stored there has to be room for all that it may take; after it the file is looked
-//! at again. A scratch in a filesystem of its own needs none of that.
+//! Every upper file and directory is counted with the blocks that it had when it was last looked
+//! at, its page map with it. Before something is stored there has to be room for all that it may
+//! take; after it the file is looked at again. Where there is not so much room, it is found out
+//! how much it takes, and a write does its part as on any full filesystem. A scratch in a
+//! filesystem of its own needs none of that.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use rustix::fs::StatVfs;
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, StatVfs};
 use rustix::io::Errno;
 
 use super::Overlay;
 use super::node::Node;
+use crate::layers::pages::{MapId, PAGE};
+use crate::layers::scratch::Budget;
+use crate::volume::{Ino, SeekTo};
 
 /// What a new file or directory may take, its page map included, in bytes.
 pub(super) const NEW_FILE: u64 = 8192;
@@ -19,64 +24,274 @@ pub(super) const NEW_FILE: u64 = 8192;
 /// What is written in pages takes at most this much more, at both ends.
 pub(super) const TWO_PAGES: u64 = 8192;
 
+/// A scratch that is bounded by counting.
+pub(super) struct Bound {
+    budget: Arc<Budget>,
+    /// Bytes that the directories were last counted with that belong to no node: those of the page
+    /// maps, of the index, and of what is being made.
+    own: Mutex<u64>,
+}
+
+impl Bound {
+    pub(super) fn new(budget: &Arc<Budget>) -> Option<Bound> {
+        budget.limit()?;
+        Some(Bound { budget: Arc::clone(budget), own: Mutex::new(0) })
+    }
+}
+
+/// What a change may store.
+pub(super) enum Takes {
+    /// So many bytes, whatever is stored already.
+    UpTo(u64),
+    /// The pages of these ranges, by offset and length in bytes.
+    Ranges(Vec<(u64, u64)>),
+}
+
+impl Takes {
+    /// The most that it can be, in bytes.
+    fn most(&self) -> u64 {
+        match self {
+            Takes::UpTo(bytes) => *bytes,
+            Takes::Ranges(ranges) => ranges
+                .iter()
+                .fold(0, |sum: u64, (_, len)| sum.saturating_add(len.saturating_add(TWO_PAGES))),
+        }
+    }
+}
+
 impl Overlay {
-    /// Does something that stores up to `most` bytes more in a node's upper file.
+    /// Does something that may store more in a node's upper file. `seek` finds what is stored of
+    /// it already.
     ///
     /// # Errors
-    /// ENOSPC where there is no room for that, unless `needs_none`; those of `change`.
+    /// ENOSPC where there is no room for that; those of `change`.
     pub(super) fn within<T>(
         &self,
         node: &Node,
-        most: u64,
-        needs_none: impl FnOnce() -> bool,
+        takes: Takes,
+        seek: impl Fn(u64, SeekTo) -> Result<u64, Errno>,
         change: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let Some(budget) = &self.budget else { return change() };
-        let reserved = match budget.reserve(most) {
-            Ok(()) => most,
-            Err(_) if needs_none() => 0,
-            Err(err) => return Err(err),
+        let Some(bound) = &self.bound else { return change() };
+        let reserved = match bound.budget.reserve(takes.most()) {
+            Ok(()) => takes.most(),
+            Err(err) => {
+                let Takes::Ranges(ranges) = takes else { return Err(err) };
+                let exactly = ranges.into_iter().try_fold(0, |sum: u64, range| {
+                    let (count, takes) = what_fits(u64::MAX, range, &seek)?;
+                    if count == range.1 { Ok(sum.saturating_add(takes)) } else { Err(err) }
+                })?;
+                bound.budget.reserve(exactly)?;
+                exactly
+            }
         };
         let result = change();
-        self.count_stored(node);
-        budget.release(reserved);
+        self.count(node, reserved);
+        result
+    }
+
+    /// The same of something that takes up to so many bytes, however much is stored.
+    ///
+    /// # Errors
+    /// As [`Overlay::within`].
+    pub(super) fn with_room<T>(
+        &self,
+        node: &Node,
+        most: u64,
+        change: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        self.within(node, Takes::UpTo(most), |_, _| Err(Errno::NXIO), change)
+    }
+
+    /// Writes `len` bytes at `offset` to a node's upper file, or as many of them as there is room
+    /// for. `seek` finds what is stored of it already.
+    ///
+    /// # Errors
+    /// ENOSPC where there is no room for one byte; those of `write`.
+    pub(super) fn write_within(
+        &self,
+        node: &Node,
+        (offset, len): (impl FnOnce() -> Result<u64, Errno>, usize),
+        seek: impl Fn(u64, SeekTo) -> Result<u64, Errno>,
+        write: impl FnOnce(usize) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let Some(bound) = &self.bound else { return write(len) };
+        let most = len as u64 + TWO_PAGES;
+        let (count, reserved) = match bound.budget.reserve(most) {
+            Ok(()) => (len, most),
+            Err(_) => {
+                let left = bound.budget.left().unwrap_or(u64::MAX);
+                let (count, takes) = what_fits(left, (offset()?, len as u64), seek)?;
+                if count == 0 && len > 0 {
+                    return Err(Errno::NOSPC);
+                }
+                bound.budget.reserve(takes)?;
+                (count as usize, takes)
+            }
+        };
+        let result = write(count);
+        self.count(node, reserved);
         result
     }
 
     /// Refuses to make something new where there is no room for it.
     pub(super) fn check_room(&self) -> Result<(), Errno> {
-        let Some(budget) = &self.budget else { return Ok(()) };
-        budget.reserve(NEW_FILE)?;
-        budget.release(NEW_FILE);
+        let Some(bound) = &self.bound else { return Ok(()) };
+        bound.budget.reserve(NEW_FILE)?;
+        bound.budget.release(NEW_FILE);
         Ok(())
     }
 
     /// Counts what a node's upper file holds by now.
     pub(super) fn count_stored(&self, node: &Node) {
-        let Some(budget) = &self.budget else { return };
-        let Some(upper) = node.upper() else { return };
-        let Ok(attr) = self.upper.attr(upper, None) else { return };
-        let now = attr.stat.blocks * 512;
-        let before = node.stored.swap(now, Ordering::AcqRel);
-        budget.charge(now.saturating_sub(before));
-        budget.release(before.saturating_sub(now));
+        self.count(node, 0);
+    }
+
+    /// Counts directories whose names have changed, and those that belong to no node.
+    pub(super) fn count_names(&self, directories: &[&Arc<Node>]) {
+        if self.bound.is_some() {
+            directories.iter().for_each(|node| self.count(node, 0));
+            self.count_own();
+        }
+    }
+
+    /// The same for the latter alone.
+    pub(super) fn count_own(&self) {
+        let Some(bound) = &self.bound else { return };
+        let mut counted = bound.own.lock();
+        let Ok(now) = self.own_bytes() else { return };
+        bound.budget.settle(0, *counted, now);
+        *counted = now;
+    }
+
+    /// Notes what the directories hold that belong to no node, which is counted already.
+    pub(super) fn start_counting(&self) -> Result<(), Errno> {
+        if let Some(bound) = &self.bound {
+            *bound.own.lock() = self.own_bytes()?;
+            let root = self.node(Ino::ROOT)?;
+            let (volume, inner) = self.top(&root)?;
+            *root.stored.lock() = volume.attr(inner, None)?.stat.blocks * 512;
+        }
+        Ok(())
+    }
+
+    fn own_bytes(&self) -> Result<u64, Errno> {
+        let mut blocks = rustix::fs::fstat(&self.pages)?.st_blocks as u64;
+        for directory in [self.dirs.work, self.dirs.index] {
+            blocks += self.upper.attr(directory, None)?.stat.blocks;
+        }
+        Ok(blocks * 512)
+    }
+
+    fn count(&self, node: &Node, reserved: u64) {
+        let Some(bound) = &self.bound else { return };
+        // Held while it is looked at: of two who count, the later one has the later number.
+        let mut counted = node.stored.lock();
+        let parts = node.parts();
+        let upper = parts.upper.filter(|_| !parts.direct);
+        let now = match upper.map(|upper| self.upper.attr(upper, None)) {
+            Some(Ok(attr)) => self.bytes_of(attr.stat.blocks, parts.pages),
+            _ => *counted,
+        };
+        bound.budget.settle(reserved, *counted, now);
+        *counted = now;
+    }
+
+    /// Bytes that an upper file with so many blocks takes, with its page map.
+    pub(super) fn bytes_of(&self, blocks: u64, pages: Option<u64>) -> u64 {
+        let map = pages.filter(|_| self.bound.is_some()).and_then(|id| {
+            let name = MapId(id).to_string();
+            rustix::fs::statat(&self.pages, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+        });
+        (blocks + map.map_or(0, |map| map.st_blocks as u64)) * 512
+    }
+
+    /// Counts something that was just made.
+    pub(super) fn count_new(&self, blocks: u64) {
+        if let Some(bound) = &self.bound {
+            bound.budget.charge(blocks * 512);
+        }
     }
 
     /// Gives back what a file held that is gone for good.
     pub(super) fn give_back(&self, node: &Arc<Node>) {
-        if let Some(budget) = &self.budget {
-            budget.release(node.stored.swap(0, Ordering::AcqRel));
+        if let Some(bound) = &self.bound {
+            bound.budget.release(std::mem::take(&mut *node.stored.lock()));
         }
     }
 
     /// What statfs(2) shows: the bound where it is kept by counting.
     pub(super) fn space_shown(&self, mut found: StatVfs) -> StatVfs {
-        let Some(budget) = &self.budget else { return found };
-        let space = budget.space(&found);
+        let Some(bound) = &self.bound else { return found };
+        let space = bound.budget.space(&found);
         let blocks = |bytes: u64| bytes / found.f_frsize.max(1);
         let (total, free, available) =
             (blocks(space.total), blocks(space.free), blocks(space.available));
         (found.f_blocks, found.f_bfree, found.f_bavail) = (total, free, available);
         found
+    }
+}
+
+/// How many bytes of a write there is room for, and what they take: pages that are not stored yet.
+fn what_fits(
+    left: u64,
+    (offset, len): (u64, u64),
+    seek: impl Fn(u64, SeekTo) -> Result<u64, Errno>,
+) -> Result<(u64, u64), Errno> {
+    let room = left / PAGE;
+    let end = offset.saturating_add(len);
+    let mut at = offset / PAGE * PAGE;
+    let mut taken = 0;
+    while at < end {
+        let hole = match seek(at, SeekTo::Hole) {
+            Err(Errno::NXIO) => at, // Behind the end.
+            hole => hole?.next_multiple_of(PAGE),
+        };
+        if hole >= end {
+            break;
+        }
+        let data = match seek(hole, SeekTo::Data) {
+            Err(Errno::NXIO) => end,
+            data => data?.min(end),
+        };
+        let pages = data.div_ceil(PAGE).saturating_sub(hole / PAGE);
+        if pages > room - taken {
+            let stop = hole + (room - taken) * PAGE;
+            return Ok((stop.saturating_sub(offset), room * PAGE));
+        }
+        taken += pages;
+        at = data;
+    }
+    Ok((len, taken * PAGE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What fits into a file whose first four pages and a half, and its eighth, are stored.
+    fn fits(pages: u64, offset: u64, len: u64) -> (u64, u64) {
+        let stored = [0..4 * PAGE + 2048, 8 * PAGE..9 * PAGE];
+        let find = |at: u64, to: SeekTo| match to {
+            _ if at >= 9 * PAGE => Err(Errno::NXIO),
+            SeekTo::Hole => {
+                Ok(stored.iter().find(|run| run.contains(&at)).map_or(at, |run| run.end))
+            }
+            SeekTo::Data => Ok(stored.iter().find(|run| run.end > at).unwrap().start.max(at)),
+        };
+        what_fits(pages * PAGE + 100, (offset, len), find).unwrap()
+    }
+
+    #[test]
+    fn a_write_takes_the_pages_that_are_not_stored_and_ends_where_there_is_no_room() {
+        assert_eq!(fits(0, 100, 4 * PAGE), (4 * PAGE, 0));
+        assert_eq!(fits(0, 4 * PAGE + 3000, 1000), (1000, 0));
+        assert_eq!(fits(0, 4 * PAGE, 2 * PAGE), (PAGE, 0));
+        assert_eq!(fits(1, 4 * PAGE, 2 * PAGE), (2 * PAGE, PAGE));
+        assert_eq!(fits(0, 5 * PAGE + 7, 10), (0, 0));
+        assert_eq!(fits(3, 5 * PAGE + 7, 5 * PAGE), (4 * PAGE - 7, 3 * PAGE));
+        assert_eq!(fits(4, 5 * PAGE + 7, 4 * PAGE), (4 * PAGE, 4 * PAGE));
+        assert_eq!(fits(2, 100 * PAGE, 9000), (2 * PAGE, 2 * PAGE));
+        assert_eq!(fits(3, 100 * PAGE, 9000), (9000, 3 * PAGE));
     }
 }

@@ -262,8 +262,7 @@ impl Overlay {
             Advice::Remove => NEW_FILE + TWO_PAGES,
             _ => 0,
         };
-        let never = || false;
-        self.within(node, most, never, || self.carry_out(node, &stack, range, (advice, destroy)))?;
+        self.with_room(node, most, || self.carry_out(node, &stack, range, (advice, destroy)))?;
         let elapsed = started.elapsed();
         if throws_away(advice) {
             self.drop_cached(node, range);

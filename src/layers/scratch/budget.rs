@@ -59,6 +59,17 @@ impl Budget {
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sub);
     }
 
+    /// Puts what something takes now in the place of what it took before and of what was reserved
+    /// for the change, in one step: nobody finds less room meanwhile than there is.
+    pub fn settle(&self, reserved: u64, before: u64, now: u64) {
+        let put = |used: u64| {
+            let others = used.saturating_sub(reserved.saturating_add(before));
+            Some(others.saturating_add(now))
+        };
+        // The closure always has a value.
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
+    }
+
     /// What is taken, in bytes.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
@@ -119,6 +130,10 @@ mod tests {
         assert_eq!((budget.reserve(0), budget.left()), (Ok(()), Some(0)));
         budget.release(u64::MAX);
         assert_eq!(budget.used(), 0);
+        budget.charge(300);
+        assert_eq!(budget.reserve(500), Ok(()));
+        budget.settle(500, 100, 350);
+        assert_eq!(budget.used(), 550);
         assert_eq!(Budget::new(None, 5).reserve(1 << 60), Ok(()));
     }
 

@@ -1,0 +1,110 @@
+//! Room that is reserved and given back in open files, and bytes that are copied in the kernel.
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::data::whence;
+use super::handles::Handle;
+use super::space::Takes;
+use crate::layers::pages::PAGE;
+use crate::sys::cred::Caller;
+use crate::volume::HandleId;
+
+impl Overlay {
+    /// fallocate(2).
+    ///
+    /// # Errors
+    /// EBADF for a handle that cannot write; those of fallocate(2).
+    pub fn allocate(
+        &self,
+        id: HandleId,
+        offset: u64,
+        len: u64,
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        match &*self.handles.file(id)? {
+            Handle::Whole { node, id, layer: None } => {
+                let upper = node.upper().ok_or(Errno::STALE)?;
+                let seek = |offset, to| self.upper.seek(upper, *id, offset, to);
+                self.within(node, takes((offset, len), mode), seek, || {
+                    self.allocate_upper(*id, (offset, len), mode, caller)
+                })
+            }
+            Handle::Whole { id, layer: Some(at), .. } => {
+                self.layer(*at)?.allocate(*id, offset, len, mode, caller)
+            }
+            Handle::Merged { node, content, write: true, .. } => {
+                let merged = self.merged_to_write(node, content)?;
+                if caller.uid != 0 {
+                    self.kill_privileges(node, caller)?;
+                }
+                let seek = |offset, to| rustix::fs::seek(&**merged.upper(), whence(offset, to));
+                self.within(node, takes((offset, len), mode), seek, || {
+                    let mode = FallocateFlags::from_bits_retain(mode);
+                    merged.allocate(offset, len, mode, caller)
+                })
+            }
+            _ => Err(Errno::BADF),
+        }
+    }
+
+    /// fallocate(2) of a whole upper file. What a tmpfs has no word for, it is told in its own:
+    /// zeros are a hole that room is reserved for.
+    fn allocate_upper(
+        &self,
+        id: HandleId,
+        (offset, len): (u64, u64),
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        let allocated = self.upper.allocate(id, offset, len, mode, caller);
+        let keep = FallocateFlags::KEEP_SIZE;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        let to_zero = mode.difference(keep) == FallocateFlags::ZERO_RANGE;
+        if allocated != Err(Errno::OPNOTSUPP) || !to_zero {
+            return allocated;
+        }
+        let punch = FallocateFlags::PUNCH_HOLE.union(keep).bits();
+        self.upper.allocate(id, offset, len, punch, caller)?;
+        self.upper.allocate(id, offset, len, mode.intersection(keep).bits(), caller)
+    }
+
+    /// copy_file_range(2) between whole files; the kernel copies the others itself.
+    ///
+    /// # Errors
+    /// EXDEV where it cannot be done so; those of copy_file_range(2).
+    pub fn copy_range(
+        &self,
+        from: (HandleId, u64),
+        to: (HandleId, u64),
+        len: usize,
+        caller: &Caller,
+    ) -> Result<usize, Errno> {
+        match (&*self.handles.file(from.0)?, &*self.handles.file(to.0)?) {
+            (
+                Handle::Whole { layer: None, id: source, .. },
+                Handle::Whole { layer: None, id: target, node },
+            ) => {
+                let upper = node.upper().ok_or(Errno::STALE)?;
+                let seek = |offset, to| self.upper.seek(upper, *target, offset, to);
+                self.write_within(node, (|| Ok(to.1), len), seek, |count| {
+                    self.upper.copy_range((*source, from.1), (*target, to.1), count, caller)
+                })
+            }
+            _ => Err(Errno::XDEV),
+        }
+    }
+}
+
+/// What fallocate(2) may store: the range, or where it makes a hole the pages at its ends, of
+/// which something is left.
+fn takes((offset, len): (u64, u64), mode: u32) -> Takes {
+    let end = offset.saturating_add(len);
+    if !FallocateFlags::from_bits_retain(mode).contains(FallocateFlags::PUNCH_HOLE) {
+        return Takes::Ranges(vec![(offset, len)]);
+    }
+    let ends = [offset, end].into_iter().filter(|at| at % PAGE != 0);
+    Takes::Ranges(ends.map(|at| (at / PAGE * PAGE, PAGE)).collect())
+}
