@@ -13,6 +13,7 @@ mod operation;
 #[path = "../model/world.rs"]
 mod world;
 
+mod attributes;
 mod base;
 mod bound;
 mod bound_full;
@@ -26,6 +27,7 @@ mod many;
 mod model;
 mod renames;
 mod reuse;
+mod rules;
 mod stores;
 mod threads;
 mod tidy;
