@@ -288,6 +288,11 @@ fn random_operations_agree_in_a_scratch_on_disk_that_copies_small_files() {
 }
 
 #[test]
+fn random_operations_agree_in_a_scratch_with_a_bound() {
+    random_operations_agree("scratch_max=1G,copy_up=8K", true, 15);
+}
+
+#[test]
 fn random_operations_agree_in_a_scratch_in_memory() {
     random_operations_agree("copy_up=0", false, 13);
 }
