@@ -62,7 +62,7 @@ impl Kept {
         self.also = Some(dir);
     }
 
-    fn mount(&mut self) {
+    pub fn mount(&mut self) {
         let (run, state) = (self.dir.path().join("run"), self.dir.path().join("state"));
         let places = [("MMAPFS_RUN_DIR", run.as_path()), ("MMAPFS_STATE_DIR", state.as_path())];
         self.mounted = Some(MountedFs::over_with(&self.base, &self.options, &places));

@@ -28,6 +28,7 @@ mod model;
 mod renames;
 mod reuse;
 mod rules;
+mod shared;
 mod stores;
 mod threads;
 mod tidy;

@@ -238,8 +238,8 @@ static KNOWN: &[Known] = &[
         name: "share",
         group: Group::Scratch,
         doc: "read unchanged files straight from the source, in one cache with every other scratch \
-              of it: while a file is open so, opening it to be written fails (ETXTBSY); off by \
-              default",
+              of it; whoever has a file open so when it is written goes on reading the source; off \
+              by default",
         action: Action::Switch(|options, on| options.scratch.share = on),
     },
     flag(

@@ -23,7 +23,7 @@ impl Overlay {
         let (volume, inner) = self.top(&node)?;
         let handle = handle.and_then(|id| self.handles.inner(id));
         let attr = volume.attr(inner, handle)?;
-        Ok(self.shown(&node, attr.stat, attr.trust))
+        Ok(self.shown(&node, attr.stat, self.trust_by(&node, ino, attr.trust)))
     }
 
     /// The topmost part of a node: the volume and its number there.
@@ -67,7 +67,10 @@ impl Overlay {
     pub(super) fn entry(&self, node: &Node, stat: Stat, trust: Trust) -> Entry {
         let attr = self.shown(node, stat, trust);
         let trust = if node.is_direct() { Trust::Briefly } else { Trust::UntilTold };
-        Entry { attr: Attr { ino: node.ino, ..attr }, generation: 0, trust }
+        let (ino, known) = (node.loan.number(), attr.trust);
+        // An entry says one number for both: attributes with that of the base are asked for.
+        let attr_trust = if ino == node.ino { known } else { Trust::Once };
+        Entry { attr: Attr { ino, trust: attr_trust, ..attr }, generation: 0, trust }
     }
 
     /// Changes attributes and returns them all.
@@ -91,7 +94,7 @@ impl Overlay {
         let mut change = change;
         let upper = self.raised(&node)?;
         if let Some(size) = change.size
-            && self.truncate_merged(&node, size, caller)?
+            && self.truncate_merged((&node, ino), size, caller)?
         {
             change.size = None;
         }

@@ -171,7 +171,9 @@ impl Overlay {
     ) -> Result<(), Errno> {
         let content = {
             let _names = self.names.read();
-            self.content(node)?
+            let mut slot = node.content.lock();
+            self.recall(node);
+            self.content_in(node, &mut slot)?
         };
         let merged = self.merged_to_write(node, &content)?;
         let changed = change(&merged);

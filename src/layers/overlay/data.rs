@@ -36,6 +36,7 @@ impl Overlay {
         if !node.is_regular() {
             return Err(Errno::INVAL);
         }
+        self.check_number(&node, ino)?;
         if node.is_direct() {
             let at = self.in_base(&node).ok_or(Errno::STALE)?;
             let opened = self.layer(at)?.open(at.ino, how, caller, lend)?;
@@ -46,25 +47,30 @@ impl Overlay {
         }
         let _names = self.names.read();
         let parts = node.parts();
-        if let (Some(upper), true) = (parts.upper, parts.lowers.is_empty()) {
-            // Whoever has it open since it was in pieces goes on so, and so does everybody else.
-            if node.content.lock().upgrade().is_none() {
-                let opened = self.upper.open(upper, how, caller, lend)?;
-                return Ok(self.handles.add_whole(node, None, opened));
-            }
-        }
         let mut slot = node.content.lock();
-        if self.share {
-            let shared = node.shared_opens.load(Ordering::Acquire) > 0;
-            if shared && how.write {
-                return Err(Errno::TXTBSY);
-            }
-            let unchanged = parts.upper.is_none() && slot.strong_count() == 0;
-            if !how.write
-                && (shared || unchanged)
-                && let Some(opened) = self.share_base(&node, how, caller, lend)?
-            {
-                return Ok(opened);
+        let whole = parts.upper.filter(|_| parts.lowers.is_empty());
+        if node.loan.is_open() && (how.write || whole.is_some()) {
+            self.recall_by(&node, ino)?;
+        }
+        // Whoever has it open since it was in pieces goes on so, and so does everybody else.
+        if let Some(upper) = whole
+            && slot.strong_count() == 0
+        {
+            let opened = self.upper.open(upper, how, caller, lend)?;
+            return Ok(self.handles.add_whole(Arc::clone(&node), None, opened));
+        }
+        if how.write {
+            self.is_written(&node);
+        } else if self.share {
+            // What is lent is lent to everybody: the kernel takes one way at a time.
+            let is_lent = node.loan.is_open();
+            if is_lent || slot.strong_count() == 0 && self.may_be_lent(&node) {
+                if let Some(opened) = self.lend_base(&node, how, caller, lend)? {
+                    return Ok(opened);
+                }
+                if is_lent {
+                    self.recall_by(&node, ino)?;
+                }
             }
         }
         let content = self.content_in(&node, &mut slot)?;
@@ -74,32 +80,12 @@ impl Overlay {
         Ok(Opened { id, plane: Plane::Mapped(WhyMapped::Merged), by_request: false })
     }
 
-    /// Lends the base file itself to the kernel to be read; `None` where that cannot be. While it is
-    /// read so, its content can not be changed: the kernel takes one way for an inode at a time, and
-    /// would make EIO of an open that takes another.
-    fn share_base(
-        &self,
-        node: &Arc<Node>,
-        how: Open,
-        caller: &Caller,
-        lend: &Lend<'_>,
-    ) -> Result<Option<Opened>, Errno> {
-        let at = node.parts().lowers.first().copied().ok_or(Errno::STALE)?;
-        let volume = self.layer(at)?;
-        let opened = volume.open(at.ino, how, caller, lend)?;
-        if !matches!(opened.plane, Plane::Passthrough(_)) {
-            volume.release(opened.id)?;
-            return Ok(None);
-        }
-        node.shared_opens.fetch_add(1, Ordering::AcqRel);
-        Ok(Some(self.handles.add_whole(Arc::clone(node), Some(at), opened)))
-    }
-
     /// Ends an open file.
     ///
     /// # Errors
     /// EBADF for an unknown handle.
     pub fn release(&self, id: HandleId) -> Result<(), Errno> {
+        let outer = id;
         let handle = self.handles.files.write().remove(&id.0).ok_or(Errno::BADF)?;
         let node = Arc::clone(handle.node());
         let ended = match &*handle {
@@ -108,9 +94,7 @@ impl Overlay {
                 match layer {
                     None => self.upper.release(*id),
                     Some(at) => {
-                        if !node.is_direct() {
-                            node.shared_opens.fetch_sub(1, Ordering::AcqRel);
-                        }
+                        node.loan.closed(outer);
                         self.layer(*at)?.release(*id)
                     }
                 }
@@ -234,7 +218,7 @@ impl Overlay {
     /// Sets the size of a file with pages below; false for a whole one.
     pub(super) fn truncate_merged(
         &self,
-        node: &Arc<Node>,
+        (node, ino): (&Arc<Node>, Ino),
         size: u64,
         caller: &Caller,
     ) -> Result<bool, Errno> {
@@ -247,10 +231,9 @@ impl Overlay {
             if node.parts().lowers.is_empty() && node.content.lock().strong_count() == 0 {
                 return Ok(false);
             }
-            if node.shared_opens.load(Ordering::Acquire) > 0 {
-                return Err(Errno::TXTBSY);
-            }
-            self.content(node)?
+            let mut slot = node.content.lock();
+            self.recall_by(node, ino)?;
+            self.content_in(node, &mut slot)?
         };
         let merged = self.merged_to_write(node, &content)?;
         if caller.uid != 0 {

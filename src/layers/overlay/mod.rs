@@ -17,6 +17,7 @@ mod counts;
 mod data;
 mod direct;
 mod handles;
+mod lent;
 mod list;
 mod locate;
 mod managed;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 
 use super::content::Content;
+use super::lent::Loan;
 use super::locate::born;
 use crate::volume::Ino;
 
@@ -64,8 +65,8 @@ pub(super) struct Node {
     pub(super) content: Mutex<Weak<Content>>,
     /// Bytes that its upper file and its page map were last counted with; see [`super::space`].
     pub(super) stored: Mutex<u64>,
-    /// How often the kernel has the base file itself open for it.
-    pub(super) shared_opens: AtomicU64,
+    /// What the kernel reads of it in the base itself.
+    pub(super) loan: Loan,
     /// How often it is open as a whole file.
     pub(super) whole_opens: AtomicU64,
     /// Of a directory: a number that it gets with each change of its names, and never had before.
@@ -178,6 +179,8 @@ impl Numbers {
 #[derive(Default)]
 pub(super) struct NodeTable {
     nodes: Mutex<HashMap<u64, Arc<Node>>>,
+    /// Nodes by other numbers that the kernel knows of them; see [`super::lent`].
+    others: Mutex<HashMap<u64, Ino>>,
     numbers: Arc<Numbers>,
 }
 
@@ -192,7 +195,15 @@ impl NodeTable {
 
     /// Notes that a node has got a number in the upper volume.
     pub(super) fn raised(&self, node: &Node, upper: Ino) {
-        self.numbers.note(upper, node.ino);
+        self.numbers.note(upper, node.loan.number());
+    }
+
+    /// Has a node found by another number as well, by which it is shown from now on.
+    pub(super) fn renumber(&self, node: &Node, other: Ino) {
+        self.others.lock().insert(other.0, node.ino);
+        if let Some(upper) = node.upper() {
+            self.numbers.note(upper, other);
+        }
     }
 
     pub(super) fn numbers(&self) -> Arc<Numbers> {
@@ -200,7 +211,11 @@ impl NodeTable {
     }
 
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
-        self.nodes.lock().get(&ino.0).cloned()
+        if let Some(node) = self.nodes.lock().get(&ino.0) {
+            return Some(Arc::clone(node));
+        }
+        let known = self.others.lock().get(&ino.0).copied()?;
+        self.nodes.lock().get(&known.0).cloned()
     }
 
     /// Counts a lookup of a node that is known to be at a name, if it is as `is` says. To be
@@ -248,8 +263,10 @@ impl NodeTable {
         if ino == Ino::ROOT {
             return Vec::new();
         }
+        let mut known = ino;
         match self.get(ino) {
             Some(node) => {
+                known = node.ino;
                 let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
                 if count > before {
                     log::error!("forget ino={ino}: {count} of {before} lookups");
@@ -259,7 +276,7 @@ impl NodeTable {
             }
             None => log::error!("forget ino={ino}: the inode is not known"),
         }
-        self.drop_unused(ino)
+        self.drop_unused(known)
     }
 
     /// Drops a node that nobody needs any more, and those above it that were there for it.
@@ -278,6 +295,9 @@ impl NodeTable {
             }
             let Some(node) = nodes.remove(&ino.0) else { break };
             // Let go of here, so that the directory above is seen to be unused as well.
+            if node.loan.number() != node.ino {
+                self.others.lock().retain(|_, known| *known != node.ino);
+            }
             next = node.place.lock().parent.take().map(|parent| parent.ino);
             if let Some(upper) = node.upper() {
                 self.numbers.let_go(upper);
@@ -310,7 +330,7 @@ fn insert(
         parts: RwLock::new(parts),
         content: Mutex::default(),
         stored: Mutex::new(stored),
-        shared_opens: AtomicU64::new(0),
+        loan: Loan::new(ino),
         whole_opens: AtomicU64::new(0),
         changed: AtomicU64::new(CHANGES.fetch_add(1, Ordering::Relaxed)),
     });

@@ -220,7 +220,7 @@ impl Overlay {
     fn drop_cached(&self, node: &Node, range: ByteRange) {
         if !range.is_empty()
             && let Some(caches) = self.caches.get()
-            && let Err(err) = caches.now(node.ino, range.start, range.len())
+            && let Err(err) = caches.now(node.loan.number(), range.start, range.len())
         {
             log::debug!("inode {}: writing the kernel's cache back: {err}", node.ino);
         }

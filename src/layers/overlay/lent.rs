@@ -1,0 +1,142 @@
+//! Base files that are lent to the kernel to be read (`share`), and what becomes of them when
+//! they are written.
+//!
+//! The kernel takes one way for an inode at a time: one whose reading goes to the base can not be
+//! opened to be written here. So whoever wants to write gets another inode. The open is answered
+//! with ESTALE, upon which the kernel looks the name up anew, and is told a new number. From then
+//! on every open by the old number is answered so. Who has it open by that goes on reading the
+//! base, which is the price of sharing. Attributes tell the number of the base throughout.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::node::Node;
+use crate::sys::cred::Caller;
+use crate::volume::{HandleId, Ino, Lend, Open, Opened, Plane, Trust};
+
+/// What is lent of a file.
+pub(super) struct Loan {
+    /// The number that the kernel is told.
+    number: AtomicU64,
+    /// What is open by that number and read in the base.
+    open: Mutex<HashSet<u64>>,
+    /// Somebody is about to open it to write, and has been told to look it up anew.
+    recalled: AtomicBool,
+}
+
+impl Loan {
+    pub(super) fn new(ino: Ino) -> Loan {
+        Loan {
+            number: AtomicU64::new(ino.0),
+            open: Mutex::default(),
+            recalled: AtomicBool::new(false),
+        }
+    }
+
+    /// The number that the kernel is told.
+    pub(super) fn number(&self) -> Ino {
+        Ino(self.number.load(Ordering::Acquire))
+    }
+
+    /// Whether the kernel reads it in the base.
+    pub(super) fn is_open(&self) -> bool {
+        !self.open.lock().is_empty()
+    }
+
+    /// Notes that a handle is closed, which may be one of these.
+    pub(super) fn closed(&self, id: HandleId) {
+        self.open.lock().remove(&id.0);
+    }
+}
+
+/// Numbers of files that have got another.
+fn another_number() -> Ino {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    const OTHERS: u64 = 0x3c00 << 48;
+    Ino(OTHERS | LAST.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Overlay {
+    /// Refuses to open or change the content of a file by a number that it had before.
+    ///
+    /// # Errors
+    /// ESTALE, upon which its name is looked up anew; ETXTBSY when it has none.
+    pub(super) fn check_number(&self, node: &Node, ino: Ino) -> Result<(), Errno> {
+        match node.loan.number() == ino {
+            true => Ok(()),
+            false if node.is_linked() => Err(Errno::STALE),
+            false => Err(Errno::TXTBSY),
+        }
+    }
+
+    /// Gives a file whose content is about to be changed another number if it is lent. Whoever
+    /// calls has locked its content, and nothing is lent meanwhile.
+    pub(super) fn recall(&self, node: &Node) {
+        let mut open = node.loan.open.lock();
+        if open.is_empty() || !node.is_linked() {
+            return;
+        }
+        open.clear();
+        node.loan.recalled.store(true, Ordering::Release);
+        let (known, other) = (node.loan.number(), another_number());
+        self.nodes.renumber(node, other);
+        node.loan.number.store(other.0, Ordering::Release);
+        drop(open);
+        if let Some(caches) = self.caches.get() {
+            // The kernel would trust them for long, and other names lead there.
+            let _ = caches.inode(known, false); // It may have forgotten it.
+        }
+    }
+
+    /// The same for an open file that is known by a number, or one that is to be opened.
+    ///
+    /// # Errors
+    /// As [`Overlay::check_number`]; ETXTBSY too when it is lent and has no name.
+    pub(super) fn recall_by(&self, node: &Node, ino: Ino) -> Result<(), Errno> {
+        self.recall(node);
+        self.check_number(node, ino)?;
+        if node.loan.is_open() { Err(Errno::TXTBSY) } else { Ok(()) }
+    }
+
+    /// How long attributes may be used that were asked for by a number.
+    pub(super) fn trust_by(&self, node: &Node, ino: Ino, trust: Trust) -> Trust {
+        if node.loan.number() == ino || ino == Ino::ROOT { trust } else { Trust::Once }
+    }
+
+    /// Lends the base file itself to the kernel to be read; `None` where that cannot be. Whoever
+    /// calls has locked its content.
+    pub(super) fn lend_base(
+        &self,
+        node: &Arc<Node>,
+        how: Open,
+        caller: &Caller,
+        lend: &Lend<'_>,
+    ) -> Result<Option<Opened>, Errno> {
+        let at = node.parts().lowers.first().copied().ok_or(Errno::STALE)?;
+        let volume = self.layer(at)?;
+        let opened = volume.open(at.ino, how, caller, lend)?;
+        if !matches!(opened.plane, Plane::Passthrough(_)) {
+            volume.release(opened.id)?;
+            return Ok(None);
+        }
+        let mut open = node.loan.open.lock();
+        let opened = self.handles.add_whole(Arc::clone(node), Some(at), opened);
+        open.insert(opened.id.0);
+        Ok(Some(opened))
+    }
+
+    /// Whether a file may be lent that nobody has open otherwise.
+    pub(super) fn may_be_lent(&self, node: &Node) -> bool {
+        node.upper().is_none() && !node.loan.recalled.load(Ordering::Acquire)
+    }
+
+    /// Notes that a file is open to be written: from its last close on it may be lent again.
+    pub(super) fn is_written(&self, node: &Node) {
+        node.loan.recalled.store(false, Ordering::Release);
+    }
+}
