@@ -105,6 +105,7 @@ impl Overlay {
                 self.close_content(&node, content)
             }
         };
+        self.count_stored(&node); // What was written back meanwhile may have taken more.
         let ino = node.ino;
         drop(node);
         self.drop_unused(ino);
@@ -250,7 +251,8 @@ impl Overlay {
     /// # Errors
     /// EBADF for an unknown handle; those of fsync(2).
     pub fn sync(&self, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
-        match &*self.handles.file(id)? {
+        let handle = self.handles.file(id)?;
+        let synced = match &*handle {
             Handle::Whole { node, layer, id } => {
                 let (volume, inner) = self.whole(node, *layer)?;
                 volume.sync(inner, *id, data_only)
@@ -259,7 +261,9 @@ impl Overlay {
                 Some(merged) => self.sync_merged(node, merged, data_only),
                 None => Ok(()), // Nothing was changed.
             },
-        }
+        };
+        self.count_stored(handle.node());
+        synced
     }
 
     pub(super) fn sync_merged(
