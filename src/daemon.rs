@@ -64,7 +64,9 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     let options = AdapterOptions {
         timeouts: timeouts(&config),
         silent_files: config.open == OpenRequests::None,
+        // Rules that are read again may have parts of a scratch's base changed directly.
         silent_directories: tree.directories_open_silently()
+            && (config.scratch.is_none() || config.rules_file.is_none())
             && MountTable::read().is_ok_and(|table| !table.has_below(&config.source)),
     };
     let adapter = Adapter::new(tree.clone(), control, counters, options);

@@ -36,6 +36,15 @@ pub fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
+/// Version and patch level of the running kernel, zeros where it does not say.
+pub fn kernel_version() -> (u32, u32) {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|at: char| !at.is_ascii_digit()).map(str::parse);
+    let mut number = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    (number(), number())
+}
+
 /// The errno that the last libc call of this thread left.
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)

@@ -34,7 +34,7 @@ impl Tree for Volume {
         Volume::trust_in_names(self, parent)
     }
 
-    fn keeps_listings(&self) -> bool {
+    fn keeps_listings(&self, _: Ino) -> bool {
         true
     }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::attr::{Stat, stat_of};
 use super::inode::Ino;
 use crate::mapping::FileKey;
+use crate::sys;
 
 /// Inode numbers of a mount from here on belong to the control directory.
 pub const FIRST_RESERVED: u64 = 1 << 63;
@@ -25,6 +26,13 @@ const OVERLAYFS: u64 = 0x794c_7630;
 /// Where the place of an entry in a listing is made of its name, or kept on disk: ext2 to ext4,
 /// XFS, btrfs and f2fs (their numbers in linux/magic.h). Elsewhere it may be a count of entries.
 const KEEP_COOKIES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+
+/// TMPFS_MAGIC of linux/magic.h.
+const TMPFS: u64 = 0x0102_1994;
+
+/// Since this kernel an entry of a tmpfs has a number of its own in its directory; before, the
+/// place of an entry was a count.
+const NUMBERED_TMPFS: (u32, u32) = (6, 6);
 
 /// A device as seen through a mount: the same directory may be mounted at two places, and the
 /// same place may show files of several devices (overlayfs).
@@ -76,6 +84,8 @@ pub(super) struct Devices {
     births: bool,
     /// A listing may go on where another one of the same directory has come to.
     keeps_cookies: bool,
+    /// The place of an entry in a listing is its own while nothing is mounted anew.
+    numbers_entries: bool,
     others: RwLock<Vec<Origin>>,
 }
 
@@ -89,6 +99,7 @@ impl Devices {
             source: Arc::new(source),
             births: kind != OVERLAYFS,
             keeps_cookies: KEEP_COOKIES.contains(&kind),
+            numbers_entries: kind == TMPFS && sys::kernel_version() >= NUMBERED_TMPFS,
             others: RwLock::default(),
         })
     }
@@ -100,6 +111,11 @@ impl Devices {
 
     pub(super) fn keeps_cookies(&self) -> bool {
         self.keeps_cookies
+    }
+
+    /// Whether an entry stays where it is in a listing, whatever else comes and goes.
+    pub(super) fn keeps_places(&self, place: impl Into<Origin>) -> bool {
+        self.is_main(place) && (self.keeps_cookies || self.numbers_entries)
     }
 
     /// Whether a place is the source's own, where files can be opened by handle.

@@ -29,7 +29,8 @@ pub struct DirItem<'a> {
     pub kind: u32,
     /// Where a listing goes on after it.
     pub next: u64,
-    /// With a listing that looks up: the entry, counted, unless it is `.` or `..`.
+    /// With a listing that looks up: the entry, counted, unless it is `.` or `..`, or one that is
+    /// there and cannot be looked at.
     pub entry: Option<Entry>,
     /// The attributes of `entry` are known, and not only its type.
     pub known: bool,

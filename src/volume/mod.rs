@@ -19,7 +19,7 @@ mod inode;
 mod names;
 mod plane;
 mod policy;
-mod recent;
+pub mod recent;
 mod resolve;
 mod setattr;
 mod tree;
@@ -227,6 +227,13 @@ impl Volume {
     /// Whether a listing may go on in another stream where one has come to.
     pub fn cookies_outlive_opens(&self) -> bool {
         self.devices.keeps_cookies()
+    }
+
+    /// Whether an entry of a directory stays where it is in its listings, whatever else comes and
+    /// goes: a listing may go on in another stream then, though a stream of its own may serve it
+    /// better.
+    pub fn keeps_places(&self, dir: Ino) -> bool {
+        self.inodes.get(dir).is_some_and(|node| self.devices.keeps_places(node.key()))
     }
 
     /// Whether the root is a directory that shows a single file.

@@ -30,25 +30,27 @@ impl<T> Inner<T> {
 }
 
 /// Open things by inode number.
-pub(super) struct Recent<T> {
+pub struct Recent<T> {
     inner: Mutex<Inner<T>>,
     /// How many are held at most: more than there are requests under way at one time.
     capacity: usize,
 }
 
 impl<T> Recent<T> {
-    pub(super) fn new(capacity: usize) -> Recent<T> {
+    /// Holds so many at most.
+    pub fn new(capacity: usize) -> Recent<T> {
         let inner = Inner { held: HashMap::new(), order: VecDeque::new() };
         Recent { inner: Mutex::new(inner), capacity }
     }
 
-    pub(super) fn get(&self, ino: Ino) -> Option<Arc<T>> {
+    /// One that stays held.
+    pub fn get(&self, ino: Ino) -> Option<Arc<T>> {
         self.inner.lock().held.get(&ino).map(|(held, _)| Arc::clone(held))
     }
 
     /// Puts one in and returns what has to go for it, in its place or because it is full.
     #[must_use]
-    pub(super) fn put(&self, ino: Ino, new: Arc<T>) -> Vec<Arc<T>> {
+    pub fn put(&self, ino: Ino, new: Arc<T>) -> Vec<Arc<T>> {
         let mut inner = self.inner.lock();
         let now = Instant::now();
         let mut gone = Vec::new();
@@ -72,25 +74,26 @@ impl<T> Recent<T> {
 
     /// Takes out one, which nobody else has then.
     #[must_use]
-    pub(super) fn take(&self, ino: Ino) -> Option<Arc<T>> {
+    pub fn take(&self, ino: Ino) -> Option<Arc<T>> {
         self.inner.lock().held.remove(&ino).map(|(held, _)| held)
     }
 
     /// Takes out everything.
     #[must_use]
-    pub(super) fn clear(&self) -> Vec<Arc<T>> {
+    pub fn clear(&self) -> Vec<Arc<T>> {
         let mut inner = self.inner.lock();
         inner.order.clear();
         std::mem::take(&mut inner.held).into_values().map(|(held, _)| held).collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
         self.inner.lock().held.is_empty()
     }
 
     /// Takes out what is too old, if it is done twice a lifetime.
     #[must_use]
-    pub(super) fn sweep(&self) -> Vec<Arc<T>> {
+    pub fn sweep(&self) -> Vec<Arc<T>> {
         let mut inner = self.inner.lock();
         let old = |(_, since): &(_, Instant)| since.elapsed() >= LIFETIME / 2;
         let gone = inner.held.extract_if(|_, held| old(held)).map(|(_, (held, _))| held).collect();
@@ -103,7 +106,7 @@ impl<T> Recent<T> {
 
 /// Wakes the thread that sweeps, twice a lifetime while there is something to sweep.
 #[derive(Default)]
-pub(super) struct Sweeper {
+pub struct Sweeper {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -117,7 +120,7 @@ struct State {
 
 impl Sweeper {
     /// Something was put in.
-    pub(super) fn note(&self) {
+    pub fn note(&self) {
         let mut state = self.state.lock();
         if !state.pending {
             state.pending = true;
@@ -127,7 +130,7 @@ impl Sweeper {
     }
 
     /// Waits until it is time to sweep; false at the end.
-    pub(super) fn wait(&self) -> bool {
+    pub fn wait(&self) -> bool {
         let mut state = self.state.lock();
         while !state.pending && !state.ended {
             self.changed.wait(&mut state);
@@ -139,7 +142,8 @@ impl Sweeper {
         !state.ended
     }
 
-    pub(super) fn end(&self) {
+    /// Makes [`Sweeper::wait`] say that it is the end.
+    pub fn end(&self) {
         self.state.lock().ended = true;
         self.changed.notify_all();
     }

@@ -69,9 +69,9 @@ pub trait Tree: Send + Sync {
     /// How long the kernel may use that a name is not in a directory, or a listing of it.
     fn trust_in_names(&self, parent: Ino) -> Trust;
 
-    /// Whether a listing may go on in another open directory than the one that it was begun in, so
-    /// that the kernel may keep what it has read of it.
-    fn keeps_listings(&self) -> bool;
+    /// Whether a listing of a directory may go on in another open one than that in which it was
+    /// begun, so that the kernel may keep what it has read of it.
+    fn keeps_listings(&self, dir: Ino) -> bool;
 
     /// Whether no name that does not exist is left over in the kernel when changes were lost.
     fn drops_all_names(&self) -> bool;

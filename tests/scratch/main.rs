@@ -23,6 +23,7 @@ mod full;
 mod interchange;
 mod kept;
 mod killed;
+mod listings;
 mod many;
 mod model;
 mod renames;

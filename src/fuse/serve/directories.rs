@@ -33,7 +33,7 @@ impl Adapter {
                 // A listing is kept as long as somebody tells when it is not true any more.
                 let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
                 let told = self.tree.trust_in_names(ino(number)) == Trust::UntilTold
-                    && self.tree.keeps_listings();
+                    && self.tree.keeps_listings(ino(number));
                 let mut flags = FopenFlags::empty();
                 flags.set(kept, told && !self.control.owns(ino(number)));
                 reply.opened(FileHandle(id.0), flags);
@@ -62,15 +62,19 @@ impl Adapter {
     ) {
         let trace = self.trace(Operation::ReadDirPlus, who, number).range(offset, 0);
         let listed = self.list(ino(number), handle(fh), offset, true, &mut |item| {
-            let (attr, generation) = match &item.entry {
-                Some(entry) => (convert::attr(&entry.attr), u64::from(entry.generation)),
-                None => (convert::bare_attr(item), 0),
+            // Without a number of the inode the kernel takes the name alone.
+            let (number, attr, generation) = match &item.entry {
+                Some(entry) => {
+                    let attr = convert::attr(&entry.attr);
+                    (attr.ino, attr, u64::from(entry.generation))
+                }
+                None => (INodeNo(0), convert::bare_attr(item), 0),
             };
             let timeout = match &item.entry {
                 Some(entry) if item.known => self.entry_timeout(entry),
                 _ => Duration::ZERO,
             };
-            reply.add(attr.ino, item.next, item.name, &timeout, &attr, Generation(generation))
+            reply.add(number, item.next, item.name, &timeout, &attr, Generation(generation))
         });
         match trace.end(listed) {
             Ok(()) => reply.ok(),

@@ -25,8 +25,8 @@ impl Tree for Overlay {
         if self.is_mixed() { Trust::Briefly } else { Trust::UntilTold }
     }
 
-    fn keeps_listings(&self) -> bool {
-        false // A listing goes on only in the open directory that it was begun in.
+    fn keeps_listings(&self, dir: Ino) -> bool {
+        Overlay::keeps_listings(self, dir)
     }
 
     fn drops_all_names(&self) -> bool {
@@ -186,7 +186,7 @@ impl Tree for Overlay {
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Result<bool, Errno> {
-        Overlay::list(self, directory.1, offset, look_up, add)
+        Overlay::list(self, directory, offset, look_up, add)
     }
 
     fn release_dir(&self, id: HandleId) -> Result<(), Errno> {

@@ -126,6 +126,9 @@ impl Overlay {
             } else {
                 self.count_stored(node); // What it takes may have changed when it was written back.
             }
+            if node.is_dir() {
+                drop(self.listings.take(node.ino)); // The number may be another's soon.
+            }
             self.let_go(&node.parts());
         }
     }

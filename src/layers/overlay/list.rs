@@ -1,51 +1,27 @@
 //! Directories: open, list, synchronise.
 //!
-//! A listing is that of the upper directory, which is taken in whole at the start since it holds
-//! only what was changed, and then those below as streams, without what was listed before. The
-//! place of an entry is its number in the upper directory, or above all of those its number in the
-//! streams, which no change moves; where each request ended is remembered with the cookie of the
-//! layer below, so that a listing goes on from there. The numbers are those of one open directory:
-//! another one that is begun after a change counts anew, so that the kernel must not mix two.
+//! What is listed where is in [`super::merge`], what a place in a listing is in
+//! [`super::places`]. Where places are good in every listing, nothing depends on what a client has
+//! open, and the kernel may keep listings; what is open only saves time. Elsewhere a listing goes
+//! on in the open directory that it was begun in.
 
-use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::locate::{Sought, is_whiteout};
+use super::locate::Sought;
+use super::merge::{Found, Reading, Step};
 use super::node::{At, Node, Parts};
+use super::places::{AFTER_DOT, AFTER_DOTS};
 use crate::volume::{Attr, DataOnly, DirItem, Entry, HandleId, Ino, Trust};
 
-/// The number of the first entry that is only below.
-const BELOW: u64 = 1 << 32;
-
-/// An open directory.
+/// An open directory, or one that was listed a moment ago by somebody who has not opened it.
 pub(super) struct OpenDir {
-    node: Arc<Node>,
-    listing: Mutex<Listing>,
-}
-
-/// A directory of a layer that is open for listing.
-struct Stream {
-    at: At,
-    id: HandleId,
-}
-
-#[derive(Default)]
-struct Listing {
-    /// Entries of the upper directory, and what is everywhere: `.` and `..`.
-    first: Vec<(OsString, u32)>,
-    /// Names that are not taken from a directory below.
-    known: HashSet<OsString>,
-    streams: Vec<Stream>,
-    /// Where requests have ended: the number of the next entry, the stream and its cookie.
-    places: Vec<(u64, usize, u64)>,
-    begun: bool,
-    /// The last change of the directory when it was begun.
-    change: u64,
+    ino: Ino,
+    reading: Mutex<Reading>,
 }
 
 impl Overlay {
@@ -54,11 +30,10 @@ impl Overlay {
     /// # Errors
     /// Those of open(2).
     pub fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno> {
-        let node = self.node(ino)?;
-        if !node.is_dir() {
+        if !self.node(ino)?.is_dir() {
             return Err(Errno::NOTDIR);
         }
-        Ok(self.handles.add_dir(OpenDir { node, listing: Mutex::default() }))
+        Ok(self.handles.add_dir(OpenDir { ino, reading: Mutex::default() }))
     }
 
     /// Ends an open directory.
@@ -66,12 +41,7 @@ impl Overlay {
     /// # Errors
     /// EBADF for an unknown handle.
     pub fn release_dir(&self, id: HandleId) -> Result<(), Errno> {
-        let dir = self.handles.remove_dir(id)?;
-        self.close_streams(&mut dir.listing.lock());
-        let ino = dir.node.ino;
-        drop(dir);
-        self.drop_unused(ino);
-        Ok(())
+        self.handles.remove_dir(id).map(drop)
     }
 
     /// fsync(2) of a directory: of the upper one, where all changes are.
@@ -90,11 +60,18 @@ impl Overlay {
         synced
     }
 
-    fn close_streams(&self, listing: &mut Listing) {
-        for stream in listing.streams.drain(..) {
-            if let Ok(volume) = self.layer(stream.at) {
-                let _ = volume.release_dir(stream.id);
-            }
+    /// Whether a listing of a directory may go on in another open one.
+    pub fn keeps_listings(&self, ino: Ino) -> bool {
+        let Some(node) = self.nodes.get(ino) else { return false };
+        let keeps = |at: &At| self.layer(*at).is_ok_and(|volume| volume.keeps_places(at.ino));
+        self.upper.keeps_places(node.upper().unwrap_or(Ino::ROOT))
+            && node.parts().lowers.iter().all(keeps)
+    }
+
+    /// Has the kernel ask again what is in a directory.
+    pub(super) fn drop_listing(&self, dir: Ino) {
+        if let Some(caches) = self.caches.get() {
+            caches.soon(dir);
         }
     }
 
@@ -106,112 +83,132 @@ impl Overlay {
     /// Those of getdents(2), when nothing was listed.
     pub fn list(
         &self,
-        id: HandleId,
+        (ino, id): (Ino, HandleId),
         offset: u64,
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Result<bool, Errno> {
         let _names = self.names.read();
-        let dir = self.handles.dir(id)?;
-        self.list_from(&dir.node, &mut dir.listing.lock(), offset, look_up, add)
+        if id != HandleId::NONE {
+            let dir = self.handles.dir(id)?;
+            let node = self.node(dir.ino)?;
+            return self.list_from(&node, &mut dir.reading.lock(), offset, look_up, add);
+        }
+        let node = self.node(ino)?;
+        if !node.is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        let left = if offset == 0 { None } else { self.listings.take(ino) };
+        let dir = left
+            .filter(|dir| dir.reading.lock().at == offset)
+            .unwrap_or_else(|| Arc::new(OpenDir { ino, reading: Mutex::default() }));
+        let mut reading = dir.reading.lock();
+        let listed = self.list_from(&node, &mut reading, offset, look_up, add);
+        let more = reading.at != offset;
+        drop(reading);
+        // The kernel asks once more after the end, which it learns by an empty answer.
+        if more {
+            drop(self.listings.put(ino, dir));
+            self.sweeper.note();
+        }
+        listed
+    }
+
+    /// Closes what is kept open of listings that do not go on, until the end.
+    pub(super) fn expire_listings(&self) {
+        while self.sweeper.wait() {
+            drop(self.listings.sweep());
+            if !self.listings.is_empty() {
+                self.sweeper.note();
+            }
+        }
+        drop(self.listings.clear());
     }
 
     fn list_from(
         &self,
         node: &Arc<Node>,
-        listing: &mut Listing,
+        reading: &mut Reading,
         offset: u64,
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Result<bool, Errno> {
-        if offset == 0 || !listing.begun {
-            self.begin(node, listing)?;
+        if offset == 0 {
+            *reading = Reading::default(); // As it is now, also where a stream keeps what was.
         }
-        let mut next = offset;
-        while let Some((name, kind)) =
-            listing.first.get(usize::try_from(next).unwrap_or(usize::MAX))
-        {
-            if self.emit(node, (name, *kind, Ino(0), next + 1), look_up, add) {
-                return Ok(false);
+        reading.at = offset;
+        let above = node.parent();
+        let above = above.as_ref().unwrap_or(node);
+        for (name, node, next) in [(".", node, AFTER_DOT), ("..", above, AFTER_DOTS)] {
+            if reading.at + 1 == next {
+                let (name, kind) = (OsStr::new(name), libc::S_IFDIR);
+                let item = DirItem { name, ino: node.ino, kind, next, entry: None, known: true };
+                if add(&item) {
+                    return Ok(false);
+                }
+                reading.at = next;
             }
-            next += 1;
         }
-        let next = next.max(BELOW);
-        if look_up && self.lists_as_it_is(node, listing) {
-            return self.list_base(node, listing, next, add);
-        }
-        self.list_below(listing, next, &mut |name, kind, ino, next| {
-            self.emit(node, (name, kind, ino, next), look_up, add)
-        })
+        let mut at = reading.at;
+        let listed = self.each_entry(node, reading, at, look_up, &mut |item, found, next| {
+            let step = self.give(node, (item, found, next), look_up, add);
+            if step == Step::Given {
+                at = next;
+            }
+            step
+        });
+        reading.at = at;
+        // What was listed is told first, and why no more is told when it is asked for.
+        if at != offset { listed.or(Ok(false)) } else { listed }
     }
 
-    /// Whether everything that the listing still has to show is of the base alone: what was known
-    /// of the directory above it when it was begun is still true.
-    fn lists_as_it_is(&self, node: &Node, listing: &Listing) -> bool {
-        let base = |stream: &Stream| stream.at.layer + 1 == self.lowers.len();
-        listing.streams.len() == 1
-            && !self.is_mixed()
-            && listing.streams.iter().all(base)
-            && listing.change == node.last_change()
-    }
-
-    /// Lists what is only in the base, by what the base itself says of its entries.
-    fn list_base(
+    /// Hands an entry on.
+    fn give(
         &self,
         node: &Arc<Node>,
-        listing: &mut Listing,
-        from: u64,
+        (item, found, next): (&DirItem<'_>, Found, u64),
+        look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
-    ) -> Result<bool, Errno> {
-        let Listing { known, streams, places, .. } = listing;
-        let place = places.iter().rposition(|(next, ..)| *next <= from).unwrap_or(0);
-        let (Some((mut next, index, mut cookie)), Some(stream)) =
-            (places.get(place).copied(), streams.first())
-        else {
-            return Ok(true);
+    ) -> Step {
+        let Found::Below(layer) = found else {
+            return self.emit(node, (item, next), look_up, add);
         };
-        if index > 0 {
-            return Ok(true);
-        }
-        let volume = self.layer(stream.at)?;
-        let ended = volume.list((stream.at.ino, stream.id), cookie, true, &mut |item| {
-            if let Some(entry) = &item.entry {
-                let below = At { layer: stream.at.layer, ino: entry.attr.ino };
-                if next < from || known.contains(item.name) {
-                    volume.forget(below.ino, 1);
-                } else if self.add_base(node, (item, entry), below, next + 1, add) {
-                    return true; // Its lookup is taken back by the volume.
+        match &item.entry {
+            Some(entry) => self.add_base(node, (item, entry), layer, next, add),
+            None if look_up => self.emit(node, (item, next), look_up, add),
+            None => {
+                let ino = self.number_below(At { layer, ino: item.ino });
+                let (name, kind) = (item.name, item.kind);
+                match add(&DirItem { name, ino, kind, next, entry: None, known: true }) {
+                    true => Step::Full,
+                    false => Step::Given,
                 }
-                next += 1;
             }
-            cookie = item.next;
-            false
-        })?;
-        note_place(places, if ended { (next, 1, 0) } else { (next, 0, cookie) });
-        Ok(ended)
+        }
     }
 
-    /// Hands on an entry of the base, of which one lookup is held. Returns whether there was no
-    /// room for it, with the lookup still held.
+    /// Hands on an entry that is only below, of which one lookup is held: by what the layer itself
+    /// says of it. The lookup is still held when there was no room for it.
     fn add_base(
         &self,
         node: &Arc<Node>,
         (item, entry): (&DirItem<'_>, &Entry),
-        below: At,
+        layer: usize,
         next: u64,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
-    ) -> bool {
+    ) -> Step {
+        let below = At { layer, ino: entry.attr.ino };
         let (stat, trust) = (entry.attr.stat, entry.attr.trust);
         let number = self.number_below(below);
         let several = !stat.is_dir() && stat.nlink > 1;
         let raised = || self.nodes.get(number).is_some_and(|node| node.upper().is_some());
         if several || !item.known || raised() {
             // What it is depends on more than its name here.
-            let full = self.emit(node, (item.name, item.kind, Ino(0), next), true, add);
-            if !full {
+            let step = self.emit(node, (item, next), true, add);
+            if step == Step::Given {
                 self.let_go_below(below);
             }
-            return full;
+            return step;
         }
         let attr = Attr { ino: number, stat, trust };
         let entry = Entry { attr, generation: 0, trust: Trust::UntilTold };
@@ -224,129 +221,23 @@ impl Overlay {
             known: true,
         };
         if add(&shown) {
-            return true;
+            return Step::Full;
         }
         let parts = Parts { lowers: vec![below], ..Parts::default() };
         self.adopt(Sought { ino: number, parts, stat, trust }, node, item.name);
-        false
+        Step::Given
     }
 
-    /// Takes the upper directory in.
-    fn begin(&self, node: &Arc<Node>, listing: &mut Listing) -> Result<(), Errno> {
-        self.close_streams(listing);
-        let change = node.last_change();
-        *listing = Listing { begun: true, change, ..Listing::default() };
-        listing.first.push((".".into(), libc::S_IFDIR));
-        listing.first.push(("..".into(), libc::S_IFDIR));
-        if !node.is_linked() {
-            return Ok(());
-        }
-        let parts = node.parts();
-        if let Some(upper) = parts.upper {
-            let merged = !parts.lowers.is_empty();
-            for (name, kind) in self.upper_entries(upper)? {
-                if kind != 0 && self.visible(node.ino, &name) {
-                    listing.first.push((name.clone(), kind));
-                }
-                if merged {
-                    listing.known.insert(name);
-                }
-            }
-        }
-        for at in &parts.lowers {
-            let id = self.layer(*at)?.open_dir(at.ino)?;
-            listing.streams.push(Stream { at: *at, id });
-        }
-        listing.places.push((BELOW, 0, 0));
-        Ok(())
-    }
-
-    /// The entries of an upper directory with their types, 0 for a whiteout.
-    pub(super) fn upper_entries(&self, upper: Ino) -> Result<Vec<(OsString, u32)>, Errno> {
-        let mut entries = Vec::new();
-        let id = self.upper.open_dir(upper)?;
-        let listed = self.upper.list((upper, id), 0, false, &mut |item| {
-            if item.name != "." && item.name != ".." {
-                entries.push((item.name.to_owned(), item.kind));
-            }
-            false
-        });
-        self.upper.release_dir(id)?;
-        listed?;
-        for (name, kind) in &mut entries {
-            if *kind == libc::S_IFCHR
-                && let Ok(entry) = self.upper.lookup(upper, name)
-            {
-                self.upper.forget(entry.attr.ino, 1);
-                if is_whiteout(&entry.attr.stat) {
-                    *kind = 0;
-                }
-            }
-        }
-        Ok(entries)
-    }
-
-    fn list_below(
-        &self,
-        listing: &mut Listing,
-        from: u64,
-        emit: &mut dyn FnMut(&OsStr, u32, Ino, u64) -> bool,
-    ) -> Result<bool, Errno> {
-        let Listing { known, streams, places, .. } = listing;
-        let place = places.iter().rposition(|(next, ..)| *next <= from).unwrap_or(0);
-        let Some((mut next, mut index, mut cookie)) = places.get(place).copied() else {
-            return Ok(true);
-        };
-        let (several, mixed) = (streams.len() > 1, self.is_mixed());
-        while let Some(stream) = streams.get(index) {
-            let volume = self.layer(stream.at)?;
-            let mut names = Vec::new();
-            let ended = volume.list((stream.at.ino, stream.id), cookie, false, &mut |item| {
-                let dots = item.name == "." || item.name == "..";
-                if !dots && known.contains(item.name) {
-                    next += 1;
-                } else if !dots {
-                    let ino = if several || mixed { Ino(0) } else { item.ino };
-                    if next >= from && emit(item.name, item.kind, ino, next + 1) {
-                        return true;
-                    }
-                    next += 1;
-                    if index + 1 < streams.len() {
-                        names.push(item.name.to_owned());
-                    }
-                }
-                cookie = item.next;
-                false
-            })?;
-            known.extend(names);
-            if !ended {
-                note_place(places, (next, index, cookie));
-                return Ok(false);
-            }
-            (index, cookie) = (index + 1, 0);
-        }
-        note_place(places, (next, index, 0));
-        Ok(true)
-    }
-
-    /// Hands an entry on. Returns whether there was no room for it.
+    /// Hands on what a name leads to, by its number there; a name that is there and cannot be looked
+    /// at as what its directory says of it.
     fn emit(
         &self,
         node: &Arc<Node>,
-        (name, kind, ino, next): (&OsStr, u32, Ino, u64),
+        (item, next): (&DirItem<'_>, u64),
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
-    ) -> bool {
-        let mut item = DirItem { name, ino, kind, next, entry: None, known: true };
-        let dots = name == "." || name == "..";
-        if dots {
-            let above = if name == ".." { node.parent() } else { None };
-            item.ino = above.as_ref().unwrap_or(node).ino;
-            return add(&item);
-        }
-        if !look_up && ino != Ino(0) {
-            return add(&item);
-        }
+    ) -> Step {
+        let name = item.name;
         // Whoever lists must be told the number that it is shown with.
         let known = if self.is_mixed() { None } else { self.known_child(node, name) };
         let found = match known {
@@ -355,41 +246,26 @@ impl Overlay {
             }
             None => self.lookup_locked(node, name),
         };
-        let Ok(entry) = found else { return false };
-        item.ino = entry.attr.ino;
-        item.kind = entry.attr.stat.kind();
-        if look_up {
-            item.entry = Some(entry);
-        }
-        let full = add(&item);
+        let entry = match found {
+            Ok(entry) => entry,
+            Err(Errno::NOENT) => return Step::Passed,
+            Err(_) => {
+                let (ino, kind) = (item.ino, item.kind);
+                let full = add(&DirItem { name, ino, kind, next, entry: None, known: false });
+                return if full { Step::Full } else { Step::Given };
+            }
+        };
+        let (ino, kind) = (entry.attr.ino, entry.attr.stat.kind());
+        let shown = look_up.then_some(entry);
+        let full = add(&DirItem { name, ino, kind, next, entry: shown, known: true });
         if !look_up || full {
-            self.forget(entry.attr.ino, 1);
+            self.forget(ino, 1);
         }
-        full
+        if full { Step::Full } else { Step::Given }
     }
 
     /// Whether nothing is to be seen in a directory.
     pub(super) fn is_empty(&self, node: &Arc<Node>) -> Result<bool, Errno> {
-        let mut listing = Listing::default();
-        self.begin(node, &mut listing)?;
-        let mut empty = listing.first.len() == 2;
-        let listed = match empty {
-            true => self.list_below(&mut listing, BELOW, &mut |_, _, _, _| {
-                empty = false;
-                true
-            }),
-            false => Ok(false),
-        };
-        self.close_streams(&mut listing);
-        listed.map(|_| empty)
-    }
-}
-
-/// Remembers where a request has ended.
-fn note_place(places: &mut Vec<(u64, usize, u64)>, place: (u64, usize, u64)) {
-    match places.last_mut() {
-        Some(last) if last.0 == place.0 => *last = place,
-        Some(last) if last.0 > place.0 => {}
-        _ => places.push(place),
+        self.each_entry(node, &mut Reading::default(), AFTER_DOTS, false, &mut |_, _, _| Step::Full)
     }
 }

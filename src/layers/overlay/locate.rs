@@ -295,7 +295,7 @@ impl Overlay {
     }
 
     /// Whether it says that there is nothing: the base, which is no overlay, has no whiteouts.
-    fn hides(&self, at: At, stat: &Stat) -> bool {
+    pub(super) fn hides(&self, at: At, stat: &Stat) -> bool {
         at.layer + 1 < self.lowers.len() && is_whiteout(stat)
     }
 

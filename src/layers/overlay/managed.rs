@@ -282,13 +282,16 @@ impl Managed for Overlay {
     }
 
     fn directories_open_silently(&self) -> bool {
-        false
+        let all = || self.lowers.iter().chain([&self.upper]);
+        !self.is_mixed() && all().all(|volume| volume.cookies_outlive_opens())
     }
 
     fn set_rules(&self, rules: RuleSet) {
         let below = rules.clone().with_modes(|mode| mode.in_base());
         self.lowers.iter().for_each(|volume| volume.set_rules(below.clone()));
         self.policy.write().rules = rules;
+        // Other names may be those of the base itself now.
+        self.nodes.directories().into_iter().for_each(|dir| self.drop_listing(dir));
     }
 
     fn drop_unreadable(&self) {
@@ -321,6 +324,7 @@ impl Managed for Overlay {
             for volume in &self.lowers {
                 scope.spawn(|| volume.expire());
             }
+            scope.spawn(|| self.expire_listings());
             self.upper.expire();
         });
     }
@@ -328,6 +332,7 @@ impl Managed for Overlay {
     fn end(&self) {
         self.lowers.iter().for_each(|volume| volume.end());
         self.upper.end();
+        self.sweeper.end();
         drop(self.scratch.lock().take());
     }
 }

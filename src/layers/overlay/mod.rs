@@ -22,8 +22,10 @@ mod list;
 mod locate;
 mod managed;
 mod marks;
+mod merge;
 mod names;
 mod node;
+mod places;
 mod raise;
 mod rename;
 mod space;
@@ -42,6 +44,7 @@ use rustix::io::Errno;
 use crate::layers::pages::MapId;
 use crate::layers::scratch::Scratch;
 use crate::sys::cred::Caller;
+use crate::volume::recent::{Recent, Sweeper};
 use crate::volume::{Ino, Invalidate, Lent, NewNode, Policy, Volume};
 use counts::Counts;
 use marks::Marks;
@@ -81,6 +84,9 @@ pub struct Overlay {
     nodes: NodeTable,
     names: RwLock<()>,
     handles: handles::HandleTable,
+    /// Listings under way of directories that the kernel has opened without asking.
+    listings: Recent<list::OpenDir>,
+    sweeper: Sweeper,
     marks: Marks,
     policy: RwLock<Policy>,
     share: bool,
@@ -106,9 +112,12 @@ impl Overlay {
     /// Puts the layers on each other.
     ///
     /// # Errors
-    /// Those of looking up the directories of the scratch.
+    /// Those of looking up the directories of the scratch; E2BIG with too many layers.
     pub fn new(options: OverlayOptions) -> Result<Overlay, Errno> {
         let OverlayOptions { scratch, upper, lowers, reserved, policy, share } = options;
+        if lowers.len() > places::MOST_LOWERS {
+            return Err(Errno::TOOBIG);
+        }
         let find =
             |name: &str| upper.lookup(Ino::ROOT, OsStr::new(name)).map(|entry| entry.attr.ino);
         let (top, work, index) = (find("upper")?, find("work")?, find("index")?);
@@ -122,6 +131,8 @@ impl Overlay {
             nodes: NodeTable::new(root),
             names: RwLock::new(()),
             handles: handles::HandleTable::default(),
+            listings: Recent::new(64),
+            sweeper: Sweeper::default(),
             marks: Marks { space: scratch.marks() },
             policy: RwLock::new(policy),
             share,

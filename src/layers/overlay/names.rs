@@ -82,7 +82,6 @@ impl Overlay {
         }
         self.check_room()?;
         let above = self.raise(parent)?;
-        parent.names_change();
         if parent.parts().lowers.is_empty() {
             return Ok((above, false));
         }
@@ -284,9 +283,10 @@ impl Overlay {
             (false, true) => Err(Errno::ISDIR),
             _ => self.remove_node(&parent, name, &node, stat),
         };
-        let ino = node.ino;
-        drop(node);
-        self.forget(ino, 1);
+        if removed.is_err_and(|err| err != Errno::NOTEMPTY) {
+            self.drop_listing(parent.ino); // It may have failed when the name was gone.
+        }
+        self.forget_node(node);
         self.count_names(&[&parent]);
         removed
     }
@@ -308,7 +308,6 @@ impl Overlay {
             self.raise(node)?; // The other names are to know that there is one less.
         }
         let above = self.raise(parent)?;
-        parent.names_change();
         let below = self.is_below(parent, name)?;
         self.give_link(node, above, name)?;
         let at = match born {

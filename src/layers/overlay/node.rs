@@ -69,12 +69,7 @@ pub(super) struct Node {
     pub(super) loan: Loan,
     /// How often it is open as a whole file.
     pub(super) whole_opens: AtomicU64,
-    /// Of a directory: a number that it gets with each change of its names, and never had before.
-    changed: AtomicU64,
 }
-
-/// What the next change of a directory is numbered.
-static CHANGES: AtomicU64 = AtomicU64::new(0);
 
 impl Node {
     pub(super) fn parts(&self) -> Parts {
@@ -134,17 +129,6 @@ impl Node {
             place.name = name.to_owned();
         }
         place.linked = true;
-    }
-
-    /// Which was the last change of the names in it.
-    pub(super) fn last_change(&self) -> u64 {
-        self.changed.load(Ordering::Relaxed)
-    }
-
-    /// Notes that the names in it are about to change. Whoever calls has locked the names for
-    /// writing.
-    pub(super) fn names_change(&self) {
-        self.changed.store(CHANGES.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Notes that its last name is gone.
@@ -307,6 +291,12 @@ impl NodeTable {
         gone
     }
 
+    /// The numbers of all directories.
+    pub(super) fn directories(&self) -> Vec<Ino> {
+        let nodes = self.nodes.lock();
+        nodes.values().filter(|node| node.is_dir()).map(|node| node.ino).collect()
+    }
+
     /// How many nodes there are, and the sum of their lookups.
     pub(super) fn counts(&self) -> (u64, u64) {
         let nodes = self.nodes.lock();
@@ -332,7 +322,6 @@ fn insert(
         stored: Mutex::new(stored),
         loan: Loan::new(ino),
         whole_opens: AtomicU64::new(0),
-        changed: AtomicU64::new(CHANGES.fetch_add(1, Ordering::Relaxed)),
     });
     nodes.insert(ino.0, Arc::clone(&node));
     node

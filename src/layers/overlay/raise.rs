@@ -256,7 +256,6 @@ impl Overlay {
             return self.upper.remove(self.dirs.work, temporary, node.is_dir());
         };
         let above = self.raise(&parent)?;
-        parent.names_change();
         let times = self.upper.attr(above, None)?.stat;
         let none = RenameFlags::empty();
         self.upper.rename((self.dirs.work, temporary), (above, &name), none, &self.me)?;

@@ -53,6 +53,10 @@ impl Overlay {
             }
         };
         let renamed = self.rename_nodes((&old, from.1), (&new, to.1), &moved, &there, flags);
+        if renamed.is_err() {
+            // It may have failed when the names had changed.
+            [&old, &new].iter().for_each(|dir| self.drop_listing(dir.ino));
+        }
         self.count_stored(&moved); // It may have got marks.
         self.forget_node(moved);
         there.into_iter().for_each(|node| self.forget_node(node));
@@ -88,8 +92,6 @@ impl Overlay {
             return Err(Errno::INVAL);
         }
         let (old, new) = (self.raise(from.0)?, self.raise(to.0)?);
-        from.0.names_change();
-        to.0.names_change();
         self.raise_to_move(moved, from)?;
         if exchange {
             let there = there.as_ref().ok_or(Errno::NOENT)?;

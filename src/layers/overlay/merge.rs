@@ -1,0 +1,265 @@
+//! The entries of a merged directory, layer by layer.
+//!
+//! A name is listed where it is in the lower layers, when it is there, also while the upper
+//! directory has something in its place: so it stays where it is in a listing when it is copied
+//! up. The upper directory adds the names that are nowhere below. Nothing is remembered between
+//! two requests but the open directories, and what a request costs goes with what it lists.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::names::Upper;
+use super::node::{At, Node, Parts};
+use super::places::{self, Cookies};
+use crate::volume::{DirItem, HandleId, Ino, Volume};
+
+/// Upper directories of at most so many entries are read in whole by a request, which takes no
+/// longer than to look for some hundred names there; in larger ones every name is looked for.
+const FEW: usize = 1024;
+
+/// An open directory of a layer.
+struct Stream {
+    volume: Arc<Volume>,
+    ino: Ino,
+    id: HandleId,
+    cookies: Cookies,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let _ = self.volume.release_dir(self.id);
+    }
+}
+
+/// How far a directory has been listed, and what is open for it.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// By the numbers of their parts.
+    streams: Vec<(u64, Stream)>,
+    /// Where it goes on.
+    pub(super) at: u64,
+}
+
+/// What became of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It was listed.
+    Given,
+    /// It is not to be seen.
+    Passed,
+    /// There was no room for it.
+    Full,
+}
+
+/// Where an entry was found.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Found {
+    /// In a directory of this lower layer, and nothing of it is elsewhere.
+    Below(usize),
+    /// What it is depends on more than one layer, or on rules.
+    ByName,
+}
+
+/// Gets an entry, where it was found and the place after it. A lookup of it that is held is handed
+/// over with an entry that is [`Found::Below`] and given.
+pub(super) type Visit<'a> = dyn FnMut(&DirItem<'_>, Found, u64) -> Step + 'a;
+
+impl Reading {
+    fn stream(&mut self, part: u64, volume: &Arc<Volume>, ino: Ino) -> Result<&mut Stream, Errno> {
+        let known = |(of, stream): &(u64, Stream)| *of == part && stream.ino == ino;
+        let index = match self.streams.iter().position(known) {
+            Some(index) => index,
+            None => {
+                let id = volume.open_dir(ino)?;
+                let cookies = Cookies::new(volume.keeps_places(ino));
+                let stream = Stream { volume: Arc::clone(volume), ino, id, cookies };
+                self.streams.retain(|(of, _)| *of != part);
+                self.streams.push((part, stream));
+                self.streams.len() - 1
+            }
+        };
+        self.streams.get_mut(index).map(|(_, stream)| stream).ok_or(Errno::IO)
+    }
+}
+
+impl Stream {
+    /// Lists from a place of the part on. Returns whether the end was reached.
+    fn each(
+        &mut self,
+        (part, short): (u64, u64),
+        look_up: bool,
+        visit: &mut dyn FnMut(&DirItem<'_>, u64) -> Step,
+    ) -> Result<bool, Errno> {
+        let Stream { volume, ino, id, cookies } = self;
+        let cookie = cookies.lengthen(short).ok_or(Errno::INVAL)?;
+        cookies.begin(short, cookie);
+        volume.list((*ino, *id), cookie, look_up, &mut |item| {
+            let dots = item.name == "." || item.name == "..";
+            let next = cookies.shorten(item.next);
+            match if dots { Step::Passed } else { visit(item, places::place(part, next)) } {
+                Step::Full => return true,
+                Step::Given => cookies.begin(next, item.next),
+                Step::Passed => cookies.pass(item.next),
+            }
+            false
+        })
+    }
+}
+
+/// What an upper directory has at the names of those below.
+struct Above<'a> {
+    overlay: &'a Overlay,
+    upper: Option<Ino>,
+    /// All its names with their types, where there are few; read when the first is asked for.
+    names: Option<Option<HashMap<OsString, u32>>>,
+}
+
+impl Above<'_> {
+    fn at(&mut self, name: &OsStr) -> Upper {
+        let Some(upper) = self.upper else { return Upper::Nothing };
+        let names = self.names.get_or_insert_with(|| self.overlay.few_names(upper));
+        match names.as_ref().map(|names| names.get(name).copied()) {
+            Some(None) => Upper::Nothing,
+            Some(Some(kind)) if kind != libc::S_IFCHR && kind != 0 => Upper::Other,
+            // Of an entry that cannot be read its lookup says what it is.
+            _ => self.overlay.upper_at(upper, name).unwrap_or(Upper::Other),
+        }
+    }
+}
+
+impl Overlay {
+    /// Visits the entries of a directory from a place on, without `.` and `..`. With `look_up` a
+    /// lookup may be held of those that are only below. Whoever calls has locked the names.
+    /// Returns whether the end was reached.
+    pub(super) fn each_entry(
+        &self,
+        node: &Node,
+        reading: &mut Reading,
+        from: u64,
+        look_up: bool,
+        visit: &mut Visit<'_>,
+    ) -> Result<bool, Errno> {
+        if !node.is_linked() {
+            return Ok(true);
+        }
+        let (parts, mixed) = (node.parts(), self.is_mixed());
+        let (start, short) = places::split(from);
+        let begin = |part: u64| (part, if part == start { short } else { 0 });
+        if let Some(upper) = parts.upper.filter(|_| start <= places::UPPER) {
+            let stream = reading.stream(places::UPPER, &self.upper, upper)?;
+            let merged = !parts.lowers.is_empty();
+            let ended = stream.each(begin(places::UPPER), false, &mut |item, next| match self
+                .is_only_above(node, upper, item, (merged, mixed))
+            {
+                true => visit(item, Found::ByName, next),
+                false => Step::Passed,
+            })?;
+            if !ended {
+                return Ok(false);
+            }
+        }
+        let mut above = Above { overlay: self, upper: parts.upper, names: None };
+        for index in 0..parts.lowers.len() {
+            let Some(at) = parts.lowers.get(index) else { break };
+            let part = places::lower(at.layer);
+            if part < start {
+                continue;
+            }
+            let whole = look_up && !mixed && parts.lowers.len() == 1 && self.is_base(*at);
+            let volume = self.lowers.get(at.layer).ok_or(Errno::IO)?;
+            let stream = reading.stream(part, volume, at.ino)?;
+            let ended = stream.each(begin(part), whole, &mut |item, next| {
+                let found = self.found_below(node, &parts, index, item, &mut above, mixed);
+                let step = found.map_or(Step::Passed, |found| visit(item, found, next));
+                let handed_over = matches!(found, Some(Found::Below(_))) && step == Step::Given;
+                if let Some(entry) = &item.entry
+                    && !handed_over
+                    && step != Step::Full
+                {
+                    volume.forget(entry.attr.ino, 1);
+                }
+                step
+            })?;
+            if !ended {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_base(&self, at: At) -> bool {
+        at.layer + 1 == self.lowers.len()
+    }
+
+    /// Whether an entry of an upper directory is listed as such: it is to be seen, and nowhere
+    /// below.
+    fn is_only_above(
+        &self,
+        node: &Node,
+        upper: Ino,
+        item: &DirItem<'_>,
+        (merged, mixed): (bool, bool),
+    ) -> bool {
+        if !self.visible(node.ino, item.name) {
+            return false;
+        }
+        let may_be_whiteout = item.kind == libc::S_IFCHR || item.kind == 0;
+        if may_be_whiteout && self.upper_at(upper, item.name) == Ok(Upper::Whiteout) {
+            return false;
+        }
+        if mixed && self.is_direct(node, item.name) {
+            return false;
+        }
+        !merged || !self.is_below(node, item.name).unwrap_or(false)
+    }
+
+    /// Where the entry of a lower directory is to be found that is listed there; `None` where it is
+    /// not to be seen, or listed elsewhere.
+    fn found_below(
+        &self,
+        node: &Node,
+        parts: &Parts,
+        index: usize,
+        item: &DirItem<'_>,
+        above: &mut Above<'_>,
+        mixed: bool,
+    ) -> Option<Found> {
+        let (layers, at) = (parts.lowers.get(..index)?, parts.lowers.get(index)?);
+        let name = item.name;
+        if mixed && self.is_direct(node, name) {
+            return self.is_base(*at).then_some(Found::ByName);
+        }
+        let shadows = |at: &At| {
+            let found = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
+            !matches!(found, Err(Errno::NOENT))
+        };
+        let hidden = |at: &At| {
+            let stat = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
+            stat.is_ok_and(|(stat, _)| self.hides(*at, &stat))
+        };
+        if layers.iter().any(shadows) || !self.is_base(*at) && hidden(at) {
+            return None;
+        }
+        match above.at(name) {
+            Upper::Whiteout => None,
+            Upper::Nothing if parts.lowers.len() == 1 && !mixed => Some(Found::Below(at.layer)),
+            _ => Some(Found::ByName),
+        }
+    }
+
+    /// All entries of an upper directory with their types, unless there are many.
+    fn few_names(&self, upper: Ino) -> Option<HashMap<OsString, u32>> {
+        let mut names = HashMap::new();
+        let id = self.upper.open_dir(upper).ok()?;
+        let listed = self.upper.list((upper, id), 0, false, &mut |item| {
+            names.insert(item.name.to_owned(), item.kind);
+            names.len() > FEW
+        });
+        let _ = self.upper.release_dir(id);
+        (listed == Ok(true)).then_some(names)
+    }
+}
