@@ -229,7 +229,7 @@ fn go_on_at_places(dir: &Path, count: usize) {
         }
     }
     let untouched = |name: &&String| !changed.contains(*name) && !is_dotted(name);
-    for from in (0..places.len()).step_by(places.len() / 23).chain([1, 2, 3, places.len() - 1]) {
+    for from in (0..places.len()).step_by(places.len() / 9).chain([1, 2, 3, places.len() - 1]) {
         for warm in [false, true] {
             let mut again = Dir::new(open_directory(dir)).unwrap();
             if warm {
@@ -296,7 +296,7 @@ fn readers_meet_what_stays_once_while_others_change_the_directory() {
     if !require_fuse() {
         return;
     }
-    let count = if long() { 10_000 } else { 1_000 };
+    let count = if long() { 10_000 } else { 500 };
     let mut random = Random::from_environment();
     for kept in both(|base| files(&base.join("dir"), numbered("base", count))) {
         let dir = kept.at("dir");
@@ -356,12 +356,11 @@ fn each_of_many_listings_of_one_directory_may_remove_what_it_meets() {
     if !require_fuse() {
         return;
     }
-    for kept in both(|base| files(&base.join("dir"), numbered("base", 1000))) {
+    for kept in both(|base| files(&base.join("dir"), numbered("base", 300))) {
         let dir = kept.at("dir");
-        files(&dir, numbered("own", 1000));
+        files(&dir, numbered("own", 300));
         // More than are kept open of listings under way, each at a place of its own.
-        let mut open: Vec<Dir> =
-            (0..100).map(|_| Dir::new(open_directory(&dir)).unwrap()).collect();
+        let mut open: Vec<Dir> = (0..80).map(|_| Dir::new(open_directory(&dir)).unwrap()).collect();
         while !open.is_empty() {
             open.retain_mut(|listing| {
                 let name = loop {
