@@ -379,3 +379,31 @@ fn each_of_many_listings_of_one_directory_may_remove_what_it_meets() {
         fs::remove_dir(&dir).unwrap();
     }
 }
+
+#[test]
+fn the_next_listing_follows_new_rules() {
+    if !require_fuse() {
+        return;
+    }
+    let dir = TestDir::new();
+    let rules = dir.path().join("rules.toml");
+    fs::write(&rules, "").unwrap();
+    let options = format!("rules={}", rules.display());
+    let kept = Kept::new(&options, |base| files(&base.join("direct"), numbered("file", 3)));
+    let at = kept.at("direct");
+    fs::remove_file(at.join("file-00000")).unwrap();
+    fs::write(at.join("own"), b"").unwrap();
+    let copied = ["file-00001", "file-00002", "own"];
+    assert_eq!(names(&at), copied);
+    assert_eq!(names(&at), copied);
+    fs::write(&rules, "[[rule]]\nmatch = \"direct/**\"\naccess = \"write\"\n").unwrap();
+    ask(kept.root(), "reload").text();
+    assert_eq!(names(&at), ["file-00000", "file-00001", "file-00002"]);
+    let base = kept.base.join("direct");
+    fs::remove_file(base.join("file-00001")).unwrap();
+    fs::write(base.join("more"), b"").unwrap();
+    wait_for("what is changed directly", || names(&at) == ["file-00000", "file-00002", "more"]);
+    fs::write(&rules, "").unwrap();
+    ask(kept.root(), "reload").text();
+    wait_for("what is copied", || names(&at) == ["file-00002", "more", "own"]);
+}
