@@ -62,7 +62,7 @@ impl Merged {
     /// # Errors
     /// Those of fstat(2), and of pwrite(2) to the map.
     pub fn new(base: Base, upper: Arc<OwnedFd>, mut map: PageMap) -> Result<Merged, Errno> {
-        map.set_base_limit(size_of(&upper)?)?;
+        map.set_base_limit(size_of(&upper)?, changed(&upper)?)?;
         Ok(Merged { base, upper, map: RwLock::new(map) })
     }
 
@@ -253,7 +253,16 @@ impl Merged {
             map.save_limit()?;
         }
         rustix::fs::ftruncate(&self.upper, size)?;
-        map.set_base_limit(size)
+        map.set_base_limit(size, changed(&self.upper)?)
+    }
+
+    /// Makes the map durable as it is, with the bits that it has on disk so far. Before a file is
+    /// synchronised for the first time that is due, so that no file is without its map.
+    ///
+    /// # Errors
+    /// Those of pwrite(2) and fsync(2).
+    pub fn sync_map(&self) -> Result<(), Errno> {
+        self.map.read().sync(false)
     }
 
     /// Makes data and map durable, in this order.
@@ -262,7 +271,11 @@ impl Merged {
     /// Those of fsync(2).
     pub fn sync(&self, data_only: bool) -> Result<(), Errno> {
         // Nothing is held meanwhile: others read and write.
+        let seen = self.map.read().unsynced();
         sync_file(&self.upper, data_only)?;
+        if let Some(seen) = seen {
+            self.map.write().make_firm(&seen)?;
+        }
         let Some(file) = self.map.read().take_unsynced()? else { return Ok(()) };
         let synced = sync_file(&file, data_only);
         if synced.is_err() {
@@ -276,6 +289,12 @@ impl Merged {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&self.upper, mode, start, end - start)
     }
+}
+
+/// The ctime of a file, in seconds and nanoseconds.
+fn changed(file: &OwnedFd) -> Result<(i64, u32), Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_ctime as i64, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)))
 }
 
 /// Whether the byte at `at` lies in a page of the upper file's own, and up to which byte, `end` at

@@ -6,7 +6,7 @@
 //! | offset | bytes | what                                                              |
 //! |-------:|------:|-------------------------------------------------------------------|
 //! |      0 |     8 | magic: `mmapfspm`                                                 |
-//! |      8 |     4 | version: 1; a higher one is refused                               |
+//! |      8 |     4 | version: 2; a higher one is refused                               |
 //! |     12 |     4 | page size in bytes: 4096                                          |
 //! |     16 |     8 | `base_limit` in bytes, at most the base's size; it only shrinks   |
 //! |     24 |     8 | base at first touch: size in bytes                                |
@@ -15,10 +15,16 @@
 //! |     48 |     4 | base at first touch: mtime, nanoseconds                           |
 //! |     52 |     4 | base at first touch: ctime, nanoseconds                           |
 //! |     56 |     8 | base at first touch: inode number                                 |
-//! |     64 |   448 | zeros                                                             |
-//! |    512 |     n | bitmap: page `p` is bit `p % 8` (1 << it) of byte `512 + p / 8`   |
+//! |     64 |     8 | `base_limit` at the last synchronisation                          |
+//! |     72 |     8 | ctime of the upper file when `base_limit` was lowered: seconds    |
+//! |     80 |     4 | the same: nanoseconds                                             |
+//! |     84 |   428 | zeros                                                             |
+//! |    512 |     n | the bitmaps                                                       |
 //!
-//! The bitmap has `n = 512 * ceil(ceil(base_limit / 4096) / 4096)` bytes at least, mostly holes: a
+//! There are two bitmaps, in turns of 512 bytes for 4096 pages each: the bits themselves, and those
+//! that are firm. Page `p` is bit `p % 8` (1 << it) of byte `q = p / 8`, which is at
+//! `512 + q / 512 * 1024 + q % 512`, and 512 further on in the other. They have
+//! `n = 1024 * ceil(ceil(base_limit / 4096) / 4096)` bytes at least, mostly holes: a
 //! map that is shorter is an error, since pages would be missing from it. The base may show itself
 //! below `base_limit` only. A page that starts there or behind is the upper file's own without a
 //! bit, and bits of such pages mean nothing. In a page below whose bit is clear, the bytes before
@@ -27,14 +33,19 @@
 //!
 //! A set bit promises that the page's data is in the upper file: data is written first, the bit
 //! after it. Both are written by pwrite(2), so they are in the page cache when the call returns and
-//! outlive this process; [`PageMap::sync`] comes after the synchronisation of the data. A map that
-//! is killed at any moment is a good one. A `base_limit` behind the end of the upper file is that
-//! of a truncation which was not finished, and counts as the file's size.
+//! outlive this process. A map that is killed at any moment is a good one. A `base_limit` behind
+//! the end of the upper file is that of a truncation which was not finished, and counts as the
+//! file's size.
 //!
-//! In memory there are the parts of the bitmap that have a bit set: 512 bytes for 16 MiB of file.
+//! When the machine stops, a bit may have reached the disk before its data. A firm bit says that
+//! the data had been synchronised, or that the page is zeros, which a hole is as well. A page with
+//! a bit that is not firm, and a hole in the upper file, was never written for good: then
+//! [`PageMap::recover`] takes the bit away.
+//!
+//! In memory there are the parts of the bitmaps that have a bit set: 1 KiB for 16 MiB of file.
 //! Nothing is mapped, so nothing here raises SIGBUS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -44,12 +55,14 @@ use rustix::io::Errno;
 
 mod disk;
 mod format;
+mod recover;
 #[cfg(test)]
 mod tests;
 
 pub(super) use disk::{read_at, sync_file};
-use format::{CHUNK, CHUNK_PAGES, length_for};
+use format::{CHUNK, CHUNK_PAGES, Header};
 pub use format::{Fingerprint, MapError, MapId, PAGE};
+pub use recover::Recovered;
 
 const WORDS: usize = CHUNK as usize / 8;
 
@@ -63,6 +76,24 @@ pub enum MapAccess {
     Read,
     /// That of the top layer.
     Write,
+}
+
+/// What becomes of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Their data is in the upper file.
+    Own,
+    /// They are zeros, in the upper file or in no file.
+    Zeros,
+    /// They are the base's.
+    Base,
+}
+
+/// The bits and the limit at a moment, before the data is synchronised.
+#[derive(Debug)]
+pub struct Unsynced {
+    chunks: Vec<(u64, Box<Chunk>)>,
+    limit: u64,
 }
 
 /// Which pages of an upper file are its own.
@@ -79,6 +110,15 @@ pub struct PageMap {
     /// By their number: the parts of the bitmap that have a bit set. No bit at or behind
     /// `base_pages` is set.
     chunks: BTreeMap<u64, Box<Chunk>>,
+    /// The same of the bits that are firm. Those at and behind `base_pages` are as they are on
+    /// disk.
+    firm: BTreeMap<u64, Box<Chunk>>,
+    /// The parts of which bits were set since the last synchronisation that are not firm.
+    touched: BTreeSet<u64>,
+    /// The limit at the last synchronisation.
+    firm_limit: u64,
+    /// The ctime of the upper file when the limit was lowered.
+    lowered: (i64, u32),
     /// Bits that are set.
     own: u64,
     /// Where the bits of all maps are counted.
@@ -159,11 +199,23 @@ impl PageMap {
     /// # Errors
     /// Those of pwrite(2): a part of the pages, from the first on, may be set then.
     pub fn set(&mut self, pages: Range<u64>) -> Result<(), Errno> {
+        self.change(pages, Change::Own)
+    }
+
+    /// Makes pages the upper file's own that are zeros, whether it has a hole there or data.
+    ///
+    /// # Errors
+    /// As [`PageMap::set`].
+    pub fn set_zeros(&mut self, pages: Range<u64>) -> Result<(), Errno> {
+        self.change(pages, Change::Zeros)
+    }
+
+    fn change(&mut self, pages: Range<u64>, change: Change) -> Result<(), Errno> {
         let stop = pages.end.min(self.base_pages());
         let mut at = pages.start;
         while at < stop {
             let end = stop.min((at / CHUNK_PAGES + 1) * CHUNK_PAGES);
-            self.change_in_chunk(at, end, true)?;
+            self.change_in_chunk(at, end, change)?;
             at = end;
         }
         Ok(())
@@ -171,26 +223,33 @@ impl PageMap {
 
     /// Lowers the limit to so many bytes; a higher one than the present changes nothing. From this
     /// moment on it counts, also when it could not be saved. It is not saved in a map that is open
-    /// for reading.
+    /// for reading. `changed` is the ctime that the upper file has by the change that lowers it:
+    /// where that is not on the disk when the machine stops, the limit does not count.
     ///
     /// # Errors
     /// As [`PageMap::save_limit`].
-    pub fn set_base_limit(&mut self, limit: u64) -> Result<(), Errno> {
+    pub fn set_base_limit(&mut self, limit: u64, changed: (i64, u32)) -> Result<(), Errno> {
         if limit >= self.base_limit {
             return Ok(());
         }
         self.base_limit = limit;
+        self.lowered = changed;
         let behind = self.base_pages();
         self.forget_from(behind);
         if self.access == MapAccess::Read {
             return Ok(());
         }
         self.limit_saved.store(false, Ordering::Release);
-        self.save_limit()?;
-        if let Err(err) = rustix::fs::ftruncate(&self.file, length_for(behind)) {
-            log::debug!("shortening a page map: {err}"); // It is longer than it need be.
+        self.save_limit()
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            base_limit: self.base_limit,
+            base: self.base,
+            firm_limit: self.firm_limit,
+            lowered: self.lowered,
         }
-        Ok(())
     }
 
     /// Drops the bits from a page on, in memory.
@@ -228,14 +287,7 @@ impl PageMap {
     /// # Errors
     /// Those of pwrite(2): a part of the pages, from the first on, may be cleared then.
     pub fn clear(&mut self, pages: Range<u64>) -> Result<(), Errno> {
-        let stop = pages.end.min(self.base_pages());
-        let mut at = pages.start;
-        while at < stop {
-            let end = stop.min((at / CHUNK_PAGES + 1) * CHUNK_PAGES);
-            self.change_in_chunk(at, end, false)?;
-            at = end;
-        }
-        Ok(())
+        self.change(pages, Change::Base)
     }
 }
 

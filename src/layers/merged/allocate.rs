@@ -3,7 +3,7 @@
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::Merged;
+use super::{Merged, changed};
 use crate::layers::base::size_of;
 use crate::layers::pages::{PAGE, PageMap};
 use crate::sys::cred::{AsCaller, Caller};
@@ -85,7 +85,7 @@ impl Merged {
             let last = map.base_pages().saturating_sub(1);
             let stop = if map.own(last) { end } else { end.max((last + 1) * PAGE) };
             clear(self, start, stop - start)?;
-            return map.set_base_limit(start);
+            return map.set_base_limit(start, changed(&self.upper)?);
         }
         // The pages at the ends, of which something is left, become our own first.
         if start % PAGE != 0 {
@@ -95,6 +95,6 @@ impl Merged {
             self.complete(map, end / PAGE, size)?;
         }
         clear(self, start, end - start)?;
-        map.set(start.div_ceil(PAGE)..end / PAGE)
+        map.set_zeros(start.div_ceil(PAGE)..end / PAGE)
     }
 }

@@ -66,7 +66,7 @@ impl Merged {
                 if self.seek_own(at, data, SeekTo::Data)?.is_some() {
                     self.clear_unseen(at, data)?;
                 }
-                map.set(at / PAGE..data / PAGE)?;
+                map.set_zeros(at / PAGE..data / PAGE)?;
                 at = data;
                 continue;
             }

@@ -96,6 +96,7 @@ impl Merged {
         let reached = start + done as u64;
         let complete = if reached == stop { last + 1 } else { reached / PAGE };
         let promised = map.set(first..complete.max(first));
+        let promised = promised.and_then(|()| self.note_zeros(map, offset, data, complete));
         let broken = reached / PAGE;
         if reached < stop && !map.own(broken) && reached > broken * PAGE {
             // Half of a page, which does not show. The room that it takes is given back.
@@ -110,6 +111,25 @@ impl Merged {
             (0, Err(err), _) | (0, Ok(()), Some(err)) => Err(err),
             (count, _, _) => Ok(count as usize),
         }
+    }
+
+    /// Notes the whole pages before `stop` that were written with zeros: a hole is as good, which
+    /// archivers and filesystems may make of them.
+    fn note_zeros(
+        &self,
+        map: &mut PageMap,
+        offset: u64,
+        data: &[u8],
+        stop: u64,
+    ) -> Result<(), Errno> {
+        let first = offset.div_ceil(PAGE);
+        let aligned = data.get((first * PAGE - offset) as usize..).unwrap_or_default();
+        for (page, bytes) in (first..stop).zip(aligned.chunks_exact(PAGE as usize)) {
+            if bytes.iter().all(|byte| *byte == 0) {
+                map.set_zeros(page..page + 1)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a page of the base our own as it is.
@@ -129,7 +149,10 @@ impl Merged {
             }
             return Err(err);
         }
-        map.set(page..page + 1)
+        match part.iter().all(|byte| *byte == 0) {
+            true => map.set_zeros(page..page + 1),
+            false => map.set(page..page + 1),
+        }
     }
 
     /// Writes parts one behind the other. Returns how many bytes of them, and what stopped it.

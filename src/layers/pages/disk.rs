@@ -1,6 +1,6 @@
 //! Page maps and their files: making, opening, writing, synchronising.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::format::{CHUNK, HEADER, decode, encode, length_for};
-use super::{Fingerprint, MapAccess, MapError, MapId, PageMap, WORDS, ones, place};
+use super::format::{CHUNK, HEADER, Header, STRIDE, decode, encode, length_for};
+use super::{
+    Change, Chunk, Fingerprint, MapAccess, MapError, MapId, PageMap, Unsynced, WORDS, ones, place,
+};
 
 impl PageMap {
     /// Makes the map of a file that shows the first `base_limit` bytes of its base, and none of
@@ -30,17 +32,9 @@ impl PageMap {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&directory, id.to_string(), flags, mode)?;
-        let map = PageMap {
-            file: Arc::new(file),
-            access: MapAccess::Write,
-            base,
-            base_limit,
-            limit_saved: AtomicBool::new(false),
-            dirty: AtomicBool::new(true),
-            chunks: BTreeMap::new(),
-            own: 0,
-            tally: None,
-        };
+        let lowered = (i64::MIN, 0);
+        let header = Header { base_limit, base, firm_limit: base_limit, lowered };
+        let map = PageMap::empty(file, MapAccess::Write, &header);
         let made = rustix::fs::ftruncate(&map.file, length_for(map.base_pages()));
         if let Err(err) = made.and_then(|()| map.save_limit()) {
             PageMap::remove(directory, id)?;
@@ -66,24 +60,33 @@ impl PageMap {
         if read_at(&file, 0, &mut header)? < header.len() {
             return Err(MapError::Short { len, least: HEADER });
         }
-        let (base_limit, base) = decode(&header)?;
-        let mut map = PageMap {
-            file: Arc::new(file),
-            access,
-            base,
-            base_limit,
-            limit_saved: AtomicBool::new(true),
-            dirty: AtomicBool::new(true),
-            chunks: BTreeMap::new(),
-            own: 0,
-            tally: None,
-        };
+        let mut map = PageMap::empty(file, access, &decode(&header)?);
+        map.limit_saved = AtomicBool::new(true);
         let least = length_for(map.base_pages());
         if len < least {
             return Err(MapError::Short { len, least });
         }
         map.load(least)?;
         Ok(map)
+    }
+
+    /// A map without a bit.
+    pub(super) fn empty(file: OwnedFd, access: MapAccess, header: &Header) -> PageMap {
+        PageMap {
+            file: Arc::new(file),
+            access,
+            base: header.base,
+            base_limit: header.base_limit,
+            limit_saved: AtomicBool::new(false),
+            dirty: AtomicBool::new(true),
+            chunks: BTreeMap::new(),
+            firm: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            firm_limit: header.firm_limit,
+            lowered: header.lowered,
+            own: 0,
+            tally: None,
+        }
     }
 
     /// Removes a map from its directory.
@@ -94,21 +97,21 @@ impl PageMap {
         rustix::fs::unlinkat(directory, id.to_string(), AtFlags::empty())
     }
 
-    /// Reads the bitmap, data only, up to `end` bytes.
-    fn load(&mut self, end: u64) -> Result<(), MapError> {
+    /// Reads the bitmaps, data only, up to `end` bytes.
+    pub(super) fn load(&mut self, end: u64) -> Result<(), MapError> {
         let mut at = HEADER;
         while at < end {
             let data = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
-                Ok(data) => data - data % CHUNK,
+                Ok(data) => data.max(at),
                 Err(Errno::NXIO) => break,
                 Err(_) => at,
             };
-            let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(data.max(at))).unwrap_or(end);
+            let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(data)).unwrap_or(end);
             let stop = hole.next_multiple_of(CHUNK).min(end);
-            at = data.max(at);
+            at = data - (data - HEADER) % STRIDE;
             while at < stop {
                 self.load_chunk(at, end)?;
-                at += CHUNK;
+                at += STRIDE;
             }
         }
         let behind = self.base_pages();
@@ -117,47 +120,123 @@ impl PageMap {
     }
 
     fn load_chunk(&mut self, at: u64, least: u64) -> Result<(), MapError> {
-        let mut bytes = [0; CHUNK as usize];
+        let mut bytes = [0; STRIDE as usize];
         let count = read_at(&self.file, at, &mut bytes)?;
         if count < bytes.len() {
             return Err(MapError::Short { len: at + count as u64, least });
         }
-        let mut chunk = [0; WORDS];
-        for (word, bytes) in chunk.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_le_bytes(*bytes);
+        let (own, firm) = bytes.split_at(CHUNK as usize);
+        let (own, firm) = (words_of(own), words_of(firm));
+        let number = (at - HEADER) / STRIDE;
+        if own != [0; WORDS] {
+            self.own += ones(&own);
+            self.chunks.insert(number, Box::new(own));
         }
-        if chunk != [0; WORDS] {
-            self.own += ones(&chunk);
-            self.chunks.insert((at - HEADER) / CHUNK, Box::new(chunk));
+        if firm != [0; WORDS] {
+            self.firm.insert(number, Box::new(firm));
+        }
+        if own.iter().zip(&firm).any(|(own, firm)| own & !firm != 0) {
+            self.touched.insert(number);
         }
         Ok(())
     }
 
-    /// Sets or clears the pages `start..end`, which are not none and lie in one chunk.
-    pub(super) fn change_in_chunk(&mut self, start: u64, end: u64, own: bool) -> Result<(), Errno> {
+    /// Changes the pages `start..end`, which are not none and lie in one chunk.
+    pub(super) fn change_in_chunk(
+        &mut self,
+        start: u64,
+        end: u64,
+        change: Change,
+    ) -> Result<(), Errno> {
         let (number, first, start_bit) = place(start);
         let (_, last, end_bit) = place(end - 1);
-        let before = self.chunks.get(&number).map_or([0; WORDS], |words| **words);
-        let mut words = before;
-        for (index, word) in words.iter_mut().enumerate().take(last + 1).skip(first) {
-            let from = if index == first { start_bit } else { 0 };
-            let to = if index == last { end_bit } else { 63 };
-            let bits = u64::MAX << from & u64::MAX >> (63 - to);
-            *word = if own { *word | bits } else { *word & !bits };
+        let changed = |words: Option<&Box<Chunk>>, set: bool| {
+            let mut words = words.map_or([0; WORDS], |words| **words);
+            for (index, word) in words.iter_mut().enumerate().take(last + 1).skip(first) {
+                let from = if index == first { start_bit } else { 0 };
+                let to = if index == last { end_bit } else { 63 };
+                let bits = u64::MAX << from & u64::MAX >> (63 - to);
+                *word = if set { *word | bits } else { *word & !bits };
+            }
+            words
+        };
+        // Nothing is firm that is not set.
+        if change == Change::Base {
+            let words = changed(self.firm.get(&number), false);
+            self.write_firm(number, words)?;
         }
+        let before = self.chunks.get(&number).map_or([0; WORDS], |words| **words);
+        let words = changed(self.chunks.get(&number), change != Change::Base);
+        if words != before {
+            let bytes = words.map(u64::to_le_bytes);
+            let bytes = bytes.get(first..=last).unwrap_or_default().as_flattened();
+            self.dirty.store(true, Ordering::Release);
+            write_at(&self.file, HEADER + number * STRIDE + first as u64 * 8, bytes)?;
+            self.count_change(ones(&before), ones(&words));
+            put(&mut self.chunks, number, words);
+            if change == Change::Own {
+                self.touched.insert(number);
+            }
+        }
+        if change == Change::Zeros {
+            let words = changed(self.firm.get(&number), true);
+            self.write_firm(number, words)?;
+        }
+        Ok(())
+    }
+
+    fn write_firm(&mut self, number: u64, words: Chunk) -> Result<(), Errno> {
+        let before = self.firm.get(&number).map_or([0; WORDS], |words| **words);
         if words == before {
             return Ok(());
         }
-        let bytes = words.map(u64::to_le_bytes);
-        let changed = bytes.get(first..=last).unwrap_or_default().as_flattened();
-        let offset = HEADER + number * CHUNK + first as u64 * 8;
         self.dirty.store(true, Ordering::Release);
-        write_at(&self.file, offset, changed)?;
-        self.count_change(ones(&before), ones(&words));
-        match words == [0; WORDS] {
-            true => self.chunks.remove(&number),
-            false => self.chunks.insert(number, Box::new(words)),
-        };
+        let bytes = words.map(u64::to_le_bytes);
+        write_at(&self.file, HEADER + number * STRIDE + CHUNK, bytes.as_flattened())?;
+        put(&mut self.firm, number, words);
+        Ok(())
+    }
+
+    /// What is not firm at this moment; the data is to be synchronised after it, and then
+    /// [`PageMap::make_firm`] is due. `None` when there is nothing.
+    pub fn unsynced(&self) -> Option<Unsynced> {
+        let none = self.touched.is_empty() && self.firm_limit == self.base_limit;
+        if none || self.access == MapAccess::Read {
+            return None;
+        }
+        let chunk = |number: &u64| Some((*number, self.chunks.get(number)?.clone()));
+        let chunks = self.touched.iter().filter_map(chunk).collect();
+        Some(Unsynced { chunks, limit: self.base_limit })
+    }
+
+    /// Makes firm what was set when the synchronisation of the data began, and is still.
+    ///
+    /// # Errors
+    /// Those of pwrite(2).
+    pub fn make_firm(&mut self, seen: &Unsynced) -> Result<(), Errno> {
+        if self.firm_limit != seen.limit {
+            self.firm_limit = seen.limit;
+            self.limit_saved.store(false, Ordering::Release);
+            self.save_limit()?;
+            let behind = seen.limit.div_ceil(super::PAGE);
+            if let Err(err) = rustix::fs::ftruncate(&self.file, length_for(behind)) {
+                log::debug!("shortening a page map: {err}"); // It is longer than it need be.
+            }
+        }
+        for (number, then) in &seen.chunks {
+            let now = self.chunks.get(number).map_or([0; WORDS], |words| **words);
+            let mut words = self.firm.get(number).map_or([0; WORDS], |words| **words);
+            for (word, (then, now)) in words.iter_mut().zip(then.iter().zip(&now)) {
+                *word |= then & now;
+            }
+            self.write_firm(*number, words)?;
+        }
+        let (chunks, firm) = (&self.chunks, &self.firm);
+        self.touched.retain(|number| {
+            let Some(own) = chunks.get(number) else { return false };
+            let Some(firm) = firm.get(number) else { return true };
+            own.iter().zip(firm.iter()).any(|(own, firm)| own & !firm != 0)
+        });
         Ok(())
     }
 
@@ -171,7 +250,7 @@ impl PageMap {
             return Ok(());
         }
         self.dirty.store(true, Ordering::Release);
-        write_at(&self.file, 0, &encode(self.base_limit, &self.base))?;
+        write_at(&self.file, 0, &encode(&self.header()))?;
         self.limit_saved.store(true, Ordering::Release);
         Ok(())
     }
@@ -208,6 +287,21 @@ impl PageMap {
     pub fn stored(&self) -> Result<u64, Errno> {
         Ok(u64::try_from(rustix::fs::fstat(&self.file)?.st_blocks).unwrap_or(0) * 512)
     }
+}
+
+fn words_of(bytes: &[u8]) -> Chunk {
+    let mut chunk = [0; WORDS];
+    for (word, bytes) in chunk.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    chunk
+}
+
+fn put(chunks: &mut BTreeMap<u64, Box<Chunk>>, number: u64, words: Chunk) {
+    match words == [0; WORDS] {
+        true => chunks.remove(&number),
+        false => chunks.insert(number, Box::new(words)),
+    };
 }
 
 /// pread(2) until the buffer is full or the file ends.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 const MAGIC: [u8; 8] = *b"mmapfspm";
 
 /// The newest version that is understood.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of the header; the bitmap follows it.
 pub(super) const HEADER: u64 = 512;
@@ -19,9 +19,12 @@ pub(super) const HEADER: u64 = 512;
 /// Bytes of a page, on every machine.
 pub const PAGE: u64 = 4096;
 
-/// Bytes of the bitmap that are read, kept and written together. They never cross a block of the
+/// Bytes of a bitmap that are read, kept and written together. They never cross a block of the
 /// filesystem, so a write of them is done or not done.
 pub(super) const CHUNK: u64 = 512;
+
+/// Bytes from one chunk of a bitmap to the next: that of the firm bits lies between.
+pub(super) const STRIDE: u64 = 2 * CHUNK;
 
 /// Pages that a chunk speaks of.
 pub(super) const CHUNK_PAGES: u64 = CHUNK * 8;
@@ -156,11 +159,20 @@ impl std::error::Error for MapError {}
 
 /// Bytes of a whole page map whose base part has so many pages.
 pub(super) fn length_for(base_pages: u64) -> u64 {
-    HEADER + base_pages.div_ceil(CHUNK_PAGES) * CHUNK
+    HEADER + base_pages.div_ceil(CHUNK_PAGES) * STRIDE
 }
 
-/// The header of a map.
-pub(super) fn encode(base_limit: u64, base: &Fingerprint) -> [u8; HEADER as usize] {
+/// What the header of a map says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) base_limit: u64,
+    pub(super) base: Fingerprint,
+    pub(super) firm_limit: u64,
+    pub(super) lowered: (i64, u32),
+}
+
+/// The bytes of a header.
+pub(super) fn encode(said: &Header) -> [u8; HEADER as usize] {
     let mut header = [0; HEADER as usize];
     let mut at = 0;
     let mut put = |bytes: &[u8]| {
@@ -169,43 +181,55 @@ pub(super) fn encode(base_limit: u64, base: &Fingerprint) -> [u8; HEADER as usiz
         }
         at += bytes.len();
     };
+    let base = &said.base;
     put(&MAGIC);
     put(&VERSION.to_le_bytes());
     put(&(PAGE as u32).to_le_bytes());
-    put(&base_limit.to_le_bytes());
+    put(&said.base_limit.to_le_bytes());
     put(&base.size.to_le_bytes());
     put(&base.mtime.0.to_le_bytes());
     put(&base.ctime.0.to_le_bytes());
     put(&base.mtime.1.to_le_bytes());
     put(&base.ctime.1.to_le_bytes());
     put(&base.ino.to_le_bytes());
+    put(&said.firm_limit.to_le_bytes());
+    put(&said.lowered.0.to_le_bytes());
+    put(&said.lowered.1.to_le_bytes());
     header
 }
 
-/// The limit and the fingerprint in a header.
-pub(super) fn decode(header: &[u8; HEADER as usize]) -> Result<(u64, Fingerprint), MapError> {
+/// What a header says.
+pub(super) fn decode(header: &[u8; HEADER as usize]) -> Result<Header, MapError> {
     if header.first_chunk() != Some(&MAGIC) {
         return Err(MapError::Magic);
     }
     match word(header, 8) {
         VERSION => {}
         0 => return Err(MapError::Damaged { what: "its version is 0" }),
+        // No release has written it.
+        1 => return Err(MapError::Damaged { what: "its version is 1" }),
         version => return Err(MapError::Newer { version }),
     }
     if u64::from(word(header, 12)) != PAGE {
         return Err(MapError::Damaged { what: "its page size is not 4096" });
     }
-    let base_limit = long(header, 16);
     let base = Fingerprint {
         size: long(header, 24),
         mtime: (long(header, 32) as i64, word(header, 48)),
         ctime: (long(header, 40) as i64, word(header, 52)),
         ino: long(header, 56),
     };
-    if base_limit > base.size || i64::try_from(base.size).is_err() {
+    let said = Header {
+        base_limit: long(header, 16),
+        base,
+        firm_limit: long(header, 64),
+        lowered: (long(header, 72) as i64, word(header, 80)),
+    };
+    let largest = said.base_limit.max(said.firm_limit);
+    if largest > base.size || i64::try_from(base.size).is_err() {
         return Err(MapError::Damaged { what: "its base limit is behind the end of the base" });
     }
-    Ok((base_limit, base))
+    Ok(said)
 }
 
 fn word(header: &[u8], at: usize) -> u32 {

@@ -3,8 +3,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::*;
 
+mod after_a_cut;
+
 const ID: MapId = MapId(0xfeed);
 const GIB: u64 = 1 << 30;
+/// Before every change of a file.
+const NEVER: (i64, u32) = (i64::MIN, 0);
 
 fn base(size: u64) -> Fingerprint {
     Fingerprint { size, mtime: (-5, 999_999_999), ctime: (1 << 40, 7), ino: u64::MAX - 1 }
@@ -85,14 +89,15 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
     let place = Place::new();
     let mut map = place.create(20 * PAGE + 1);
     map.set(0..1).unwrap();
-    map.set(11..13).unwrap();
-    map.set_base_limit(19 * PAGE + 5).unwrap();
-    let mut bytes = vec![0; 1024];
+    map.set_zeros(11..12).unwrap();
+    map.set(12..13).unwrap();
+    map.set_base_limit(19 * PAGE + 5, (77, 8)).unwrap();
+    let mut bytes = vec![0; 1536];
     place.file().read_exact_at(&mut bytes, 0).unwrap();
-    assert_eq!(place.file().metadata().unwrap().len(), 1024);
+    assert_eq!(place.file().metadata().unwrap().len(), 1536);
     let mut expected = Vec::new();
     expected.extend_from_slice(b"mmapfspm");
-    expected.extend_from_slice(&[1, 0, 0, 0, 0, 16, 0, 0]);
+    expected.extend_from_slice(&[2, 0, 0, 0, 0, 16, 0, 0]);
     expected.extend_from_slice(&(19 * PAGE + 5).to_le_bytes());
     expected.extend_from_slice(&(20 * PAGE + 1).to_le_bytes());
     expected.extend_from_slice(&(-5_i64).to_le_bytes());
@@ -100,9 +105,23 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
     expected.extend_from_slice(&999_999_999_u32.to_le_bytes());
     expected.extend_from_slice(&7_u32.to_le_bytes());
     expected.extend_from_slice(&(u64::MAX - 1).to_le_bytes());
+    expected.extend_from_slice(&(20 * PAGE + 1).to_le_bytes());
+    expected.extend_from_slice(&77_i64.to_le_bytes());
+    expected.extend_from_slice(&8_u32.to_le_bytes());
     expected.resize(512, 0);
     expected.extend_from_slice(&[0b1, 0b1_1000]);
     expected.resize(1024, 0);
+    expected.extend_from_slice(&[0, 0b1000]);
+    expected.resize(1536, 0);
+    assert_eq!(bytes, expected);
+    let seen = map.unsynced().unwrap();
+    map.set(1..2).unwrap();
+    map.make_firm(&seen).unwrap();
+    assert!(map.unsynced().is_some(), "what came meanwhile is not firm");
+    (expected[512], expected[1024]) = (0b11, 0b1);
+    expected[1025] = 0b1_1000;
+    expected[64..72].copy_from_slice(&(19 * PAGE + 5).to_le_bytes());
+    place.file().read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, expected);
 }
 
@@ -111,16 +130,16 @@ fn the_limit_only_shrinks_and_takes_the_pages_behind_it_along() {
     let place = Place::new();
     let mut map = place.create(GIB);
     map.set(0..200_000).unwrap();
-    map.set_base_limit(2 * GIB).unwrap();
+    map.set_base_limit(2 * GIB, NEVER).unwrap();
     assert_eq!(map.base_limit(), GIB);
-    map.set_base_limit(5000 * PAGE + 17).unwrap();
+    map.set_base_limit(5000 * PAGE + 17, NEVER).unwrap();
     for map in [map, place.open().unwrap()] {
         assert_eq!((map.base_limit(), map.base_pages()), (5000 * PAGE + 17, 5001));
         assert_eq!((map.count(), map.chunks.len()), (5001, 2));
         assert!(map.is_whole() && map.own(1 << 60));
     }
     let mut map = place.open().unwrap();
-    map.set_base_limit(0).unwrap();
+    map.set_base_limit(0, NEVER).unwrap();
     assert!(map.is_whole() && map.count() == 0 && map.chunks.is_empty());
     map.set(0..10).unwrap();
     assert_eq!(place.open().unwrap().count(), 0, "no bits behind the limit");
@@ -139,7 +158,7 @@ fn bits_behind_the_limit_mean_nothing() {
 fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
     let damages: [(u64, &[u8], &str); 6] = [
         (0, b"M", "not a page map"),
-        (8, &[2], "page map of version 2; this program knows 1"),
+        (8, &[3], "page map of version 3; this program knows 2"),
         (8, &[0], "page map is damaged: its version is 0"),
         (13, &[32], "page map is damaged: its page size is not 4096"),
         (23, &[1], "page map is damaged: its base limit is behind the end of the base"),
@@ -152,7 +171,7 @@ fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
         let err = place.open().unwrap_err();
         assert_eq!((err.to_string().as_str(), err.errno()), (reason, Errno::IO));
     }
-    for len in [0, 511, 512, 513, 512 + 64 * 512 - 1] {
+    for len in [0, 511, 512, 513, 512 + 64 * 1024 - 1] {
         let place = Place::new();
         drop(place.create(GIB));
         place.file().set_len(len).unwrap();
@@ -179,7 +198,7 @@ fn the_map_of_a_frozen_layer_is_not_written() {
     let mut map = PageMap::open(place.dir(), ID, MapAccess::Read).unwrap();
     assert_eq!(map.set(0..1), Err(Errno::BADF));
     assert!(!map.own(0), "what could not be written is not told");
-    map.set_base_limit(PAGE).unwrap();
+    map.set_base_limit(PAGE, NEVER).unwrap();
     assert_eq!(map.base_limit(), PAGE);
     assert_eq!(place.open().unwrap().base_limit(), 10 * PAGE);
     map.sync(false).unwrap();
@@ -221,7 +240,7 @@ proptest::proptest! {
             match kind {
                 0 => {
                     limit = limit.min(start * PAGE + len % PAGE);
-                    map.set_base_limit(start * PAGE + len % PAGE).unwrap();
+                    map.set_base_limit(start * PAGE + len % PAGE, NEVER).unwrap();
                 }
                 1 => map = place.open().unwrap(),
                 _ => {

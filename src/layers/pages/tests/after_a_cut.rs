@@ -1,0 +1,131 @@
+//! The machine has stopped: bits are on the disk, and their data is not.
+
+use super::*;
+
+struct Cut {
+    place: Place,
+    upper: OwnedFd,
+}
+
+impl Cut {
+    /// An upper file that is all hole, as long as its base.
+    fn new(pages: u64) -> Cut {
+        let place = Place::new();
+        let path = place.0.path().join("upper");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
+        file.set_len(pages * PAGE).unwrap();
+        Cut { place, upper: file.into() }
+    }
+
+    fn write(&self, page: u64) {
+        rustix::io::pwrite(&self.upper, &[7; PAGE as usize], page * PAGE).unwrap();
+    }
+
+    fn recover(&self) -> Recovered {
+        let gone = || Err(Errno::NOENT);
+        PageMap::recover(self.place.dir(), ID, &self.upper, gone).unwrap()
+    }
+
+    fn own(&self) -> Vec<Range<u64>> {
+        let map = self.place.open().unwrap();
+        runs(&map, map.base_pages())
+    }
+
+    fn ctime(&self) -> (i64, u32) {
+        let stat = rustix::fs::fstat(&self.upper).unwrap();
+        (stat.st_ctime as i64, stat.st_ctime_nsec as u32)
+    }
+}
+
+#[test]
+fn a_page_whose_data_never_reached_the_disk_is_the_bases_again() {
+    let cut = Cut::new(20_000);
+    let mut map = cut.place.create(20_000 * PAGE);
+    cut.write(3);
+    cut.write(9000);
+    map.set(2..5).unwrap();
+    map.set(8999..9001).unwrap();
+    map.set(19_999..20_000).unwrap();
+    assert_eq!(cut.recover(), Recovered::Without(4));
+    assert_eq!(cut.own(), [3..4, 9000..9001]);
+    assert_eq!(cut.recover(), Recovered::Whole);
+}
+
+#[test]
+fn what_was_synchronised_and_what_is_zeros_stays_whatever_the_upper_file_has() {
+    let cut = Cut::new(100);
+    let mut map = cut.place.create(100 * PAGE);
+    map.set(10..12).unwrap();
+    map.make_firm(&map.unsynced().unwrap()).unwrap();
+    map.set_zeros(50..60).unwrap();
+    map.set(12..13).unwrap();
+    assert!(map.unsynced().is_some());
+    assert_eq!(cut.recover(), Recovered::Without(1));
+    assert_eq!(cut.own(), [10..12, 50..60]);
+
+    // A firm bit came to the disk before the bit itself.
+    cut.place.file().write_all_at(&[0; 8], 512).unwrap();
+    assert_ne!(cut.recover(), Recovered::Whole);
+    assert_eq!(cut.own(), [10..12, 50..60]);
+
+    // And pages that are given up are not firm.
+    let mut map = cut.place.open().unwrap();
+    map.clear(11..55).unwrap();
+    assert_eq!(cut.recover(), Recovered::Whole);
+    assert_eq!(cut.own(), [10..11, 55..60]);
+}
+
+#[test]
+fn a_truncation_that_is_not_on_the_disk_takes_nothing_away() {
+    let cut = Cut::new(10_000);
+    let mut map = cut.place.create(10_000 * PAGE);
+    cut.write(7000);
+    map.set(7000..7001).unwrap();
+    map.make_firm(&map.unsynced().unwrap()).unwrap();
+    let (seconds, nanoseconds) = cut.ctime();
+    map.set_base_limit(5, (seconds + 1, nanoseconds)).unwrap();
+    map.set(0..1).unwrap();
+    assert_eq!(cut.recover(), Recovered::Without(1));
+    let map = cut.place.open().unwrap();
+    assert_eq!(map.base_limit(), 10_000 * PAGE);
+    assert_eq!(cut.own(), [7000..7001]);
+}
+
+#[test]
+fn a_truncation_that_is_on_the_disk_counts() {
+    let cut = Cut::new(10_000);
+    let mut map = cut.place.create(10_000 * PAGE);
+    map.set_base_limit(5, cut.ctime()).unwrap();
+    assert_eq!(cut.recover(), Recovered::Whole);
+    assert_eq!(cut.place.open().unwrap().base_limit(), 5);
+    map.make_firm(&map.unsynced().unwrap()).unwrap();
+    assert!(map.unsynced().is_none());
+    assert_eq!(cut.place.file().metadata().unwrap().len(), 1536, "the rest is given back");
+}
+
+#[test]
+fn a_map_that_never_reached_the_disk_is_made_of_the_pages_of_the_upper_file() {
+    for len in [0, 100, 40_000] {
+        let cut = Cut::new(100);
+        drop(cut.place.create(100 * PAGE));
+        cut.write(7);
+        rustix::io::pwrite(&cut.upper, b"tail", 100 * PAGE).unwrap();
+        cut.place.file().set_len(0).unwrap();
+        cut.place.file().set_len(len).unwrap();
+        let base = || Ok(base(200 * PAGE));
+        let recovered = PageMap::recover(cut.place.dir(), ID, &cut.upper, base);
+        assert_eq!(recovered, Ok(Recovered::Anew));
+        assert_eq!(cut.place.open().unwrap().base_limit(), 100 * PAGE + 4);
+        assert_eq!(cut.own(), [7..8, 100..101]);
+    }
+}
+
+#[test]
+fn a_map_that_is_damaged_stays_as_it_is() {
+    let cut = Cut::new(10);
+    drop(cut.place.create(10 * PAGE));
+    cut.place.file().write_all_at(b"M", 0).unwrap();
+    let base = || Ok(base(10 * PAGE));
+    let recovered = PageMap::recover(cut.place.dir(), ID, &cut.upper, base);
+    assert_eq!(recovered, Err(MapError::Magic));
+}
