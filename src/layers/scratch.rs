@@ -31,6 +31,7 @@ mod marks;
 mod place;
 mod registry;
 mod state;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -42,6 +43,7 @@ pub use marks::Marks;
 pub use place::Places;
 pub use registry::{Listed, list, remove, unused};
 pub use state::{BaseId, Kind, State, VERSION};
+pub use sweep::TEMPORARY;
 pub use usage::{Usage, bytes_used};
 
 use layout::Content;
@@ -144,10 +146,11 @@ impl Scratch {
         Scratch::start(layout, state, lock, false)
     }
 
-    /// Counts what is there, and empties what a daemon that was killed left in work/.
+    /// Counts what is there, and puts in order what a daemon left that was killed, or a machine
+    /// that stopped.
     fn start(
         layout: Layout,
-        state: State,
+        mut state: State,
         lock: Lock,
         temporary: bool,
     ) -> Result<Scratch, Failure> {
@@ -155,8 +158,11 @@ impl Scratch {
         layout.empty_work()?;
         layout.drop_inherited();
         let root = open_directory(layout.dir())?;
-        let found = usage::usage(layout.dir(), state.marks)
+        let base = state.may_be_cut().then_some(state.base.path.as_path());
+        let found = sweep::Sweep::run(&layout, state.marks, base)
             .map_err(|error| told(layout.dir(), "counting what is in it", error))?;
+        // Before anything is written.
+        state.note_boot(&layout)?;
         let used = match state.kind {
             Kind::OwnTmpfs => 0,
             Kind::SharedMemory | Kind::Disk => found.bytes,

@@ -42,16 +42,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::layers::pages::MapId;
-use crate::layers::scratch::Scratch;
+use crate::layers::scratch::{Scratch, TEMPORARY};
 use crate::sys::cred::Caller;
 use crate::volume::recent::{Recent, Sweeper};
 use crate::volume::{Ino, Invalidate, Lent, NewNode, Policy, Volume};
 use counts::Counts;
 use marks::Marks;
 use node::{At, NodeTable, Parts};
-
-/// How names begin that are there only within one request.
-pub(super) const TEMPORARY: &str = ".mmapfs-tmp-";
 
 /// How to build an [`Overlay`].
 pub struct OverlayOptions {

@@ -93,6 +93,16 @@ pub struct State {
     pub max: Option<u64>,
     /// Files up to this size, in bytes, are copied whole.
     pub copy_up: u64,
+    /// `boot_id` of the machine when it was last in use, on disk. Where another is running by now,
+    /// some of what was written may not have come to the disk.
+    #[serde(default)]
+    pub boot: Option<String>,
+}
+
+/// The number of this run of the machine (random(4)); empty where it is not told.
+fn boot_id() -> String {
+    let read = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.map_or(String::new(), |text| text.trim().to_owned())
 }
 
 /// The one field that every version has.
@@ -116,7 +126,22 @@ impl State {
             kind,
             max: None,
             copy_up: COPY_UP,
+            boot: (kind == Kind::Disk).then(boot_id),
         }
+    }
+
+    /// Whether the machine has stopped since the scratch was in use, as far as is known.
+    pub(super) fn may_be_cut(&self) -> bool {
+        self.kind == Kind::Disk && self.boot.as_ref() != Some(&boot_id())
+    }
+
+    /// Notes that everything is in order up to here.
+    pub(super) fn note_boot(&mut self, layout: &Layout) -> Result<(), Failure> {
+        if !self.may_be_cut() {
+            return Ok(());
+        }
+        self.boot = Some(boot_id());
+        self.write(layout)
     }
 
     /// Reads the state of the scratch in a directory; `None` where there is none.

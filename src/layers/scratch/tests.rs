@@ -9,6 +9,7 @@ use super::*;
 
 mod adopting;
 mod listing;
+mod sweeping;
 
 /// A base, a mount point, a directory for scratches on disk, and places of its own.
 struct World {

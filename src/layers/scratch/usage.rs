@@ -8,8 +8,6 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::Marks;
-
 /// What is in a scratch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -19,31 +17,6 @@ pub struct Usage {
     pub whiteouts: u64,
     /// Files that were copied from the base, in part or whole.
     pub copied_files: u64,
-}
-
-/// Counts what is in the directory of a scratch.
-///
-/// # Errors
-/// As [`bytes_used`].
-pub(super) fn usage(dir: &Path, marks: Marks) -> io::Result<Usage> {
-    use std::os::fd::AsRawFd;
-    let mut usage = Usage::default();
-    let number = marks.name("mmapfs.ino");
-    visit(dir, |fd, name, stat| {
-        usage.bytes += (stat.st_blocks as u64).saturating_mul(512);
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::CharacterDevice if stat.st_rdev == 0 => usage.whiteouts += 1,
-            FileType::Directory => {}
-            _ => {
-                let mut path = format!("/proc/self/fd/{}/", fd.as_raw_fd()).into_bytes();
-                path.extend_from_slice(name.to_bytes());
-                let copied = rustix::fs::lgetxattr(path, number.as_str(), &mut [0; 32][..]);
-                usage.copied_files += u64::from(copied.is_ok());
-            }
-        }
-        Ok(())
-    })?;
-    Ok(usage)
 }
 
 /// The bytes of the blocks of everything below a directory, itself included; hard links count

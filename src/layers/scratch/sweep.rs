@@ -1,0 +1,172 @@
+//! What a daemon or a machine that stopped left behind, put in order when a scratch is opened; and
+//! what is in it, counted by the same walk.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::fs::{self, File};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::layout::{Layout, remove_tree};
+use super::marks::Marks;
+use super::usage::{Usage, visit};
+use crate::layers::pages::{Fingerprint, MapError, MapId, PageMap, Recovered};
+use crate::sys;
+
+/// How names begin that are there only within one request; hexadecimal digits follow.
+pub const TEMPORARY: &str = ".mmapfs-tmp-";
+
+/// The longest value of a mark, in bytes.
+const LONGEST: usize = 4096;
+
+/// One look at a whole scratch.
+pub(super) struct Sweep<'a> {
+    layout: &'a Layout,
+    marks: Marks,
+    /// The base, where the machine has stopped since the scratch was in use.
+    base: Option<&'a Path>,
+    usage: Usage,
+    /// The files in `pages/` that no file was seen to name, with their bytes.
+    unnamed: HashMap<MapId, u64>,
+}
+
+impl<'a> Sweep<'a> {
+    /// Takes away names that were there within one request, page maps that no file names, and
+    /// entries of the index whose names are all gone; nothing else. With `base`, the page maps are
+    /// put in order as after a power cut. Returns what is left.
+    ///
+    /// # Errors
+    /// Those of reading the directories. What cannot be removed is told in the log.
+    pub(super) fn run(
+        layout: &'a Layout,
+        marks: Marks,
+        base: Option<&'a Path>,
+    ) -> std::io::Result<Usage> {
+        let mut unnamed = HashMap::new();
+        for entry in fs::read_dir(layout.pages())? {
+            let entry = entry?;
+            if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                unnamed.insert(id, entry.metadata()?.blocks().saturating_mul(512));
+            }
+        }
+        let mut sweep = Sweep { layout, marks, base, usage: Usage::default(), unnamed };
+        visit(layout.dir(), |dir, name, stat| {
+            sweep.see(dir, name, stat);
+            Ok(())
+        })?;
+        for (id, bytes) in std::mem::take(&mut sweep.unnamed) {
+            let path = layout.pages().join(id.to_string());
+            match fs::remove_file(&path) {
+                Ok(()) => sweep.usage.bytes = sweep.usage.bytes.saturating_sub(bytes),
+                Err(error) => log::warn!("{}: nothing names it: {error}", path.display()),
+            }
+        }
+        Ok(sweep.usage)
+    }
+
+    fn see(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) {
+        let path = sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()));
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if is_temporary(name) || self.is_nameless(dir, &path, stat) {
+            let removed = match kind {
+                FileType::Directory => remove_tree(&path),
+                _ => fs::remove_file(&path),
+            };
+            match removed {
+                Ok(()) => return log::debug!("{}: taken away", name.to_string_lossy()),
+                Err(error) => log::warn!("{}: taking it away: {error}", name.to_string_lossy()),
+            }
+        }
+        self.usage.bytes += (stat.st_blocks as u64).saturating_mul(512);
+        match kind {
+            FileType::CharacterDevice if stat.st_rdev == 0 => self.usage.whiteouts += 1,
+            FileType::Directory => {}
+            _ => {
+                self.usage.copied_files += u64::from(self.mark(&path, "mmapfs.ino").is_some());
+                if kind == FileType::RegularFile && !self.unnamed.is_empty() {
+                    self.see_pages(&path, name);
+                }
+            }
+        }
+    }
+
+    /// The page map of a file is named by it.
+    fn see_pages(&mut self, path: &Path, name: &CStr) {
+        // Both kinds of marks are read by whoever serves it.
+        let other = match self.marks {
+            Marks::Trusted => Marks::User,
+            Marks::User => Marks::Trusted,
+        };
+        let id = number(self.mark(path, "mmapfs.pages"));
+        let by_other = number(value(path, &other.name("mmapfs.pages")));
+        for id in [id, by_other].into_iter().flatten() {
+            self.unnamed.remove(&MapId(id));
+        }
+        if let (Some(base), Some(id)) = (self.base, id.or(by_other)) {
+            match self.recover(MapId(id), path, base) {
+                Ok(Recovered::Whole) => {}
+                Ok(how) => log::info!("{}: after a stop: {how:?}", name.to_string_lossy()),
+                // Whoever opens it is told.
+                Err(err) => log::warn!("{}: {err}", name.to_string_lossy()),
+            }
+        }
+    }
+
+    fn recover(&self, id: MapId, path: &Path, base: &Path) -> Result<Recovered, MapError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let upper = rustix::fs::open(path, flags, Mode::empty())?;
+        let pages = File::open(self.layout.pages())
+            .map_err(|error| MapError::Io(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        PageMap::recover(pages, id, &upper, || {
+            let below = self.mark(path, "overlay.redirect").ok_or(Errno::NODATA)?;
+            let below = PathBuf::from(OsStr::from_bytes(&below));
+            // Redirects of files lead from the root.
+            let names = below.components().filter(|part| matches!(part, Component::Normal(_)));
+            let found = rustix::fs::open(
+                names.fold(base.to_owned(), |path, name| path.join(name)),
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            Fingerprint::of(found)
+        })
+    }
+
+    /// Whether it is a file in the index that has no other name.
+    fn is_nameless(&self, dir: BorrowedFd<'_>, path: &Path, stat: &Stat) -> bool {
+        if stat.st_nlink != 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return false;
+        }
+        let more: Option<i64> = number(self.mark(path, "mmapfs.links"));
+        let is_index = || {
+            let index = fs::metadata(self.layout.index());
+            let above = rustix::fs::fstat(dir);
+            index.is_ok_and(|index| above.is_ok_and(|above| above.st_ino == index.ino()))
+        };
+        more.is_some_and(|more| more < 0) && is_index()
+    }
+
+    fn mark(&self, path: &Path, mark: &str) -> Option<Vec<u8>> {
+        value(path, &self.marks.name(mark))
+    }
+}
+
+/// The value of an attribute, if it can be had.
+fn value(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = [0; LONGEST];
+    let len = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
+    Some(value.get(..len)?.to_vec())
+}
+
+fn number<T: std::str::FromStr>(value: Option<Vec<u8>>) -> Option<T> {
+    String::from_utf8(value?).ok()?.parse().ok()
+}
+
+fn is_temporary(name: &CStr) -> bool {
+    let digits = name.to_bytes().strip_prefix(TEMPORARY.as_bytes());
+    digits.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_hexdigit))
+}

@@ -1,0 +1,114 @@
+//! What a daemon or a machine left that stopped.
+
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use super::*;
+use crate::layers::pages::{Fingerprint, MapAccess, MapId, PAGE, PageMap};
+
+fn map(scratch: &Scratch, id: u64, pages: u64) -> PageMap {
+    let base = Fingerprint { size: pages * PAGE, mtime: (0, 0), ctime: (0, 0), ino: 1 };
+    let dir = File::open(scratch.layout().pages()).unwrap();
+    PageMap::create(dir, MapId(id), base, base.size).unwrap()
+}
+
+fn mark(scratch: &Scratch, path: &Path, mark: &str, value: &str) {
+    let name = scratch.marks().name(mark);
+    rustix::fs::setxattr(path, name, value.as_bytes(), XattrFlags::empty()).unwrap();
+}
+
+/// A file of which some pages are there.
+fn partial(scratch: &Scratch, path: &Path, id: u64, pages: u64) -> File {
+    let options = &mut File::options();
+    let file = options.read(true).write(true).create_new(true).open(path).unwrap();
+    file.set_len(pages * PAGE).unwrap();
+    mark(scratch, path, "mmapfs.pages", &id.to_string());
+    mark(scratch, path, "overlay.redirect", "/dir/file");
+    file
+}
+
+#[test]
+fn what_a_killed_daemon_left_goes_and_gives_its_bytes_back() {
+    let world = World::new();
+    let scratch = world.open("disk/s").unwrap();
+    let upper = scratch.layout().upper();
+    fs::create_dir(upper.join("dir")).unwrap();
+    drop(map(&scratch, 1, 10));
+    drop(partial(&scratch, &upper.join("dir/file"), 1, 10));
+    drop(map(&scratch, 3, 10));
+    let in_index = scratch.layout().index().join("00000000000000aa");
+    drop(partial(&scratch, &in_index, 3, 10));
+    mark(&scratch, &in_index, "mmapfs.links", "1");
+    let kept = [".mmapfs-tmp-", ".mmapfs-tmp-mine", ".mmapfs-control", "tmp-1"];
+    for name in kept {
+        fs::write(upper.join(name), "kept").unwrap();
+    }
+    drop(scratch);
+    let scratch = world.open("disk/s").unwrap();
+    let before = scratch.used();
+
+    let left = [upper.join(".mmapfs-tmp-12ab"), upper.join("dir/.mmapfs-tmp-0")];
+    fs::write(&left[0], vec![1; 100_000]).unwrap();
+    fs::create_dir_all(left[1].join("below")).unwrap();
+    drop(map(&scratch, 2, 100));
+    drop(map(&scratch, 4, 100));
+    let nameless = scratch.layout().index().join("00000000000000bb");
+    drop(partial(&scratch, &nameless, 4, 10));
+    mark(&scratch, &nameless, "mmapfs.links", "-1");
+    drop(scratch);
+    let scratch = world.open("disk/s").unwrap();
+    assert_eq!(left.iter().filter(|path| path.exists()).count(), 0);
+    assert!(!nameless.exists() && in_index.exists() && upper.join("dir/file").exists());
+    assert!(kept.iter().all(|name| upper.join(name).exists()));
+    let mut maps: Vec<_> = fs::read_dir(scratch.layout().pages())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    maps.sort();
+    // The one that only the removed file of the index names goes the next time at the latest.
+    maps.retain(|name| name != "0000000000000004");
+    assert_eq!(maps, ["0000000000000001", "0000000000000003"]);
+    let after = scratch.used();
+    assert!(after.abs_diff(before) <= 8192, "{before} and then {after}");
+}
+
+#[test]
+fn page_maps_are_put_in_order_when_the_machine_has_stopped_and_only_then() {
+    let world = World::new();
+    fs::create_dir(world.path("base/dir")).unwrap();
+    fs::write(world.path("base/dir/file"), vec![1; 20 * PAGE as usize]).unwrap();
+    let scratch = world.open("disk/s").unwrap();
+    let upper = scratch.layout().upper();
+    let mut first = map(&scratch, 1, 10);
+    let file = partial(&scratch, &upper.join("first"), 1, 10);
+    file.write_all_at(&[1; PAGE as usize], 3 * PAGE).unwrap();
+    first.set(3..5).unwrap();
+    drop(first);
+    // Its map has never come to the disk.
+    drop(map(&scratch, 2, 10));
+    let file = partial(&scratch, &upper.join("second"), 2, 10);
+    file.write_all_at(&[1; PAGE as usize], 7 * PAGE).unwrap();
+    let lost = scratch.layout().pages().join("0000000000000002");
+    File::options().write(true).open(lost).unwrap().set_len(0).unwrap();
+    let pages = scratch.layout().pages();
+    let own = |id| {
+        let map = PageMap::open(File::open(&pages).unwrap(), MapId(id), MapAccess::Read);
+        map.map(|map| (0..10).filter(|page| map.own(*page)).collect::<Vec<u64>>())
+    };
+    let state = scratch.layout().state();
+    drop(scratch);
+
+    drop(world.open("disk/s").unwrap());
+    assert_eq!(own(1), Ok(vec![3, 4]), "a daemon was killed, and everything is there");
+    assert!(own(2).is_err());
+
+    let text = fs::read_to_string(&state).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert!(text.contains(boot.trim()), "{text}");
+    fs::write(&state, text.replace(boot.trim(), "before")).unwrap();
+    let scratch = world.open("disk/s").unwrap();
+    assert_eq!((own(1), own(2)), (Ok(vec![3]), Ok(vec![7])));
+    assert_eq!(scratch.state().boot.as_deref(), Some(boot.trim()));
+    let base = fs::metadata(world.path("base/dir/file")).unwrap();
+    let map = PageMap::open(File::open(&pages).unwrap(), MapId(2), MapAccess::Read).unwrap();
+    assert_eq!((map.base().size, map.base().ino), (20 * PAGE, base.ino()));
+}
