@@ -27,8 +27,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -54,6 +55,8 @@ pub struct Merged {
     upper: Arc<OwnedFd>,
     /// Held for reading while bytes are read, for writing while they or the size change.
     map: RwLock<PageMap>,
+    /// Something was changed since the last synchronisation, or may have been.
+    written: AtomicBool,
 }
 
 impl Merged {
@@ -63,7 +66,7 @@ impl Merged {
     /// Those of fstat(2), and of pwrite(2) to the map.
     pub fn new(base: Base, upper: Arc<OwnedFd>, mut map: PageMap) -> Result<Merged, Errno> {
         map.set_base_limit(size_of(&upper)?, changed(&upper)?)?;
-        Ok(Merged { base, upper, map: RwLock::new(map) })
+        Ok(Merged { base, upper, map: RwLock::new(map), written: AtomicBool::new(true) })
     }
 
     /// Puts an empty upper file over a whole base: gives it the base's size, and makes its map.
@@ -136,7 +139,7 @@ impl Merged {
     /// # Errors
     /// ENOSPC; those of reading the base.
     pub fn own(&self, range: Range<u64>) -> Result<(), Errno> {
-        let mut map = self.map.write();
+        let mut map = self.map_to_write();
         let end = range.end.min(size_of(&self.upper)?);
         if range.start < end { self.copy_in(&mut map, range.start, end) } else { Ok(()) }
     }
@@ -151,7 +154,7 @@ impl Merged {
         if pages.is_empty() {
             return Ok(());
         }
-        let mut map = self.map.write();
+        let mut map = self.map_to_write();
         map.clear(pages.clone())?;
         map.sync(true)?;
         let end = pages.end.saturating_mul(PAGE).min(i64::MAX as u64);
@@ -247,7 +250,7 @@ impl Merged {
     /// # Errors
     /// Those of ftruncate(2), and of pwrite(2) to the map.
     pub fn truncate(&self, size: u64, caller: &Caller) -> Result<(), Errno> {
-        let mut map = self.map.write();
+        let mut map = self.map_to_write();
         let _as_caller = AsCaller::enter_to_write(caller)?;
         if size > size_of(&self.upper)? {
             map.save_limit()?;
@@ -265,13 +268,39 @@ impl Merged {
         self.map.read().sync(false)
     }
 
+    fn map_to_write(&self) -> RwLockWriteGuard<'_, PageMap> {
+        let map = self.map.write();
+        self.written.store(true, Ordering::Relaxed);
+        map
+    }
+
+    /// The same as [`Merged::sync`] where anything was changed since.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn sync_written(&self) -> Result<(), Errno> {
+        if self.written.load(Ordering::Relaxed) { self.sync(false) } else { Ok(()) }
+    }
+
     /// Makes data and map durable, in this order.
     ///
     /// # Errors
     /// Those of fsync(2).
     pub fn sync(&self, data_only: bool) -> Result<(), Errno> {
+        let synced = self.sync_both(data_only);
+        if synced.is_err() {
+            self.written.store(true, Ordering::Relaxed);
+        }
+        synced
+    }
+
+    fn sync_both(&self, data_only: bool) -> Result<(), Errno> {
         // Nothing is held meanwhile: others read and write.
-        let seen = self.map.read().unsynced();
+        let seen = {
+            let map = self.map.write();
+            self.written.store(false, Ordering::Relaxed);
+            map.unsynced()
+        };
         sync_file(&self.upper, data_only)?;
         if let Some(seen) = seen {
             self.map.write().make_firm(&seen)?;

@@ -30,7 +30,7 @@ impl Merged {
         const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
         const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE;
         const KEEP: FallocateFlags = FallocateFlags::KEEP_SIZE;
-        let mut map = self.map.write();
+        let mut map = self.map_to_write();
         let _as_caller = AsCaller::enter_to_write(caller)?;
         let size = size_of(&self.upper)?;
         if end > size {

@@ -21,7 +21,7 @@ impl Merged {
     /// # Errors
     /// ENOSPC and the others of pwrite(2); those of reading the base.
     pub fn materialize(&self) -> Result<(), Errno> {
-        let mut map = self.map.write();
+        let mut map = self.map_to_write();
         if map.is_whole() {
             return Ok(());
         }

@@ -20,7 +20,7 @@ impl Merged {
     /// When not a byte was written: EFBIG, ENOSPC and the others of pwrite(2); those of reading
     /// the base.
     pub fn write(&self, offset: u64, data: &[u8], caller: &Caller) -> Result<usize, Errno> {
-        let mut map = self.map.write();
+        let mut map = self.map_to_write();
         let _as_caller = AsCaller::enter_to_write(caller)?;
         self.write_any(&mut map, offset, data)
     }
@@ -30,7 +30,7 @@ impl Merged {
     /// # Errors
     /// As [`Merged::write`].
     pub fn append(&self, data: &[u8], caller: &Caller) -> Result<(u64, usize), Errno> {
-        let mut map = self.map.write();
+        let mut map = self.map_to_write();
         let _as_caller = AsCaller::enter_to_write(caller)?;
         let offset = size_of(&self.upper)?;
         Ok((offset, self.write_any(&mut map, offset, data)?))

@@ -194,7 +194,8 @@ impl Tree for Overlay {
     }
 
     fn sync_dir(&self, ino: Ino, _: HandleId, data_only: DataOnly) -> Result<(), Errno> {
-        Overlay::sync_dir(self, ino, data_only)
+        Overlay::sync_dir(self, ino, data_only)?;
+        self.settle_dir(ino)
     }
 
     fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {

@@ -15,7 +15,7 @@ use super::space::TWO_PAGES;
 use crate::layers::merged::{Base, Merged};
 use crate::layers::pages::{Fingerprint, MapAccess, MapId, PageMap};
 use crate::mapping::OpenMode;
-use crate::volume::{Ino, Stat, XattrFlags};
+use crate::volume::{Ino, Stat};
 
 const CAPABILITY: &str = "security.capability";
 
@@ -37,44 +37,31 @@ impl Overlay {
             return Ok(false);
         }
         let (volume, inner) = self.top(node)?;
-        Ok(volume.attr(inner, None)?.stat.size <= self.copy_up)
+        if volume.attr(inner, None)?.stat.size > self.copy_up {
+            return Ok(false);
+        }
+        // Copying would drop the capabilities, as every write does, and nobody has written yet.
+        match volume.get_xattr(inner, OsStr::new(CAPABILITY), &mut [0; 256]) {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(true),
+            found => found.map(|_| false),
+        }
     }
 
-    /// Copies a small file as a whole.
+    /// Copies a small file as a whole. Nobody else waits for that: the file is in pieces meanwhile,
+    /// and stays so as long as others have it open by then.
     pub(super) fn copy_whole(&self, node: &Arc<Node>) -> Result<(), Errno> {
-        let _names = self.names.write();
-        if self.is_open(node) {
-            return Ok(());
-        }
-        let upper = self.raise(node)?;
-        if node.parts().lowers.is_empty() {
-            return Ok(());
-        }
-        let content = self.content(node)?;
-        let merged = self.merged(node, &content, upper)?;
-        let times = self.upper.attr(upper, None)?.stat;
-        let capability = self.capability(upper)?;
-        self.with_room(node, times.size + TWO_PAGES, || merged.materialize())?;
-        if let Some(capability) = capability {
-            // Every write drops it, and nobody has written yet.
-            let any = XattrFlags::empty();
-            self.upper.set_xattr(upper, OsStr::new(CAPABILITY), &capability, any, &self.me)?;
-        }
-        self.set_times(upper, &times)?;
-        self.finish(node, content)
-    }
-
-    /// The capabilities of an upper file.
-    fn capability(&self, upper: Ino) -> Result<Option<Vec<u8>>, Errno> {
-        let mut value = vec![0; 256];
-        match self.upper.get_xattr(upper, OsStr::new(CAPABILITY), &mut value) {
-            Ok(len) => {
-                value.truncate(len);
-                Ok(Some(value))
+        let content = {
+            let _names = self.names.read();
+            if node.parts().lowers.is_empty() || self.is_open(node) {
+                return Ok(());
             }
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-            Err(err) => Err(err),
-        }
+            self.content(node)?
+        };
+        let copied = self.merged_to_write(node, &content).and_then(|merged| {
+            let size = merged.size()?;
+            self.with_room(node, size + TWO_PAGES, || merged.materialize())
+        });
+        self.close_content(node, content).and(copied)
     }
 
     /// What the descriptors of a file with pages below share.
@@ -140,6 +127,7 @@ impl Overlay {
             .write(&self.upper, upper, "mmapfs.pages", pages.to_string().as_bytes())
             .inspect_err(|_| self.drop_page_map(pages))?;
         node.change_parts(|parts| parts.pages = Some(pages));
+        node.has_moved();
         Ok(pages)
     }
 
@@ -219,16 +207,18 @@ impl Overlay {
         }
     }
 
-    /// Makes a file whole of which nothing below is seen any more, at its last close.
-    pub(super) fn finish(&self, node: &Node, content: Arc<Content>) -> Result<(), Errno> {
+    /// Makes a file whole of which nothing below is seen any more, at its last close. Returns the
+    /// number of the page map, which is to go when that is durable. Whoever calls has locked the
+    /// names for writing.
+    fn finish(&self, node: &Node, content: Arc<Content>) -> Result<Option<u64>, Errno> {
         let mut slot = node.content.lock();
         let whole = content.merged.read().as_ref().is_some_and(|merged| merged.is_whole());
         if Arc::strong_count(&content) > 1 || !whole {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(upper) = node.upper() else { return Ok(()) };
+        let Some(upper) = node.upper() else { return Ok(None) };
         if let Some(merged) = content.merged.write().take() {
-            merged.sync(false)?; // The map that says where its pages are is about to go.
+            merged.sync_written()?; // The map that says where its pages are is about to go.
         }
         for mark in ["overlay.metacopy", "overlay.redirect", "mmapfs.pages"] {
             self.marks.remove(&self.upper, upper, mark)?;
@@ -239,14 +229,12 @@ impl Overlay {
             left.lowers = std::mem::take(&mut parts.lowers);
             pages = parts.pages.take();
         });
+        node.has_moved();
         *slot = Weak::new();
         drop(slot);
         self.let_go(&left);
-        if let Some(pages) = pages {
-            self.drop_page_map(pages);
-        }
         self.count_stored(node);
-        Ok(())
+        Ok(pages)
     }
 
     pub(super) fn close_content(
@@ -255,21 +243,30 @@ impl Overlay {
         content: Arc<Content>,
     ) -> Result<(), Errno> {
         let whole = content.merged.read().as_ref().is_some_and(|merged| merged.is_whole());
-        if node.is_linked() && !whole {
+        // The page map of a file without a name goes with the node: it may be opened by its
+        // descriptor again.
+        if !node.is_linked() || !whole {
             return Ok(());
         }
-        if node.is_linked()
-            && let Some(merged) = &*content.merged.read()
-        {
+        if let Some(merged) = &*content.merged.read() {
             // Its data must not come later than the word that all of it is there. Nobody waits for
             // this but who closes it.
-            merged.sync(false)?;
+            merged.sync_written()?;
         }
-        let _names = self.names.write();
-        if node.is_linked() {
-            return self.finish(node, content);
+        let finished = {
+            let _names = self.names.write();
+            if node.is_linked() { self.finish(node, content)? } else { None }
+        };
+        let (Some(pages), Some(upper)) = (finished, node.upper()) else { return Ok(()) };
+        // No power cut leaves a file that names a map which is gone.
+        let durable = self.upper.open_descriptor(upper, OpenMode::Read);
+        let durable = durable.and_then(|file| rustix::fs::fsync(file.any()?));
+        match durable {
+            Ok(()) => self.drop_page_map(pages),
+            // It goes when the scratch is opened again.
+            Err(err) => log::warn!("page map {}: it stays: {err}", MapId(pages)),
         }
-        Ok(()) // Its page map goes with the node: it may be opened by its descriptor again.
+        Ok(())
     }
 }
 

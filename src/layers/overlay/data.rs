@@ -11,13 +11,11 @@ use super::Overlay;
 use super::content::read_base;
 use super::handles::Handle;
 use super::node::{At, Node};
-use crate::layers::merged::Merged;
 use crate::mapping::OpenMode;
 use crate::sys;
 use crate::sys::cred::Caller;
 use crate::volume::{
-    DataOnly, HandleId, Ino, Lend, Open, Opened, Plane, SeekTo, Stat, Volume, WhyMapped,
-    WriteRequest,
+    HandleId, Ino, Lend, Open, Opened, Plane, SeekTo, Stat, Volume, WhyMapped, WriteRequest,
 };
 
 impl Overlay {
@@ -193,6 +191,9 @@ impl Overlay {
                 self.layer(*at)?.write(*id, offset, data, request, caller)
             }
             Handle::Merged { node, content, write: true, .. } => {
+                if content.merged.read().is_none() {
+                    self.check_room_for_data()?;
+                }
                 let merged = self.merged_to_write(node, content)?;
                 if request.kill_privileges {
                     self.kill_privileges(node, caller)?;
@@ -247,47 +248,6 @@ impl Overlay {
         drop(merged);
         self.close_content(node, content)?;
         truncated.map(|()| true)
-    }
-
-    /// Makes a file durable, and the names that lead to it.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle; those of fsync(2).
-    pub fn sync(&self, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
-        let handle = self.handles.file(id)?;
-        let synced = match &*handle {
-            Handle::Whole { node, layer, id } => {
-                let (volume, inner) = self.whole(node, *layer)?;
-                volume.sync(inner, *id, data_only)
-            }
-            Handle::Merged { node, content, .. } => match &*content.merged.read() {
-                Some(merged) => self.sync_merged(node, merged, data_only),
-                None => Ok(()), // Nothing was changed.
-            },
-        };
-        self.count_stored(handle.node());
-        synced
-    }
-
-    pub(super) fn sync_merged(
-        &self,
-        node: &Node,
-        merged: &Merged,
-        data_only: bool,
-    ) -> Result<(), Errno> {
-        merged.sync(data_only)?;
-        rustix::fs::fsync(&self.pages)?;
-        let mut above = node.parent();
-        while let Some(dir) = above {
-            if let Some(upper) = dir.upper() {
-                let id = self.upper.open_dir(upper)?;
-                let synced = self.upper.sync_dir(upper, id, data_only);
-                self.upper.release_dir(id)?;
-                synced?;
-            }
-            above = dir.parent();
-        }
-        Ok(())
     }
 
     /// Finds the next data or hole.

@@ -16,6 +16,7 @@ mod content;
 mod counts;
 mod data;
 mod direct;
+mod durable;
 mod handles;
 mod lent;
 mod list;

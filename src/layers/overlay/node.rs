@@ -69,7 +69,12 @@ pub(super) struct Node {
     pub(super) loan: Loan,
     /// How often it is open as a whole file.
     pub(super) whole_opens: AtomicU64,
+    /// When it came to where it is and got its marks, as a number; 0 when all of that is durable.
+    moved: AtomicU64,
 }
+
+/// What the next move is numbered.
+static MOVES: AtomicU64 = AtomicU64::new(1);
 
 impl Node {
     pub(super) fn parts(&self) -> Parts {
@@ -127,8 +132,25 @@ impl Node {
         if !same || place.name != name {
             place.parent = Some(Arc::clone(parent));
             place.name = name.to_owned();
+            self.has_moved();
         }
         place.linked = true;
+    }
+
+    /// Notes that its marks or the names that lead to it have changed.
+    pub(super) fn has_moved(&self) {
+        self.moved.store(MOVES.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+    }
+
+    /// When that was; 0 when it is durable.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Acquire)
+    }
+
+    /// Notes that what was so at that time is durable.
+    pub(super) fn has_settled(&self, moved: u64) {
+        // It may have moved again.
+        let _ = self.moved.compare_exchange(moved, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Notes that its last name is gone.
@@ -322,6 +344,7 @@ fn insert(
         stored: Mutex::new(stored),
         loan: Loan::new(ino),
         whole_opens: AtomicU64::new(0),
+        moved: AtomicU64::new(MOVES.fetch_add(1, Ordering::Relaxed)),
     });
     nodes.insert(ino.0, Arc::clone(&node));
     node

@@ -81,6 +81,7 @@ impl Overlay {
                 left.lowers = std::mem::take(&mut known.lowers);
             }
         });
+        node.has_moved();
         self.let_go(&left);
         self.count_stored(node);
         self.nodes.raised(node, upper);
