@@ -67,6 +67,8 @@ become_root() {
 make_workdir() {
     WORK=$(mktemp -d "${TMPDIR:-/tmp}/mmapfs.XXXXXX")
     chmod 755 "$WORK"
+    # Where scratches are listed goes with everything else.
+    export MMAPFS_STATE_DIR="$WORK/state"
     trap remove_workdir EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT

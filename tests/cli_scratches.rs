@@ -144,16 +144,21 @@ fn scratches_are_removed_by_id_and_by_directory_but_not_in_use() {
 }
 
 #[test]
-fn what_is_gone_is_shown_and_forgotten() {
+fn what_is_gone_is_forgotten_and_what_may_not_be_mounted_is_shown() {
     let world = World::new();
     let id = world.open(Some("gone")).state().id.clone();
     drop(world.open(Some("kept")));
     fs::remove_dir_all(world.path("gone")).unwrap();
-    assert!(world.succeeds("scratches").contains("it is gone"));
-    world.succeeds("scratches remove --left-behind");
     let left = world.json();
     assert_eq!(left.len(), 1, "what is on disk stays");
     assert_ne!(left[0]["id"], Value::from(id));
+    fs::create_dir(world.path("point")).unwrap();
+    drop(world.open(Some("point/there")));
+    fs::remove_dir_all(world.path("point/there")).unwrap();
+    let text = world.succeeds("scratches");
+    assert!(text.contains("its filesystem may not be mounted"), "{text}");
+    world.succeeds("scratches remove --left-behind");
+    assert_eq!(world.json().len(), 1);
     fs::write(world.path("kept/state.json"), "{").unwrap();
     let text = world.succeeds("scratches");
     assert!(text.contains("it is not the state of a scratch"), "{text}");

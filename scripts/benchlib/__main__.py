@@ -248,6 +248,8 @@ def main() -> int:
     # The name is short, and any user may pass through it.
     with tempfile.TemporaryDirectory(prefix="mmapfs-bench.", dir=options.dir) as name:
         os.chmod(name, 0o755)
+        # Where scratches are listed goes with everything else.
+        os.environ["MMAPFS_STATE_DIR"] = str(Path(name).resolve() / "state")
         bench = Bench(options, Path(name).resolve())
         try:
             return bench.run()

@@ -166,6 +166,9 @@ pub struct ScratchReport {
     pub id: String,
     /// Where its layers are, topmost first: the last is the base.
     pub layers: Vec<String>,
+    /// Whether it was an upper directory of overlayfs, or one without a state, before.
+    #[serde(default)]
+    pub adopted: bool,
     /// Whether it goes when the mount goes.
     pub temporary: bool,
     /// Whether it is gone when the machine goes down.

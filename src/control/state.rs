@@ -259,6 +259,7 @@ fn scratch(counts: ScratchCounts) -> ScratchReport {
     ScratchReport {
         layers: counts.layers.iter().map(|layer| layer.display().to_string()).collect(),
         id: counts.id,
+        adopted: counts.adopted,
         temporary: counts.temporary,
         in_memory: counts.in_memory,
         pages: counts.pages,

@@ -30,6 +30,7 @@ mod lock;
 mod marks;
 mod place;
 mod registry;
+mod reserve;
 mod state;
 mod sweep;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use lock::Holder;
 pub use marks::Marks;
 pub use place::Places;
 pub use registry::{Listed, list, remove, unused};
+pub use reserve::Reserve;
 pub use state::{BaseId, Kind, State, VERSION};
 pub use sweep::TEMPORARY;
 pub use usage::{Usage, bytes_used};
@@ -62,11 +64,19 @@ pub struct Scratch {
     root: OwnedFd,
     state: State,
     budget: Arc<Budget>,
+    /// Of a tmpfs of its own with a bound.
+    reserve: Option<Arc<Reserve>>,
     found: Usage,
     /// Goes when this is dropped.
     temporary: AtomicBool,
     /// Held to the end, and while the directory is removed.
     lock: Lock,
+}
+
+/// How a directory became a scratch.
+enum Begun {
+    Made,
+    Adopted,
 }
 
 /// What [`Scratch::open`] would do.
@@ -100,6 +110,7 @@ impl Scratch {
             return create::in_memory(config, base, mountpoint, places);
         };
         ScratchConfig::check_place(dir, base, mountpoint)?;
+        check_directory(dir)?;
         let made = !dir.exists();
         if made {
             fs::DirBuilder::new()
@@ -135,12 +146,22 @@ impl Scratch {
                 }
                 (*state, None)
             }
-            Content::Empty => (create::fill(&layout, config, base, Kind::Disk)?, Some("made")),
-            Content::Upper => (adopt::adopt(&layout, config, base)?, Some("adopted")),
+            Content::Empty => (create::fill(&layout, config, base, Kind::Disk)?, Some(Begun::Made)),
+            Content::Upper => (adopt::adopt(&layout, config, base)?, Some(Begun::Adopted)),
             other => return Err(other.refusal(&layout)),
         };
-        if let Some(how) = kind {
-            log::info!("{}: {how} as the scratch {}", layout.dir().display(), state.id);
+        match kind {
+            Some(Begun::Made) => {
+                log::info!("{}: made as the scratch {}", layout.dir().display(), state.id);
+            }
+            Some(Begun::Adopted) => log::warn!(
+                "{}: it has no state.json, and is taken as an upper directory of overlayfs for the \
+                 scratch {} of {}",
+                layout.dir().display(),
+                state.id,
+                state.base.path.display()
+            ),
+            None => {}
         }
         places.register(&layout, &state);
         Scratch::start(layout, state, lock, false)
@@ -156,7 +177,7 @@ impl Scratch {
     ) -> Result<Scratch, Failure> {
         layout.complete()?;
         layout.empty_work()?;
-        layout.drop_inherited();
+        layout.close_to_others();
         let root = open_directory(layout.dir())?;
         let base = state.may_be_cut().then_some(state.base.path.as_path());
         let found = sweep::Sweep::run(&layout, state.marks, base)
@@ -170,8 +191,13 @@ impl Scratch {
         // A tmpfs of its own is as large as the limit: the kernel keeps it.
         let limit = state.max.filter(|_| state.kind != Kind::OwnTmpfs);
         let budget = Arc::new(Budget::new(limit, used));
+        let bounded = state.kind == Kind::OwnTmpfs && state.max.is_some();
+        let reserve = bounded.then(|| Reserve::new(&root)).transpose();
+        let reserve = reserve
+            .map_err(|errno| told(layout.dir(), "keeping room for its records", errno.into()))?
+            .map(Arc::new);
         let temporary = AtomicBool::new(temporary);
-        Ok(Scratch { layout, root, state, budget, found, temporary, lock })
+        Ok(Scratch { layout, root, state, budget, reserve, found, temporary, lock })
     }
 
     /// What [`Scratch::open`] would do, found out without changing anything.
@@ -188,6 +214,7 @@ impl Scratch {
             return Ok(Outlook::InMemory(places.memory_outlook(base, mountpoint)?));
         };
         ScratchConfig::check_place(dir, base, mountpoint)?;
+        check_directory(dir)?;
         if !dir.exists() {
             let above = dir.parent().unwrap_or(dir);
             fs::read_dir(above).map_err(|error| told(above, "making a scratch in it", error))?;
@@ -234,6 +261,11 @@ impl Scratch {
         &self.budget
     }
 
+    /// What is kept back for its records, where that is needed.
+    pub fn reserve(&self) -> Option<&Arc<Reserve>> {
+        self.reserve.as_ref()
+    }
+
     /// Files up to this size, in bytes, are copied whole when they are first opened to be written.
     pub fn copy_up(&self) -> u64 {
         self.state.copy_up
@@ -249,14 +281,20 @@ impl Scratch {
     /// # Errors
     /// Those of statvfs(3).
     pub fn space(&self) -> Result<Space, Errno> {
-        Ok(self.budget.space(&rustix::fs::fstatvfs(&self.root)?))
+        let found = rustix::fs::fstatvfs(&self.root)?;
+        Ok(self.budget.space(&match &self.reserve {
+            Some(reserve) => reserve.without(found),
+            None => found,
+        }))
     }
 
     /// The bytes that are used: of a tmpfs of its own all of it, else what was counted.
     pub fn used(&self) -> u64 {
         match self.state.kind {
             Kind::OwnTmpfs => rustix::fs::fstatvfs(&self.root).map_or(0, |found| {
-                found.f_blocks.saturating_sub(found.f_bfree).saturating_mul(found.f_frsize)
+                let held = self.reserve.as_ref().map_or(0, |reserve| reserve.held());
+                let used = found.f_blocks.saturating_sub(found.f_bfree);
+                used.saturating_mul(found.f_frsize).saturating_sub(held)
             }),
             Kind::SharedMemory | Kind::Disk => self.budget.used(),
         }
@@ -290,6 +328,19 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| told(path, "opening it", errno.into()))
+}
+
+/// Refuses what is there and is no directory.
+fn check_directory(dir: &Path) -> Result<(), Failure> {
+    match fs::metadata(dir) {
+        Ok(found) if !found.is_dir() => {
+            let what = if found.is_file() { "a file" } else { "no directory" };
+            let reason =
+                format!("it is {what}: scratch= takes a directory, or a path to make one at");
+            Err(Failure::failed(dir.display(), reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A failure about a scratch, in words where the errno alone would not say enough.

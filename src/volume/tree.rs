@@ -34,6 +34,8 @@ pub struct ScratchCounts {
     pub id: String,
     /// Where its layers are, topmost first: the last is the base.
     pub layers: Vec<PathBuf>,
+    /// It was an upper directory of overlayfs, or one without a state, and was taken for a scratch.
+    pub adopted: bool,
     /// It goes when the mount goes.
     pub temporary: bool,
     /// It is gone when the machine goes down.

@@ -73,6 +73,7 @@ impl MountedFs {
             .args(["mount", "-f", "-o", &with_environment(options)])
             .arg(&source)
             .arg(&mountpoint)
+            .env("MMAPFS_STATE_DIR", dir.path().join("state"))
             .env("MMAPFS_LOG", std::env::var("MMAPFS_TEST_LOG").unwrap_or("info".into()))
             .envs(environment.iter().copied())
             .stdin(Stdio::null())

@@ -87,6 +87,43 @@ fn a_full_scratch_refuses_what_needs_room_and_does_everything_else() {
 }
 
 #[test]
+fn a_full_scratch_in_memory_changes_attributes_names_and_sizes_of_base_files() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let kept = Kept::in_memory("scratch_max=8M,copy_up=0", |base| {
+        for number in 0..20 {
+            fs::write(base.join(format!("f{number}")), pattern(200_000)).unwrap();
+        }
+        fs::create_dir_all(base.join("a/b")).unwrap();
+        fs::write(base.join("a/b/c"), pattern(5000)).unwrap();
+    });
+    write_until_full(&create(kept.at("filler")));
+    set_mode(kept.at("f1"), 0o640);
+    fs::rename(kept.at("f2"), kept.at("a/b/g2")).unwrap();
+    File::options().write(true).open(kept.at("f3")).unwrap().set_len(100).unwrap();
+    fs::rename(kept.at("a"), kept.at("moved")).unwrap();
+    rustix::fs::setxattr(kept.at("f4"), "user.name", b"value", rustix::fs::XattrFlags::empty())
+        .unwrap();
+    fs::hard_link(kept.at("f5"), kept.at("linked")).unwrap();
+    let file = File::options().write(true).open(kept.at("f6")).unwrap();
+    assert_eq!(errno(file.write_at(b"x", 5)), Err(Errno::NOSPC), "that is for records");
+    assert_eq!(mode(kept.at("f1")), 0o640);
+    assert_content(kept.at("moved/b/g2"), &pattern(200_000));
+    assert_content(kept.at("f3"), &pattern(200_000)[..100]);
+
+    // Removed, so that there is room, and again full: what was given up was taken back.
+    for _ in 0..3 {
+        fs::remove_file(kept.at("filler")).unwrap();
+        wait_for("room", || file.write_at(b"x", 5).is_ok());
+        write_until_full(&create(kept.at("filler")));
+        for number in 7..20 {
+            set_mode(kept.at(&format!("f{number}")), 0o600);
+        }
+    }
+}
+
+#[test]
 fn a_write_that_does_not_fit_leaves_what_was_there() {
     if !(require_fuse() && require_root()) {
         return;

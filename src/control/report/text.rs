@@ -146,7 +146,8 @@ impl ScratchReport {
         let ScratchReport { id, pages, partial_files, copied_files, whiteouts, .. } = self;
         let place = if self.in_memory { "in memory" } else { "on disk" };
         let end = if self.temporary { "gone with the mount" } else { "kept" };
-        row(f, "scratch", format_args!("{id}, {place}, {end}"))?;
+        let begun = if self.adopted { ", adopted from overlayfs" } else { "" };
+        row(f, "scratch", format_args!("{id}, {place}, {end}{begun}"))?;
         for (index, layer) in self.layers.iter().enumerate() {
             let name = if index == 0 { "layers" } else { "" };
             let what = if index + 1 == self.layers.len() { "base" } else { "written" };

@@ -130,6 +130,7 @@ impl Overlay {
         Some(ScratchCounts {
             id: state.id.clone(),
             layers: vec![scratch.layout().dir().to_owned(), state.base.path.clone()],
+            adopted: state.adopted,
             temporary: scratch.is_temporary(),
             in_memory: state.kind.in_memory(),
             pages: self.counts.pages.load(Ordering::Relaxed),

@@ -43,7 +43,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::layers::pages::MapId;
-use crate::layers::scratch::{Scratch, TEMPORARY};
+use crate::layers::scratch::{Reserve, Scratch, TEMPORARY};
 use crate::sys::cred::Caller;
 use crate::volume::recent::{Recent, Sweeper};
 use crate::volume::{Ino, Invalidate, Lent, NewNode, Policy, Volume};
@@ -91,6 +91,8 @@ pub struct Overlay {
     copy_up: u64,
     /// Where the bound is kept by counting.
     bound: Option<space::Bound>,
+    /// Where the bound is that of a tmpfs.
+    reserve: Option<Arc<Reserve>>,
     /// Until the end, when it is left or removed.
     scratch: Mutex<Option<Scratch>>,
     /// The daemon itself.
@@ -148,6 +150,7 @@ impl Overlay {
             upper,
             copy_up: scratch.copy_up(),
             bound: space::Bound::new(scratch.budget()),
+            reserve: scratch.reserve().cloned(),
             scratch: Mutex::new(Some(scratch)),
         };
         overlay.start_counting()?;

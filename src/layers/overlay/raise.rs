@@ -31,9 +31,13 @@ impl Overlay {
     /// # Errors
     /// ENOSPC and the others of making a file.
     pub(super) fn raise(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
-        if let Some(upper) = node.upper() {
-            return Ok(upper);
+        match node.upper() {
+            Some(upper) => Ok(upper),
+            None => self.for_a_record(|| self.copy_up(node)),
         }
+    }
+
+    fn copy_up(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
         self.check_room()?;
         let at = node.parts().lowers.first().copied().ok_or(Errno::STALE)?;
         let stat = self.layer(at)?.attr(at.ino, None)?.stat;

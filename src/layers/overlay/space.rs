@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::node::Node;
 use crate::layers::pages::{MapId, PAGE};
-use crate::layers::scratch::Budget;
+use crate::layers::scratch::{Budget, Reserve};
 use crate::volume::{Ino, SeekTo};
 
 /// What a new file or directory may take, its page map included, in bytes.
@@ -218,10 +218,46 @@ impl Overlay {
         if let Some(bound) = &self.bound {
             bound.budget.release(std::mem::take(&mut *node.stored.lock()));
         }
+        if let Some(reserve) = &self.reserve {
+            reserve.refill();
+        }
+    }
+
+    /// Makes a record that takes a page or two, from what is kept back where there is no other.
+    ///
+    /// # Errors
+    /// Those of `change`, which is made again while it fails with ENOSPC.
+    pub(super) fn for_a_record<T>(
+        &self,
+        mut change: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let Some(reserve) = &self.reserve else { return change() };
+        loop {
+            let changed = change();
+            let is_full = matches!(changed, Err(Errno::NOSPC));
+            if !is_full && reserve.held() < Reserve::WHOLE {
+                reserve.refill();
+            }
+            if !is_full || !reserve.spend() {
+                return changed;
+            }
+        }
+    }
+
+    /// Refuses to store data where only what is kept back for records is left.
+    pub(super) fn check_room_for_data(&self) -> Result<(), Errno> {
+        let Some(_) = &self.reserve else { return Ok(()) };
+        match self.upper.statistics(Ino::ROOT)?.f_bfree {
+            0 => Err(Errno::NOSPC),
+            _ => Ok(()),
+        }
     }
 
     /// What statfs(2) shows: the bound where it is kept by counting.
     pub(super) fn space_shown(&self, mut found: StatVfs) -> StatVfs {
+        if let Some(reserve) = &self.reserve {
+            return reserve.without(found);
+        }
         let Some(bound) = &self.bound else { return found };
         let space = bound.budget.space(&found);
         let blocks = |bytes: u64| bytes / found.f_frsize.max(1);

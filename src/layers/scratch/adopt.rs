@@ -74,6 +74,7 @@ pub(super) fn adopt(
     let mut state = State::new(create::new_id()?, BaseId::of(base)?, marks, Kind::Disk);
     state.max = config.max.map_or(Ok(None), |max| limit_on_disk(max, layout.dir()))?;
     state.copy_up = config.copy_up.unwrap_or(state.copy_up);
+    state.adopted = true;
     state.boot = None; // It may be a scratch whose state the machine lost.
     state.write(layout)?;
     Ok(state)

@@ -146,10 +146,18 @@ impl Layout {
         Ok(())
     }
 
-    /// Takes away what the directories for the daemon alone have inherited from where they are: it
-    /// would be handed on to what is made in them.
-    pub(super) fn drop_inherited(&self) {
-        [self.work(), self.index(), self.pages()].iter().for_each(|dir| drop_lists(dir));
+    /// Closes the directories for the daemon alone to everybody else, whoever made them, and takes
+    /// away what they have inherited from where they are: it would be handed on to what is made in
+    /// them.
+    pub(super) fn close_to_others(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        for dir in [self.work(), self.index(), self.pages()] {
+            let closed = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
+            if let Err(error) = closed {
+                log::warn!("{}: closing it to others: {error}", dir.display());
+            }
+            drop_lists(&dir);
+        }
     }
 
     /// Removes what is in `work/`.

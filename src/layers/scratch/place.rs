@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::layout::Layout;
+use super::reserve::RESERVE;
 use super::state::{Kind, State};
 use super::{SHARE_OF_MEMORY, share, told};
 use crate::config::{Limit, ScratchConfig, may_mount};
@@ -223,9 +224,9 @@ fn mount_tmpfs(dir: &Path, max: Option<u64>) -> Result<(), Failure> {
     })
 }
 
-/// A file for every page, so that many small ones are not what ends it.
+/// With room for what is kept back. A file for every page, so that many small ones are not what ends it.
 fn tmpfs_data(max: Option<u64>) -> io::Result<CString> {
-    let size = max.unwrap_or(0);
+    let size = max.map_or(0, |max| max.saturating_add(RESERVE));
     let inodes = max.map_or(0, |max| (max / 4096).max(LEAST_INODES));
     Ok(CString::new(format!("mode=0700,size={size},nr_inodes={inodes}"))?)
 }

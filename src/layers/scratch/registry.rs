@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -70,6 +70,9 @@ impl Listed {
         };
         match State::read(&layout) {
             Ok(Some(state)) => listed.fill(&layout, &state),
+            Ok(None) if may_be_unmounted(layout.dir()) => {
+                listed.trouble = Some("it is not there: its filesystem may not be mounted".into());
+            }
             Ok(None) => listed.trouble = Some("it is gone".into()),
             Err(failure) => listed.trouble = Some(failure.reason),
         }
@@ -98,8 +101,41 @@ impl Listed {
     }
 }
 
-/// Every scratch of this user, oldest first.
+/// Every scratch of this user, oldest first. Those on disk whose directory was removed are forgotten
+/// with it; not those whose filesystem may only not be mounted.
 pub fn list(places: &Places) -> Vec<Listed> {
+    let mut all = look(places);
+    all.retain(|listed| {
+        let is_lost = listed.is_gone() && !listed.dir.exists() && !may_be_unmounted(&listed.dir);
+        !is_lost || !unlink(places, &listed.dir)
+    });
+    all
+}
+
+/// Whether a directory that is missing, or empty, may lie on a filesystem that is not mounted: the
+/// last directory of its path that is there is empty, as a mount point is, or is where removable
+/// disks are mounted; or fstab(5) mounts something on the way.
+fn may_be_unmounted(dir: &Path) -> bool {
+    const REMOVABLE: [&str; 3] = ["/media", "/mnt", "/run/media"];
+    let there = dir.ancestors().find(|above| above.symlink_metadata().is_ok());
+    let there = there.unwrap_or(Path::new("/"));
+    let is_filled = |dir: &Path| fs::read_dir(dir).is_ok_and(|mut names| names.next().is_some());
+    let planned = fs::read_to_string("/etc/fstab").unwrap_or_default();
+    let mut points = planned.lines().filter_map(|line| line.split_whitespace().nth(1));
+    !is_filled(there)
+        || REMOVABLE.iter().any(|place| dir.starts_with(place))
+        || points.any(|point| point != "/" && dir.starts_with(point) && !is_mounted(point))
+}
+
+/// Whether something is mounted on a directory, as far as can be seen.
+fn is_mounted(point: &str) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    let point = Path::new(point);
+    point.parent().is_some_and(|above| device(point) != device(above))
+}
+
+/// Every scratch that is known, whether it is there or not.
+fn look(places: &Places) -> Vec<Listed> {
     let mut all: Vec<Listed> = Vec::new();
     for dir in places.in_memory() {
         for (id, dir) in entries(dir) {
@@ -131,7 +167,7 @@ fn entries(dir: &Path) -> Vec<(String, PathBuf)> {
 /// The scratches that a daemon left behind: those in memory that nobody serves, and those whose
 /// directory is gone.
 pub fn unused(places: &Places) -> Vec<PathBuf> {
-    let mut all = list(places);
+    let mut all = look(places);
     all.retain(|listed| listed.is_gone() || (listed.in_memory && !listed.mounted));
     all.into_iter().map(|listed| listed.dir).collect()
 }
@@ -159,7 +195,7 @@ pub fn remove(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
 
 fn find(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
     let shown = word.to_string_lossy();
-    let all = list(places);
+    let all = look(places);
     let is_path = shown.contains('/');
     if is_path || (Path::new(word).is_dir() && !all.iter().any(|listed| listed.id == shown)) {
         let path = std::path::absolute(word).map_err(|error| told(Path::new(word), "", error))?;

@@ -93,6 +93,9 @@ pub struct State {
     pub max: Option<u64>,
     /// Files up to this size, in bytes, are copied whole.
     pub copy_up: u64,
+    /// It was an upper directory without a state before.
+    #[serde(default)]
+    pub adopted: bool,
     /// `boot_id` of the machine when it was last in use, on disk. Where another is running by now,
     /// some of what was written may not have come to the disk.
     #[serde(default)]
@@ -126,6 +129,7 @@ impl State {
             kind,
             max: None,
             copy_up: COPY_UP,
+            adopted: false,
             boot: (kind == Kind::Disk).then(boot_id),
         }
     }

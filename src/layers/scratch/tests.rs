@@ -247,7 +247,7 @@ fn directories_that_are_no_scratch_are_left_as_they_are() {
         assert_eq!(fs::read_dir(world.path(&name[..6])).unwrap().count(), 1);
     }
     fs::write(world.path("file"), "").unwrap();
-    world.refused(&world.on_disk("file"), "Not a directory");
+    world.refused(&world.on_disk("file"), "it is a file: scratch= takes a directory");
     world.refused(&world.on_disk("none/deep"), "No such file or directory");
     world.refused(&world.on_disk("base/in"), "it lies inside the source");
     assert!(!world.path("base/in").exists());

@@ -32,6 +32,10 @@ fn an_upper_directory_is_adopted_and_put_into_the_words_of_overlayfs() {
     let names = |dir: &str| fs::read_dir(upper.join(dir)).unwrap().count();
     assert_eq!((names(""), names("sub"), names("sub/opaque")), (2, 3, 0));
     assert_eq!(fs::read_dir(scratch.layout().work()).unwrap().count(), 0);
+    assert!(scratch.state().adopted);
+    for dir in [scratch.layout().work(), scratch.layout().index(), scratch.layout().pages()] {
+        assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o7777, 0o700);
+    }
     assert_eq!(list(&world.places).len(), 1);
 }
 

@@ -16,7 +16,7 @@ fn ids_paths_and_links_find_a_scratch_and_a_copy_gets_an_id_of_its_own() {
     assert_ne!(copy, id);
     // Moved, it is found where it is after it was opened there.
     fs::rename(world.path("disk/one"), world.path("disk/moved")).unwrap();
-    assert!(list(&world.places).iter().any(Listed::is_gone));
+    assert_eq!(list(&world.places).len(), 1, "what was removed or moved is forgotten");
     assert_eq!(world.open("disk/moved").unwrap().state().id, id);
     assert_eq!(list(&world.places).len(), 2);
 
@@ -32,8 +32,30 @@ fn ids_paths_and_links_find_a_scratch_and_a_copy_gets_an_id_of_its_own() {
     assert!(!world.path("disk/moved").exists());
     fs::remove_dir_all(world.path("disk/two")).unwrap();
     assert_eq!(unused(&world.places), [world.path("disk/two")]);
+    let listed = list(&world.places);
+    assert!(listed[0].trouble.as_ref().unwrap().contains("may not be mounted"), "{listed:?}");
     remove(&world.places, copy.as_ref()).unwrap();
     assert_eq!(list(&world.places), []);
+}
+
+#[test]
+fn a_scratch_whose_filesystem_may_not_be_mounted_is_not_forgotten() {
+    let world = World::new();
+    drop(world.open("disk/here").unwrap());
+    fs::create_dir(world.path("disk/point")).unwrap();
+    drop(world.open("disk/point/there").unwrap());
+    fs::remove_dir_all(world.path("disk/point/there")).unwrap();
+    fs::remove_dir_all(world.path("disk/here")).unwrap();
+    for _ in 0..2 {
+        let listed = list(&world.places);
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert!(listed[0].is_gone() && listed[0].place.ends_with("disk/point/there"));
+        assert!(listed[0].trouble.as_ref().unwrap().contains("may not be mounted"));
+    }
+    // Something else lies where it was.
+    fs::write(world.path("disk/point/file"), "").unwrap();
+    assert_eq!(list(&world.places), []);
+    assert_eq!(unused(&world.places), [] as [PathBuf; 0]);
 }
 
 #[test]
