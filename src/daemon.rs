@@ -122,10 +122,6 @@ fn open_tree(config: &MountConfig) -> Result<Opened, Failure> {
         let watch = Watch::of(&volume, config.watch)?;
         return Ok((Arc::<Volume>::clone(&volume), watch.map(|watch| (watch, volume))));
     };
-    if options.root_is_file {
-        let reason = "access=copy: a file is served on a directory, not on a file";
-        return Err(Failure::usage(config.mountpoint.display(), reason));
-    }
     let places = Places::of_process();
     let share = scratch.share;
     let scratch = Scratch::open(scratch, &options.source, &config.mountpoint, &places)?;

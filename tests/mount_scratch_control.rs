@@ -161,8 +161,14 @@ fn removed_pages_are_zeros_in_the_scratch_alone() {
 #[test]
 fn pages_that_are_populated_for_writing_are_copied() {
     on_a_scratch("", |mounted| {
+        let times = || {
+            let found = fs::metadata(mounted.path().join("big")).unwrap();
+            (found.modified().unwrap(), found.accessed().unwrap())
+        };
+        let before = times();
         ask(mounted.path(), "advise populate_write 0-32K big").text();
         assert_eq!(status(mounted)["pages"], 8);
+        assert_eq!(times(), before, "nothing was changed");
         assert_content(mounted.path().join("big"), &pattern(PAGES * PAGE));
     });
 }

@@ -54,6 +54,10 @@ impl MountConfig {
         if let Some(dir) = scratch.as_ref().and_then(|scratch| scratch.dir.as_deref()) {
             ScratchConfig::check_place(dir, &source.path, &mountpoint.path)?;
         }
+        if scratch.is_some() && mountpoint.kind == SourceKind::File {
+            let reason = "access=copy: a file is served on a directory, not on a file";
+            return Err(Failure::usage(mountpoint.path.display(), reason));
+        }
         fuse_is_there(Path::new(DEVICE))?;
 
         let mut kernel = options.kernel;

@@ -134,16 +134,6 @@ impl Merged {
         runs
     }
 
-    /// Makes a copy of what the base shows in a range, as a write of it would.
-    ///
-    /// # Errors
-    /// ENOSPC; those of reading the base.
-    pub fn own(&self, range: Range<u64>) -> Result<(), Errno> {
-        let mut map = self.map_to_write();
-        let end = range.end.min(size_of(&self.upper)?);
-        if range.start < end { self.copy_in(&mut map, range.start, end) } else { Ok(()) }
-    }
-
     /// Drops what was written in whole pages: they show the base again, and zeros where that has
     /// nothing to show. The map is durable before the data goes, so that no power cut leaves a
     /// page that is told to be there and is not.

@@ -1,5 +1,7 @@
 //! Copying pages of the base into the upper file.
 
+use std::ops::Range;
+
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -22,12 +24,27 @@ impl Merged {
     /// ENOSPC and the others of pwrite(2); those of reading the base.
     pub fn materialize(&self) -> Result<(), Errno> {
         let mut map = self.map_to_write();
-        if map.is_whole() {
-            return Ok(());
-        }
-        let stat = rustix::fs::fstat(&self.upper)?;
         let end = map.base_limit();
-        let copied = self.copy_in(&mut map, 0, end);
+        if map.is_whole() { Ok(()) } else { self.copy_with_times(&mut map, 0, end) }
+    }
+
+    /// Makes a copy of what the base shows in a range, as a write of it would; the times of the
+    /// file stay.
+    ///
+    /// # Errors
+    /// ENOSPC; those of reading the base.
+    pub fn own(&self, range: Range<u64>) -> Result<(), Errno> {
+        let mut map = self.map_to_write();
+        let end = range.end.min(size_of(&self.upper)?);
+        match range.start < end {
+            true => self.copy_with_times(&mut map, range.start, end),
+            false => Ok(()),
+        }
+    }
+
+    fn copy_with_times(&self, map: &mut PageMap, start: u64, end: u64) -> Result<(), Errno> {
+        let stat = rustix::fs::fstat(&self.upper)?;
+        let copied = self.copy_in(map, start, end);
         let times = Timestamps {
             last_access: Timespec { tv_sec: stat.st_atime as _, tv_nsec: stat.st_atime_nsec as _ },
             last_modification: Timespec {
