@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::common::*;
 use super::model::{Run, Stage, random_call};
 use super::operation::{Call, Operation};
+use super::tidy::untidy;
 
 /// Errors of calls whose daemon has died: ECONNABORTED, ENOTCONN, and what mappings make of it.
 const GONE: [&str; 3] = ["code: 103,", "code: 107,", "code: 5,"];
@@ -80,7 +81,9 @@ fn kill_once(stage: &Stage, random: &mut Random) -> Vec<String> {
     run.mount_again();
     let before = but_times(run.differences());
     if before.is_empty() {
-        return before;
+        drop(worlds);
+        drop(run.mounted.take());
+        return untidy(run.scratch());
     }
     // Then all of the last call is there, or a part.
     worlds.1.apply(&broken);
@@ -126,6 +129,34 @@ fn finished_calls_are_there_after_the_daemon_was_killed() {
 #[test]
 fn finished_calls_are_there_after_the_daemon_of_a_scratch_in_memory_was_killed() {
     kill_at_random("copy_up=128K", false);
+}
+
+#[test]
+fn files_that_were_removed_and_still_open_give_their_bytes_back_after_a_kill() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let stage = Stage::new("copy_up=0,scratch_max=64M", true);
+    let mut run = stage.start();
+    let used = |run: &Run| {
+        let found = rustix::fs::statvfs(run.root()).unwrap();
+        (found.f_blocks - found.f_bfree) * found.f_frsize
+    };
+    let before = used(&run);
+    let file = create(run.root().join("g/d/a"));
+    file.write_all_at(&[1; 1 << 20], 0).unwrap();
+    let new = create(run.root().join("new"));
+    new.write_all_at(&[1; 1 << 20], 0).unwrap();
+    for name in ["g/d/a", "new"] {
+        std::fs::remove_file(run.root().join(name)).unwrap();
+    }
+    assert!(used(&run) > before + (2 << 20) - 4096);
+    run.mounted.as_mut().unwrap().kill();
+    drop((file, new));
+    run.mount_again();
+    assert!(used(&run) <= before + (64 << 10), "{} and then {}", before, used(&run));
+    drop(run.mounted.take());
+    assert_eq!(untidy(run.scratch()), [] as [String; 0]);
 }
 
 #[test]

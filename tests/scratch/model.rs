@@ -119,9 +119,8 @@ impl Stage {
         lines.extend(run.differences());
         drop(worlds);
         drop(run.mounted.take());
-        // A daemon that is killed leaves what was removed and still open.
-        let killed = steps.iter().any(|step| matches!(step, Step::Kill));
-        if let Some(scratch) = run.scratch.as_ref().filter(|_| !killed) {
+        // What a killed daemon left went when it was mounted again.
+        if let Some(scratch) = &run.scratch {
             lines.extend(super::tidy::untidy(scratch));
         }
         self.assert_untouched();
