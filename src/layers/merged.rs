@@ -312,8 +312,7 @@ impl Merged {
 
 /// The ctime of a file, in seconds and nanoseconds.
 fn changed(file: &OwnedFd) -> Result<(i64, u32), Errno> {
-    let stat = rustix::fs::fstat(file)?;
-    Ok((stat.st_ctime as i64, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)))
+    Ok(Fingerprint::of(file)?.ctime)
 }
 
 /// Whether the byte at `at` lies in a page of the upper file's own, and up to which byte, `end` at

@@ -47,9 +47,7 @@ impl PageMap {
             return PageMap::anew(file, upper, base).map(|()| Recovered::Anew);
         }
         let said = decode(&header)?;
-        let changed = rustix::fs::fstat(upper).map(|stat| {
-            (stat.st_ctime as i64, u32::try_from(stat.st_ctime_nsec).unwrap_or(u32::MAX))
-        })?;
+        let changed = Fingerprint::of(upper)?.ctime;
         // What lowers the limit is on the disk with the time that it left on the upper file.
         let lowered = changed >= said.lowered;
         let base_limit = if lowered { said.base_limit } else { said.firm_limit };
