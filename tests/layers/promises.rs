@@ -161,6 +161,28 @@ fn a_truncation_that_was_not_finished_is() {
 }
 
 #[test]
+fn zeros_that_were_written_are_as_good_as_holes() {
+    let dir = TestDir::new();
+    let mut stack = Stack::new(dir.path(), &base());
+    let mut written = vec![0; 10 * 4096];
+    written[5 * 4096..6 * 4096].fill(9);
+    stack.top().write(3 * 4096 - 5, &written, &caller()).unwrap();
+    stack.top().allocate(40 * 4096, 3 * 4096, PUNCH, &caller()).unwrap();
+    let content = stack.content();
+    // An archiver makes a hole of every block of zeros, and what was synchronised is nothing.
+    let upper = OpenOptions::new().read(true).write(true).open(stack.upper_path(1)).unwrap();
+    let whole = [3..7, 9..12].map(|pages: std::ops::Range<u64>| (pages.start, pages.end));
+    for (start, end) in whole {
+        rustix::fs::fallocate(&upper, PUNCH, start * 4096, (end - start) * 4096).unwrap();
+    }
+    let maps = File::open(dir.path()).unwrap();
+    let gone = || Err(Errno::NOENT);
+    PageMap::recover(&maps, MapId(1), &upper.into(), gone).unwrap();
+    stack.reopen();
+    assert!(stack.content() == content);
+}
+
+#[test]
 fn an_upper_file_without_its_map_is_no_file() {
     let dir = TestDir::new();
     let stack = Stack::new(dir.path(), &base());

@@ -124,12 +124,18 @@ impl Merged {
     ) -> Result<(), Errno> {
         let first = offset.div_ceil(PAGE);
         let aligned = data.get((first * PAGE - offset) as usize..).unwrap_or_default();
+        let mut zeros = first..first;
         for (page, bytes) in (first..stop).zip(aligned.chunks_exact(PAGE as usize)) {
-            if bytes.iter().all(|byte| *byte == 0) {
-                map.set_zeros(page..page + 1)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                continue;
             }
+            if zeros.end != page {
+                map.set_zeros(zeros)?;
+                zeros = page..page;
+            }
+            zeros.end = page + 1;
         }
-        Ok(())
+        map.set_zeros(zeros)
     }
 
     /// Makes a page of the base our own as it is.
