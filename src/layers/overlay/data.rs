@@ -34,7 +34,6 @@ impl Overlay {
         if !node.is_regular() {
             return Err(Errno::INVAL);
         }
-        self.check_number(&node, ino)?;
         if node.is_direct() {
             let at = self.in_base(&node).ok_or(Errno::STALE)?;
             let opened = self.layer(at)?.open(at.ino, how, caller, lend)?;
@@ -46,6 +45,7 @@ impl Overlay {
         let _names = self.names.read();
         let parts = node.parts();
         let mut slot = node.content.lock();
+        self.check_number(&node, ino)?; // Nobody else changes it meanwhile.
         let whole = parts.upper.filter(|_| parts.lowers.is_empty());
         if node.loan.is_open() && (how.write || whole.is_some()) {
             self.recall_by(&node, ino)?;
@@ -57,9 +57,7 @@ impl Overlay {
             let opened = self.upper.open(upper, how, caller, lend)?;
             return Ok(self.handles.add_whole(Arc::clone(&node), None, opened));
         }
-        if how.write {
-            self.is_written(&node);
-        } else if self.share {
+        if !how.write && self.share {
             // What is lent is lent to everybody: the kernel takes one way at a time.
             let is_lent = node.loan.is_open();
             if is_lent || slot.strong_count() == 0 && self.may_be_lent(&node) {

@@ -7,9 +7,10 @@
 //! on every open by the old number is answered so. Who has it open by that goes on reading the
 //! base, which is the price of sharing. Attributes tell the number of the base throughout.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -25,17 +26,11 @@ pub(super) struct Loan {
     number: AtomicU64,
     /// What is open by that number and read in the base.
     open: Mutex<HashSet<u64>>,
-    /// Somebody is about to open it to write, and has been told to look it up anew.
-    recalled: AtomicBool,
 }
 
 impl Loan {
     pub(super) fn new(ino: Ino) -> Loan {
-        Loan {
-            number: AtomicU64::new(ino.0),
-            open: Mutex::default(),
-            recalled: AtomicBool::new(false),
-        }
+        Loan { number: AtomicU64::new(ino.0), open: Mutex::default() }
     }
 
     /// The number that the kernel is told.
@@ -51,6 +46,27 @@ impl Loan {
     /// Notes that a handle is closed, which may be one of these.
     pub(super) fn closed(&self, id: HandleId) {
         self.open.lock().remove(&id.0);
+    }
+}
+
+/// How long a file is not lent again that somebody was about to write.
+const LENT_AGAIN: Duration = Duration::from_secs(10);
+
+/// The files that somebody was about to open to write, and was told to look up anew: once, since
+/// the second time the open would fail. Meanwhile the kernel may forget all of their numbers, and
+/// so may the table of nodes.
+#[derive(Default)]
+pub(super) struct Recalls(Mutex<HashMap<Ino, Instant>>);
+
+impl Recalls {
+    fn note(&self, ino: Ino) {
+        let mut all = self.0.lock();
+        all.retain(|_, since| since.elapsed() < LENT_AGAIN);
+        all.insert(ino, Instant::now());
+    }
+
+    fn has(&self, ino: Ino) -> bool {
+        self.0.lock().get(&ino).is_some_and(|since| since.elapsed() < LENT_AGAIN)
     }
 }
 
@@ -82,7 +98,7 @@ impl Overlay {
             return;
         }
         open.clear();
-        node.loan.recalled.store(true, Ordering::Release);
+        self.recalls.note(node.ino);
         let (known, other) = (node.loan.number(), another_number());
         self.nodes.renumber(node, other);
         node.loan.number.store(other.0, Ordering::Release);
@@ -132,11 +148,6 @@ impl Overlay {
 
     /// Whether a file may be lent that nobody has open otherwise.
     pub(super) fn may_be_lent(&self, node: &Node) -> bool {
-        node.upper().is_none() && !node.loan.recalled.load(Ordering::Acquire)
-    }
-
-    /// Notes that a file is open to be written: from its last close on it may be lent again.
-    pub(super) fn is_written(&self, node: &Node) {
-        node.loan.recalled.store(false, Ordering::Release);
+        node.upper().is_none() && !self.recalls.has(node.ino)
     }
 }

@@ -88,6 +88,7 @@ pub struct Overlay {
     marks: Marks,
     policy: RwLock<Policy>,
     share: bool,
+    recalls: lent::Recalls,
     copy_up: u64,
     /// Where the bound is kept by counting.
     bound: Option<space::Bound>,
@@ -148,6 +149,7 @@ impl Overlay {
             caches: OnceLock::new(),
             lowers,
             upper,
+            recalls: lent::Recalls::default(),
             copy_up: scratch.copy_up(),
             bound: space::Bound::new(scratch.budget()),
             reserve: scratch.reserve().cloned(),
