@@ -19,7 +19,8 @@ impl Overlay {
     /// # Errors
     /// EBADF for an unknown handle; those of fsync(2).
     pub fn sync(&self, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
-        match &*self.handles.file(id)? {
+        let handle = self.handles.file(id)?;
+        let synced = match &*handle {
             Handle::Whole { node, layer: None, id } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
                 // What was made here has the name that the client gave it, who synchronises that.
@@ -34,7 +35,9 @@ impl Overlay {
                 Some(merged) => self.sync_merged(node, merged, data_only),
                 None => Ok(()), // Nothing was changed.
             },
-        }
+        };
+        self.count_stored(handle.node());
+        synced
     }
 
     pub(super) fn sync_merged(

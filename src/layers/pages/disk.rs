@@ -171,6 +171,10 @@ impl PageMap {
             let bytes = words.map(u64::to_le_bytes);
             let bytes = bytes.get(first..=last).unwrap_or_default().as_flattened();
             self.dirty.store(true, Ordering::Release);
+            if before == [0; WORDS] && !self.firm.contains_key(&number) {
+                // No fsync may fail for want of room for what it notes.
+                write_at(&self.file, HEADER + number * STRIDE + CHUNK, &[0; CHUNK as usize])?;
+            }
             write_at(&self.file, HEADER + number * STRIDE + first as u64 * 8, bytes)?;
             self.count_change(ones(&before), ones(&words));
             put(&mut self.chunks, number, words);
