@@ -424,6 +424,13 @@ impl Filesystem for Floor {
         reply!(reply, sync(), _done => reply.ok());
     }
 
+    /// There are none. Saying that there never are would spare a question before the first write to
+    /// each file, and no filesystem that has them may say it.
+    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        let _turn = Turn::begin();
+        reply.error(Errno::ENODATA);
+    }
+
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let _turn = Turn::begin();
         reply.error(Errno::ENOSYS); // The kernel does not ask again.

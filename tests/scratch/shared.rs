@@ -245,8 +245,10 @@ fn readers_and_writers_at_once_meet_no_error() {
                         })
                     })
                     .collect();
-                writers.into_iter().for_each(|writer| writer.join().unwrap());
+                let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+                // Also when one has failed, since the readers go on until then.
                 done.store(true, Ordering::Release);
+                ended.into_iter().for_each(|writer| writer.unwrap());
             });
             for name in &names {
                 let content = fs::read(kept.at(name)).unwrap();

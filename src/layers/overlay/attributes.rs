@@ -93,10 +93,16 @@ impl Overlay {
         }
         let mut change = change;
         let upper = self.raised(&node)?;
-        if let Some(size) = change.size
-            && self.truncate_merged((&node, ino), size, caller)?
-        {
-            change.size = None;
+        if let Some(size) = change.size {
+            let truncated = self.truncate_merged((&node, ino), size, caller);
+            let by_name = handle.is_none();
+            // By a name that was there when it was looked up it is looked up anew.
+            if truncated.map_err(|err| match err {
+                Errno::TXTBSY if by_name => Errno::STALE,
+                err => err,
+            })? {
+                change.size = None;
+            }
         }
         let nothing = change.mode.is_none()
             && change.uid.is_none()
