@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::*;
@@ -24,8 +24,10 @@ use parking_lot::RwLock;
 use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
 mod tree;
+mod turn;
 
 use tree::{Tree, attr_of, new_attr, open_dir};
+use turn::{POLLING, Turn};
 
 /// How long the kernel may use what it is told.
 const LONG: Duration = Duration::from_secs(3600);
@@ -46,9 +48,6 @@ const FEATURES: [InitFlags; 12] = [
     InitFlags::FUSE_PASSTHROUGH,
 ];
 
-/// As mmapfs stays awake for the next request.
-static POLLING: OnceLock<BusyPoll> = OnceLock::new();
-
 struct Floor {
     tree: RwLock<Tree>,
     /// The files that are read by requests; `None` when all are handed to the kernel.
@@ -57,22 +56,6 @@ struct Floor {
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 1 << 20]);
-}
-
-/// A request: it has arrived, and when this is dropped it was answered.
-struct Turn;
-
-impl Turn {
-    fn begin() -> Turn {
-        POLLING.get().inspect(|polling| polling.arrived());
-        Turn
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        POLLING.get().inspect(|polling| polling.answered());
-    }
 }
 
 type Answer<T> = Result<T, Errno>;
