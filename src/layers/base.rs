@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::merged::Merged;
@@ -81,11 +80,7 @@ impl Base {
 
 /// lseek(2) for data or a hole. A filesystem that does not know holes has none.
 pub(super) fn seek_in(file: &OwnedFd, offset: u64, to: SeekTo) -> Result<u64, Errno> {
-    let found = match to {
-        SeekTo::Data => rustix::fs::seek(file, SeekFrom::Data(offset)),
-        SeekTo::Hole => rustix::fs::seek(file, SeekFrom::Hole(offset)),
-    };
-    match (found, to) {
+    match (rustix::fs::seek(file, to.starting_at(offset)), to) {
         (Err(Errno::INVAL | Errno::OPNOTSUPP), SeekTo::Data) => Ok(offset),
         (Err(Errno::INVAL | Errno::OPNOTSUPP), SeekTo::Hole) => size_of(file),
         (found, _) => found,

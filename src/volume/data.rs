@@ -81,6 +81,16 @@ pub enum SeekTo {
     Hole,
 }
 
+impl SeekTo {
+    /// The search from an offset, as lseek(2) takes it.
+    pub fn starting_at(self, offset: u64) -> SeekFrom {
+        match self {
+            SeekTo::Data => SeekFrom::Data(offset),
+            SeekTo::Hole => SeekFrom::Hole(offset),
+        }
+    }
+}
+
 impl Volume {
     /// Opens a file. Without [`Open::wait`] it does not wait for the holder of a lease.
     ///
@@ -351,11 +361,7 @@ impl Volume {
     /// ENXIO behind the end of the file; those of lseek(2).
     pub fn seek(&self, ino: Ino, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
         let open = self.file_of(ino, id)?;
-        let from = match to {
-            SeekTo::Data => SeekFrom::Data(offset),
-            SeekTo::Hole => SeekFrom::Hole(offset),
-        };
-        rustix::fs::seek(open.file.descriptor().any()?, from)
+        rustix::fs::seek(open.file.descriptor().any()?, to.starting_at(offset))
     }
 
     /// Copies a range from one open file to another in the backing filesystem, by sharing blocks

@@ -4,12 +4,11 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::data::whence;
 use super::handles::Handle;
 use super::space::Takes;
 use crate::layers::pages::PAGE;
 use crate::sys::cred::Caller;
-use crate::volume::HandleId;
+use crate::volume::{HandleId, SeekTo};
 
 impl Overlay {
     /// fallocate(2).
@@ -40,7 +39,9 @@ impl Overlay {
                 if caller.uid != 0 {
                     self.kill_privileges(node, caller)?;
                 }
-                let seek = |offset, to| rustix::fs::seek(&**merged.upper(), whence(offset, to));
+                let seek = |offset, to: SeekTo| {
+                    rustix::fs::seek(&**merged.upper(), to.starting_at(offset))
+                };
                 self.within(node, takes((offset, len), mode), seek, || {
                     let mode = FallocateFlags::from_bits_retain(mode);
                     merged.allocate(offset, len, mode, caller)

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::Overlay;
@@ -197,7 +196,9 @@ impl Overlay {
                     self.kill_privileges(node, caller)?;
                 }
                 let at = || if request.append { merged.size() } else { Ok(offset) };
-                let seek = |offset, to| rustix::fs::seek(&**merged.upper(), whence(offset, to));
+                let seek = |offset, to: SeekTo| {
+                    rustix::fs::seek(&**merged.upper(), to.starting_at(offset))
+                };
                 let count = self.write_within(node, (at, data.len()), seek, |count| {
                     let data = data.get(..count).unwrap_or_default();
                     match request.append {
@@ -260,7 +261,7 @@ impl Overlay {
             }
             Handle::Merged { content, .. } => match &*content.merged.read() {
                 Some(merged) => merged.seek(offset, to),
-                None => rustix::fs::seek(&content.base, whence(offset, to)),
+                None => rustix::fs::seek(&content.base, to.starting_at(offset)),
             },
         }
     }
@@ -305,12 +306,5 @@ impl Overlay {
         let base = base.map_or(0, |attr| attr.stat.blocks);
         let full = upper.size.div_ceil(4096) * 8;
         (upper.blocks + base).min(full.max(base).max(upper.blocks))
-    }
-}
-
-pub(super) fn whence(offset: u64, to: SeekTo) -> SeekFrom {
-    match to {
-        SeekTo::Data => SeekFrom::Data(offset),
-        SeekTo::Hole => SeekFrom::Hole(offset),
     }
 }
