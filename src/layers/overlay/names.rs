@@ -113,7 +113,11 @@ impl Overlay {
             true => self.marks.make_opaque(&self.upper, entry.attr.ino).and_then(|()| {
                 let exchange = RenameFlags::EXCHANGE;
                 self.upper.rename((above, &beside), (above, name), exchange, &self.me)?;
-                self.upper.remove(above, &beside, false)
+                if let Err(err) = self.upper.remove(above, &beside, false) {
+                    // It is made, and what is left of the whiteout is swept at the next mount.
+                    log::warn!("{}: removing a whiteout: {err}", beside.display());
+                }
+                Ok(())
             }),
         };
         match moved {
