@@ -94,3 +94,9 @@ pub(super) fn size_of(file: &OwnedFd) -> Result<u64, Errno> {
 pub(super) fn blocks_of(file: &OwnedFd) -> Result<u64, Errno> {
     Ok(u64::try_from(rustix::fs::fstat(file)?.st_blocks).unwrap_or(0))
 }
+
+/// The ctime of a file, in seconds and nanoseconds.
+pub(super) fn ctime_of(file: &OwnedFd) -> Result<(i64, u32), Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_ctime as i64, stat.st_ctime_nsec as u32))
+}

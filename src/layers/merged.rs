@@ -34,7 +34,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 pub use super::base::Base;
-use super::base::{blocks_of, size_of};
+use super::base::{blocks_of, ctime_of, size_of};
 use super::pages::{Fingerprint, MapId, PAGE, PageMap, read_at, sync_file};
 use crate::sys::cred::{AsCaller, Caller};
 
@@ -65,7 +65,7 @@ impl Merged {
     /// # Errors
     /// Those of fstat(2), and of pwrite(2) to the map.
     pub fn new(base: Base, upper: Arc<OwnedFd>, mut map: PageMap) -> Result<Merged, Errno> {
-        map.set_base_limit(size_of(&upper)?, changed(&upper)?)?;
+        map.set_base_limit(size_of(&upper)?, ctime_of(&upper)?)?;
         Ok(Merged { base, upper, map: RwLock::new(map), written: AtomicBool::new(true) })
     }
 
@@ -246,7 +246,7 @@ impl Merged {
             map.save_limit()?;
         }
         rustix::fs::ftruncate(&self.upper, size)?;
-        map.set_base_limit(size, changed(&self.upper)?)
+        map.set_base_limit(size, ctime_of(&self.upper)?)
     }
 
     /// Makes the map durable as it is, with the bits that it has on disk so far. Before a file is
@@ -308,11 +308,6 @@ impl Merged {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&self.upper, mode, start, end - start)
     }
-}
-
-/// The ctime of a file, in seconds and nanoseconds.
-fn changed(file: &OwnedFd) -> Result<(i64, u32), Errno> {
-    Ok(Fingerprint::of(file)?.ctime)
 }
 
 /// Whether the byte at `at` lies in a page of the upper file's own, and up to which byte, `end` at

@@ -6,19 +6,16 @@
 //! | offset | bytes | what                                                              |
 //! |-------:|------:|-------------------------------------------------------------------|
 //! |      0 |     8 | magic: `mmapfspm`                                                 |
-//! |      8 |     4 | version: 2; a higher one is refused                               |
+//! |      8 |     4 | version: 3; any other is refused                                   |
 //! |     12 |     4 | page size in bytes: 4096                                          |
 //! |     16 |     8 | `base_limit` in bytes, at most the base's size; it only shrinks   |
-//! |     24 |     8 | base at first touch: size in bytes                                |
-//! |     32 |     8 | base at first touch: mtime, seconds (signed)                      |
-//! |     40 |     8 | base at first touch: ctime, seconds (signed)                      |
-//! |     48 |     4 | base at first touch: mtime, nanoseconds                           |
-//! |     52 |     4 | base at first touch: ctime, nanoseconds                           |
-//! |     56 |     8 | base at first touch: inode number                                 |
-//! |     64 |     8 | `base_limit` at the last synchronisation                          |
-//! |     72 |     8 | ctime of the upper file when `base_limit` was lowered: seconds    |
-//! |     80 |     4 | the same: nanoseconds                                             |
-//! |     84 |   428 | zeros                                                             |
+//! |     24 |     8 | `base_limit` at the last synchronisation                          |
+//! |     32 |     8 | ctime of the upper file when `base_limit` was lowered: seconds    |
+//! |     40 |     4 | the same: nanoseconds                                             |
+//! |     44 |     4 | zeros                                                             |
+//! |     48 |     8 | ID                                                                |
+//! |     56 |    56 | the base at first touch: see [`Fingerprint::encode`]              |
+//! |    112 |   400 | zeros                                                             |
 //! |    512 |     n | the bitmaps                                                       |
 //!
 //! There are two bitmaps, in turns of 512 bytes for 4096 pages each: the bits themselves, and those
@@ -54,14 +51,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::io::Errno;
 
 mod disk;
+mod fingerprint;
 mod format;
 mod recover;
 #[cfg(test)]
 mod tests;
 
 pub(super) use disk::{read_at, sync_file};
+pub use fingerprint::{Comparison, Doubt, Fingerprint};
 use format::{CHUNK, CHUNK_PAGES, Header};
-pub use format::{Fingerprint, MapError, MapId, PAGE};
+pub use format::{MapError, MapId, PAGE};
 pub use recover::Recovered;
 
 const WORDS: usize = CHUNK as usize / 8;
@@ -100,6 +99,7 @@ pub struct Unsynced {
 #[derive(Debug)]
 pub struct PageMap {
     file: Arc<OwnedFd>,
+    id: MapId,
     access: MapAccess,
     base: Fingerprint,
     base_limit: u64,
@@ -245,6 +245,7 @@ impl PageMap {
 
     fn header(&self) -> Header {
         Header {
+            id: self.id,
             base_limit: self.base_limit,
             base: self.base,
             firm_limit: self.firm_limit,

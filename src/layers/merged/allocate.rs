@@ -3,8 +3,8 @@
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{Merged, changed};
-use crate::layers::base::size_of;
+use super::Merged;
+use crate::layers::base::{ctime_of, size_of};
 use crate::layers::pages::{PAGE, PageMap};
 use crate::sys::cred::{AsCaller, Caller};
 
@@ -85,7 +85,7 @@ impl Merged {
             let last = map.base_pages().saturating_sub(1);
             let stop = if map.own(last) { end } else { end.max((last + 1) * PAGE) };
             clear(self, start, stop - start)?;
-            return map.set_base_limit(start, changed(&self.upper)?);
+            return map.set_base_limit(start, ctime_of(&self.upper)?);
         }
         // The pages at the ends, of which something is left, become our own first.
         if start % PAGE != 0 {

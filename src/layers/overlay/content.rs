@@ -10,12 +10,12 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::node::{Node, Parts};
+use super::node::{At, Node, Parts};
 use super::space::TWO_PAGES;
 use crate::layers::merged::{Base, Merged};
 use crate::layers::pages::{Fingerprint, MapAccess, MapId, PageMap};
 use crate::mapping::OpenMode;
-use crate::volume::{Ino, Stat};
+use crate::volume::Ino;
 
 const CAPABILITY: &str = "security.capability";
 
@@ -121,8 +121,7 @@ impl Overlay {
     pub(super) fn map_of_others(&self, node: &Node, upper: Ino) -> Result<u64, Errno> {
         let below = node.parts().lowers.first().copied().filter(|_| node.is_linked());
         let below = below.ok_or(Errno::IO)?;
-        let stat = self.layer(below)?.attr(below.ino, None)?.stat;
-        let pages = self.new_page_map(&stat)?;
+        let pages = self.new_page_map(&self.fingerprint(below)?)?;
         self.marks
             .write(&self.upper, upper, "mmapfs.pages", pages.to_string().as_bytes())
             .inspect_err(|_| self.drop_page_map(pages))?;
@@ -169,17 +168,16 @@ impl Overlay {
         self.close_content(node, content).and(changed)
     }
 
+    /// A lower file as it is at this moment. It need not be readable.
+    pub(super) fn fingerprint(&self, below: At) -> Result<Fingerprint, Errno> {
+        Fingerprint::of(self.layer(below)?.open_path(below.ino)?)
+    }
+
     /// A new page map for a copy of a lower file, without a page yet.
-    pub(super) fn new_page_map(&self, stat: &Stat) -> Result<u64, Errno> {
-        let fingerprint = Fingerprint {
-            size: stat.size,
-            mtime: (stat.mtime.sec, stat.mtime.nsec),
-            ctime: (stat.ctime.sec, stat.ctime.nsec),
-            ino: stat.ino,
-        };
+    pub(super) fn new_page_map(&self, base: &Fingerprint) -> Result<u64, Errno> {
         loop {
             let id = MapId::random();
-            match PageMap::create(&self.pages, id, fingerprint, stat.size) {
+            match PageMap::create(&self.pages, id, *base, base.size) {
                 Ok(_) => {
                     self.counts.partial_files.fetch_add(1, Ordering::Relaxed);
                     return Ok(id.0);

@@ -47,7 +47,7 @@ impl Overlay {
             libc::S_IFREG => {
                 // An empty file is whole, unless descriptors of it wait for what is written.
                 let whole = stat.size == 0 && node.content.lock().strong_count() == 0;
-                self.copy_regular(&temporary, node, &stat, whole)?
+                self.copy_regular(&temporary, node, at, whole)?
             }
             libc::S_IFLNK => (self.copy_link(&temporary, at)?, Parts::default()),
             _ => {
@@ -131,7 +131,7 @@ impl Overlay {
         &self,
         name: &OsStr,
         node: &Node,
-        stat: &Stat,
+        below: At,
         whole: bool,
     ) -> Result<(Entry, Parts), Errno> {
         let new = NewNode { mode: libc::S_IFREG | 0o600, umask: 0, caller: &self.me };
@@ -141,7 +141,7 @@ impl Overlay {
         let (entry, opened) = self.upper.create(self.dirs.work, name, &new, &how, true, &refuse)?;
         let upper = entry.attr.ino;
         let prepared =
-            if whole { Ok(None) } else { self.prepare_sparse(upper, node, stat).map(Some) };
+            if whole { Ok(None) } else { self.prepare_sparse(upper, node, below).map(Some) };
         self.upper.release(opened.id)?;
         match prepared {
             Ok(pages) => Ok((entry, Parts { pages, ..Parts::default() })),
@@ -153,11 +153,12 @@ impl Overlay {
         }
     }
 
-    fn prepare_sparse(&self, upper: Ino, node: &Node, stat: &Stat) -> Result<u64, Errno> {
-        let size = SetAttr { size: Some(stat.size), ..SetAttr::default() };
+    fn prepare_sparse(&self, upper: Ino, node: &Node, below: At) -> Result<u64, Errno> {
+        let base = self.fingerprint(below)?;
+        let size = SetAttr { size: Some(base.size), ..SetAttr::default() };
         self.upper.set_attr(upper, None, size, &self.me)?;
         let path = self.path_below(node);
-        let pages = self.new_page_map(stat)?;
+        let pages = self.new_page_map(&base)?;
         let mark = |name: &str, value: &[u8]| self.marks.write(&self.upper, upper, name, value);
         use std::os::unix::ffi::OsStrExt;
         mark("mmapfs.pages", pages.to_string().as_bytes())

@@ -33,7 +33,7 @@ impl PageMap {
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&directory, id.to_string(), flags, mode)?;
         let lowered = (i64::MIN, 0);
-        let header = Header { base_limit, base, firm_limit: base_limit, lowered };
+        let header = Header { id, base_limit, base, firm_limit: base_limit, lowered };
         let map = PageMap::empty(file, MapAccess::Write, &header);
         let made = rustix::fs::ftruncate(&map.file, length_for(map.base_pages()));
         if let Err(err) = made.and_then(|()| map.save_limit()) {
@@ -61,6 +61,7 @@ impl PageMap {
             return Err(MapError::Short { len, least: HEADER });
         }
         let mut map = PageMap::empty(file, access, &decode(&header)?);
+        map.check_id(id)?;
         map.limit_saved = AtomicBool::new(true);
         let least = length_for(map.base_pages());
         if len < least {
@@ -70,11 +71,20 @@ impl PageMap {
         Ok(map)
     }
 
+    /// A map under the name of another is that of another file.
+    pub(super) fn check_id(&self, id: MapId) -> Result<(), MapError> {
+        match self.id == id {
+            true => Ok(()),
+            false => Err(MapError::Damaged { what: "it is the map of another file" }),
+        }
+    }
+
     /// A map without a bit.
     pub(super) fn empty(file: OwnedFd, access: MapAccess, header: &Header) -> PageMap {
         PageMap {
             file: Arc::new(file),
             access,
+            id: header.id,
             base: header.base,
             base_limit: header.base_limit,
             limit_saved: AtomicBool::new(false),

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::os::fd::AsFd;
 use std::str::FromStr;
 
 use rustix::io::Errno;
+
+use super::fingerprint::Fingerprint;
 
 /// The first bytes of every page map.
 const MAGIC: [u8; 8] = *b"mmapfspm";
 
 /// The newest version that is understood.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Bytes of the header; the bitmap follows it.
 pub(super) const HEADER: u64 = 512;
@@ -58,35 +59,6 @@ impl FromStr for MapId {
     }
 }
 
-/// What tells that a base file is still the one that it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint {
-    /// Size in bytes.
-    pub size: u64,
-    /// Last modification, in seconds and nanoseconds.
-    pub mtime: (i64, u32),
-    /// Last change of the inode, in seconds and nanoseconds.
-    pub ctime: (i64, u32),
-    /// Inode number. The device number is left out: it changes with a reboot.
-    pub ino: u64,
-}
-
-impl Fingerprint {
-    /// That of an open file at this moment.
-    ///
-    /// # Errors
-    /// Those of fstat(2).
-    pub fn of(file: impl AsFd) -> Result<Fingerprint, Errno> {
-        let stat = rustix::fs::fstat(file)?;
-        Ok(Fingerprint {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
-            ino: stat.st_ino as u64,
-        })
-    }
-}
-
 /// Why a page map cannot be used. A file whose map cannot be used cannot be read: its pages are
 /// not known, and guessing would show the wrong ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +72,11 @@ pub enum MapError {
     },
     /// The file is not a page map.
     Magic,
+    /// It was made by an older version of the program, and says less than has to be known.
+    Older {
+        /// Its version.
+        version: u32,
+    },
     /// It was made by a newer version of the program.
     Newer {
         /// Its version.
@@ -144,6 +121,11 @@ impl fmt::Display for MapError {
                 write!(f, "{} is not the name of a page map", name.escape_debug())
             }
             MapError::Magic => f.write_str("not a page map"),
+            MapError::Older { version } => write!(
+                f,
+                "page map of version {version}, which the mmapfs that made it reads; this one \
+                 knows {VERSION}"
+            ),
             MapError::Newer { version } => {
                 write!(f, "page map of version {version}; this program knows {VERSION}")
             }
@@ -165,36 +147,38 @@ pub(super) fn length_for(base_pages: u64) -> u64 {
 /// What the header of a map says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
+    pub(super) id: MapId,
     pub(super) base_limit: u64,
     pub(super) base: Fingerprint,
     pub(super) firm_limit: u64,
     pub(super) lowered: (i64, u32),
 }
 
+/// Where the parts of a header are, in bytes.
+const BASE_LIMIT: usize = 16;
+const FIRM_LIMIT: usize = 24;
+const LOWERED: usize = 32;
+const ID: usize = 48;
+const BASE: usize = 56;
+const BEHIND: usize = BASE + Fingerprint::LEN;
+
 /// The bytes of a header.
 pub(super) fn encode(said: &Header) -> [u8; HEADER as usize] {
     let mut header = [0; HEADER as usize];
-    let mut at = 0;
-    let mut put = |bytes: &[u8]| {
+    let mut put = |at: usize, bytes: &[u8]| {
         if let Some(place) = header.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
-        at += bytes.len();
     };
-    let base = &said.base;
-    put(&MAGIC);
-    put(&VERSION.to_le_bytes());
-    put(&(PAGE as u32).to_le_bytes());
-    put(&said.base_limit.to_le_bytes());
-    put(&base.size.to_le_bytes());
-    put(&base.mtime.0.to_le_bytes());
-    put(&base.ctime.0.to_le_bytes());
-    put(&base.mtime.1.to_le_bytes());
-    put(&base.ctime.1.to_le_bytes());
-    put(&base.ino.to_le_bytes());
-    put(&said.firm_limit.to_le_bytes());
-    put(&said.lowered.0.to_le_bytes());
-    put(&said.lowered.1.to_le_bytes());
+    put(0, &MAGIC);
+    put(8, &VERSION.to_le_bytes());
+    put(12, &(PAGE as u32).to_le_bytes());
+    put(BASE_LIMIT, &said.base_limit.to_le_bytes());
+    put(FIRM_LIMIT, &said.firm_limit.to_le_bytes());
+    put(LOWERED, &said.lowered.0.to_le_bytes());
+    put(LOWERED + 8, &said.lowered.1.to_le_bytes());
+    put(ID, &said.id.0.to_le_bytes());
+    put(BASE, &said.base.encode());
     header
 }
 
@@ -206,27 +190,22 @@ pub(super) fn decode(header: &[u8; HEADER as usize]) -> Result<Header, MapError>
     match word(header, 8) {
         VERSION => {}
         0 => return Err(MapError::Damaged { what: "its version is 0" }),
-        // No release has written it.
-        1 => return Err(MapError::Damaged { what: "its version is 1" }),
+        version if version < VERSION => return Err(MapError::Older { version }),
         version => return Err(MapError::Newer { version }),
     }
     if u64::from(word(header, 12)) != PAGE {
         return Err(MapError::Damaged { what: "its page size is not 4096" });
     }
-    let base = Fingerprint {
-        size: long(header, 24),
-        mtime: (long(header, 32) as i64, word(header, 48)),
-        ctime: (long(header, 40) as i64, word(header, 52)),
-        ino: long(header, 56),
-    };
+    let base = header.get(BASE..BEHIND).and_then(Fingerprint::decode);
+    let base = base.ok_or(MapError::Damaged { what: "the fingerprint of the base is none" })?;
     let said = Header {
-        base_limit: long(header, 16),
+        id: MapId(long(header, ID)),
+        base_limit: long(header, BASE_LIMIT),
         base,
-        firm_limit: long(header, 64),
-        lowered: (long(header, 72) as i64, word(header, 80)),
+        firm_limit: long(header, FIRM_LIMIT),
+        lowered: (long(header, LOWERED) as i64, word(header, LOWERED + 8)),
     };
-    let largest = said.base_limit.max(said.firm_limit);
-    if largest > base.size || i64::try_from(base.size).is_err() {
+    if said.base_limit.max(said.firm_limit) > base.size {
         return Err(MapError::Damaged { what: "its base limit is behind the end of the base" });
     }
     Ok(said)

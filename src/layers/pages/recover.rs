@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::disk::read_at;
 use super::format::{HEADER, Header, STRIDE, decode, length_for};
 use super::{Fingerprint, MapAccess, MapError, MapId, PAGE, PageMap, WORDS};
-use crate::layers::base::size_of;
+use crate::layers::base::{ctime_of, size_of};
 
 /// What the disk had of a page map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +44,15 @@ impl PageMap {
         read_at(&file, 0, &mut header)?;
         if header == [0; HEADER as usize] {
             let base = base()?;
-            return PageMap::anew(file, upper, base).map(|()| Recovered::Anew);
+            return PageMap::anew(file, id, upper, base).map(|()| Recovered::Anew);
         }
         let said = decode(&header)?;
-        let changed = Fingerprint::of(upper)?.ctime;
+        let changed = ctime_of(upper)?;
         // What lowers the limit is on the disk with the time that it left on the upper file.
         let lowered = changed >= said.lowered;
         let base_limit = if lowered { said.base_limit } else { said.firm_limit };
         let mut map = PageMap::empty(file, MapAccess::Write, &Header { base_limit, ..said });
+        map.check_id(id)?;
         let least = length_for(map.base_pages().max(said.firm_limit.div_ceil(PAGE)));
         if u64::try_from(rustix::fs::fstat(&map.file)?.st_size).unwrap_or(0) < least {
             rustix::fs::ftruncate(&map.file, least)?;
@@ -67,10 +68,10 @@ impl PageMap {
     }
 
     /// A map that says what the upper file has.
-    fn anew(file: OwnedFd, upper: &OwnedFd, base: Fingerprint) -> Result<(), MapError> {
+    fn anew(file: OwnedFd, id: MapId, upper: &OwnedFd, base: Fingerprint) -> Result<(), MapError> {
         let base_limit = base.size.min(size_of(upper)?);
         let lowered = (i64::MIN, 0);
-        let header = Header { base_limit, base, firm_limit: base_limit, lowered };
+        let header = Header { id, base_limit, base, firm_limit: base_limit, lowered };
         rustix::fs::ftruncate(&file, 0)?;
         let mut map = PageMap::empty(file, MapAccess::Write, &header);
         rustix::fs::ftruncate(&map.file, length_for(map.base_pages()))?;

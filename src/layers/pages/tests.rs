@@ -11,7 +11,14 @@ const GIB: u64 = 1 << 30;
 const NEVER: (i64, u32) = (i64::MIN, 0);
 
 fn base(size: u64) -> Fingerprint {
-    Fingerprint { size, mtime: (-5, 999_999_999), ctime: (1 << 40, 7), ino: u64::MAX - 1 }
+    Fingerprint {
+        size,
+        mtime: (-5, 999_999_999),
+        ctime: (1 << 40, 7),
+        birth: Some((9, 10)),
+        ino: u64::MAX - 1,
+        racy: true,
+    }
 }
 
 struct Place(tempfile::TempDir);
@@ -97,17 +104,21 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
     assert_eq!(place.file().metadata().unwrap().len(), 1536);
     let mut expected = Vec::new();
     expected.extend_from_slice(b"mmapfspm");
-    expected.extend_from_slice(&[2, 0, 0, 0, 0, 16, 0, 0]);
+    expected.extend_from_slice(&[3, 0, 0, 0, 0, 16, 0, 0]);
     expected.extend_from_slice(&(19 * PAGE + 5).to_le_bytes());
     expected.extend_from_slice(&(20 * PAGE + 1).to_le_bytes());
+    expected.extend_from_slice(&77_i64.to_le_bytes());
+    expected.extend_from_slice(&[8, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend_from_slice(&ID.0.to_le_bytes());
+    expected.extend_from_slice(&(20 * PAGE + 1).to_le_bytes());
+    expected.extend_from_slice(&(u64::MAX - 1).to_le_bytes());
     expected.extend_from_slice(&(-5_i64).to_le_bytes());
     expected.extend_from_slice(&(1_i64 << 40).to_le_bytes());
+    expected.extend_from_slice(&9_i64.to_le_bytes());
     expected.extend_from_slice(&999_999_999_u32.to_le_bytes());
     expected.extend_from_slice(&7_u32.to_le_bytes());
-    expected.extend_from_slice(&(u64::MAX - 1).to_le_bytes());
-    expected.extend_from_slice(&(20 * PAGE + 1).to_le_bytes());
-    expected.extend_from_slice(&77_i64.to_le_bytes());
-    expected.extend_from_slice(&8_u32.to_le_bytes());
+    expected.extend_from_slice(&10_u32.to_le_bytes());
+    expected.extend_from_slice(&[3, 0, 0, 0]);
     expected.resize(512, 0);
     expected.extend_from_slice(&[0b1, 0b1_1000]);
     expected.resize(1024, 0);
@@ -120,7 +131,7 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
     assert!(map.unsynced().is_some(), "what came meanwhile is not firm");
     (expected[512], expected[1024]) = (0b11, 0b1);
     expected[1025] = 0b1_1000;
-    expected[64..72].copy_from_slice(&(19 * PAGE + 5).to_le_bytes());
+    expected[24..32].copy_from_slice(&(19 * PAGE + 5).to_le_bytes());
     place.file().read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, expected);
 }
@@ -156,13 +167,17 @@ fn bits_behind_the_limit_mean_nothing() {
 
 #[test]
 fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
-    let damages: [(u64, &[u8], &str); 6] = [
+    let older = "page map of version 2, which the mmapfs that made it reads; this one knows 3";
+    let damages: [(u64, &[u8], &str); 9] = [
         (0, b"M", "not a page map"),
-        (8, &[3], "page map of version 3; this program knows 2"),
+        (8, &[4], "page map of version 4; this program knows 3"),
+        (8, &[2], older),
         (8, &[0], "page map is damaged: its version is 0"),
         (13, &[32], "page map is damaged: its page size is not 4096"),
         (23, &[1], "page map is damaged: its base limit is behind the end of the base"),
         (31, &[0x80], "page map is damaged: its base limit is behind the end of the base"),
+        (48, &[0], "page map is damaged: it is the map of another file"),
+        (108, &[4], "page map is damaged: the fingerprint of the base is none"),
     ];
     for (offset, bytes, reason) in damages {
         let place = Place::new();

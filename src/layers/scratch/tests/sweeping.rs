@@ -6,7 +6,7 @@ use super::*;
 use crate::layers::pages::{Fingerprint, MapAccess, MapId, PAGE, PageMap};
 
 fn map(scratch: &Scratch, id: u64, pages: u64) -> PageMap {
-    let base = Fingerprint { size: pages * PAGE, mtime: (0, 0), ctime: (0, 0), ino: 1 };
+    let base = Fingerprint { size: pages * PAGE, ino: 1, ..Fingerprint::default() };
     let dir = File::open(scratch.layout().pages()).unwrap();
     PageMap::create(dir, MapId(id), base, base.size).unwrap()
 }
