@@ -199,5 +199,10 @@ fn fallocate_mode(random: &mut Random) -> FallocateFlags {
 
 fn rename_flags(random: &mut Random) -> RenameFlags {
     let plain = RenameFlags::empty();
-    random.pick(&[plain, plain, RenameFlags::NOREPLACE, RenameFlags::EXCHANGE])
+    // A scratch of others than root has no place for the device that this leaves.
+    let whiteout = match rustix::process::geteuid().is_root() {
+        true => RenameFlags::WHITEOUT,
+        false => plain,
+    };
+    random.pick(&[plain, whiteout, RenameFlags::NOREPLACE, RenameFlags::EXCHANGE])
 }

@@ -26,6 +26,7 @@ mod killed;
 mod listings;
 mod many;
 mod model;
+mod nested;
 mod power;
 mod renames;
 mod reuse;

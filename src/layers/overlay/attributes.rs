@@ -1,5 +1,6 @@
 //! Attributes: what is shown, and changing it.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::marks::is_mark;
-use super::node::Node;
+use super::marks::XattrNames;
+use super::node::{At, Node};
 use crate::layers::pages::PAGE;
 use crate::sys::cred::Caller;
 use crate::volume::{Attr, Entry, HandleId, Ino, SetAttr, Stat, Trust, Volume, XattrFlags};
@@ -33,6 +34,24 @@ impl Overlay {
             (Some(upper), _) => Ok((&self.upper, upper)),
             (None, Some(at)) => Ok((self.layer(*at)?, at.ino)),
             (None, None) => Err(Errno::STALE),
+        }
+    }
+
+    /// The topmost part of a node with how it stores the names of attributes.
+    fn top_xattrs(&self, node: &Node) -> Result<(&Volume, Ino, XattrNames), Errno> {
+        let parts = node.parts();
+        match (parts.upper.filter(|_| !parts.direct), parts.lowers.first()) {
+            (Some(upper), _) => Ok((&self.upper, upper, XattrNames::Escaped)),
+            (None, Some(at)) => Ok((self.layer(*at)?, at.ino, self.xattr_names(*at))),
+            (None, None) => Err(Errno::STALE),
+        }
+    }
+
+    /// How a lower layer stores the names of attributes.
+    pub(super) fn xattr_names(&self, at: At) -> XattrNames {
+        match self.is_base(at) {
+            true => XattrNames::Plain,
+            false => XattrNames::Escaped,
         }
     }
 
@@ -126,12 +145,9 @@ impl Overlay {
     /// # Errors
     /// ENODATA, ERANGE and the others of getxattr(2).
     pub fn get_xattr(&self, ino: Ino, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
-        if is_mark(name) {
-            return Err(Errno::NODATA);
-        }
         let node = self.node(ino)?;
-        let (volume, inner) = self.top(&node)?;
-        volume.get_xattr(inner, name, buffer)
+        let (volume, inner, names) = self.top_xattrs(&node)?;
+        volume.get_xattr(inner, &names.stored(name), buffer)
     }
 
     /// listxattr(2) into `buffer`; an empty one asks for the size.
@@ -139,18 +155,16 @@ impl Overlay {
     /// # Errors
     /// ERANGE and the others of listxattr(2).
     pub fn list_xattr(&self, ino: Ino, buffer: &mut [u8], caller: &Caller) -> Result<usize, Errno> {
-        use std::os::unix::ffi::OsStrExt;
         let node = self.node(ino)?;
-        let (volume, inner) = self.top(&node)?;
+        let (volume, inner, names) = self.top_xattrs(&node)?;
         let mut all = vec![0; 65_536];
         let len = volume.list_xattr(inner, &mut all, caller)?;
         let shown: Vec<u8> = all
             .get(..len)
             .unwrap_or_default()
             .split_inclusive(|byte| *byte == 0)
-            .filter(|name| !is_mark(OsStr::from_bytes(name)))
-            .flatten()
-            .copied()
+            .filter_map(|name| names.shown(name))
+            .flat_map(Cow::into_owned)
             .collect();
         if !buffer.is_empty() {
             buffer.get_mut(..shown.len()).ok_or(Errno::RANGE)?.copy_from_slice(&shown);
@@ -180,9 +194,6 @@ impl Overlay {
         flags: XattrFlags,
         caller: &Caller,
     ) -> Result<(), Errno> {
-        if is_mark(name) {
-            return Err(Errno::PERM);
-        }
         let node = self.node(ino)?;
         if node.is_direct() {
             let (volume, inner) = self.top(&node)?;
@@ -190,7 +201,8 @@ impl Overlay {
         }
         let upper = self.raised(&node)?;
         let blocks = (value.len() as u64).next_multiple_of(PAGE);
-        self.with_room(&node, blocks, || self.upper.set_xattr(upper, name, value, flags, caller))
+        let name = XattrNames::Escaped.stored(name);
+        self.with_room(&node, blocks, || self.upper.set_xattr(upper, &name, value, flags, caller))
     }
 
     /// removexattr(2).
@@ -198,17 +210,15 @@ impl Overlay {
     /// # Errors
     /// Those of removexattr(2).
     pub fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno> {
-        if is_mark(name) {
-            return Err(Errno::NODATA);
-        }
         let node = self.node(ino)?;
-        let (volume, inner) = self.top(&node)?;
+        let (volume, inner, names) = self.top_xattrs(&node)?;
         if node.is_direct() {
             return volume.remove_xattr(inner, name);
         }
-        volume.get_xattr(inner, name, &mut [])?; // Nothing is copied for what is not there.
+        volume.get_xattr(inner, &names.stored(name), &mut [])?; // Nothing is copied for what is not there.
         let upper = self.raised(&node)?;
-        self.with_room(&node, 0, || self.upper.remove_xattr(upper, name))
+        let name = XattrNames::Escaped.stored(name);
+        self.with_room(&node, 0, || self.upper.remove_xattr(upper, &name))
     }
 
     /// statvfs(3): of the scratch, where everything is written.

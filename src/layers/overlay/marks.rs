@@ -1,8 +1,11 @@
 //! Marks: the extended attributes by which an upper directory says what it is made of.
 //!
 //! They are overlayfs's own (Documentation/filesystems/overlayfs.rst), below `trusted.` where that
-//! is permitted and `user.` where not, and a few of ours. Clients never see them.
+//! is permitted and `user.` where not, and a few of ours. Clients never see them. Attributes of
+//! clients with such names are stored under escaped ones, so that another overlay can lie on a
+//! scratch.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -53,9 +56,34 @@ impl std::fmt::Display for Links {
     }
 }
 
-/// Whether an attribute is a mark, which no client may see or set.
-pub(super) fn is_mark(name: &OsStr) -> bool {
-    Space::is_mark(name.as_bytes())
+/// How a layer stores the names of attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum XattrNames {
+    /// As they are: the base, which is no overlay.
+    Plain,
+    /// Beside marks, and escaped where they could be one.
+    Escaped,
+}
+
+impl XattrNames {
+    /// The name under which the layer stores an attribute.
+    pub(super) fn stored(self, name: &OsStr) -> Cow<'_, OsStr> {
+        match self {
+            XattrNames::Plain => Cow::Borrowed(name),
+            XattrNames::Escaped => match Space::escape(name.as_bytes()) {
+                Cow::Borrowed(name) => Cow::Borrowed(OsStr::from_bytes(name)),
+                Cow::Owned(name) => Cow::Owned(OsString::from_vec(name)),
+            },
+        }
+    }
+
+    /// The name of an attribute that the layer stores; `None` for a mark.
+    pub(super) fn shown(self, stored: &[u8]) -> Option<Cow<'_, [u8]>> {
+        match self {
+            XattrNames::Plain => Some(Cow::Borrowed(stored)),
+            XattrNames::Escaped => Space::unescape(stored),
+        }
+    }
 }
 
 /// Reads and writes marks in a volume.
@@ -81,7 +109,7 @@ impl Marks {
         };
         for name in names.get(..len).unwrap_or_default().split(|byte| *byte == 0) {
             let name = OsStr::from_bytes(name);
-            if is_mark(name) {
+            if Space::is_mark(name.as_bytes()) {
                 let mut value = vec![0; 4096];
                 let len = volume.get_xattr(ino, name, &mut value)?;
                 value.truncate(len);

@@ -191,7 +191,8 @@ impl Overlay {
         Ok(true)
     }
 
-    fn is_base(&self, at: At) -> bool {
+    /// Whether it is in the base, which is no overlay.
+    pub(super) fn is_base(&self, at: At) -> bool {
         at.layer + 1 == self.lowers.len()
     }
 

@@ -12,11 +12,9 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::locate::{index_key, is_whiteout};
-use super::marks::{Links, is_mark};
+use super::marks::{Links, XattrNames};
 use super::node::{At, Node, Parts};
-use crate::volume::{
-    Entry, Ino, NewNode, NewTime, Open, SetAttr, Stat, Volume, WhyMapped, XattrFlags,
-};
+use crate::volume::{Entry, Ino, NewNode, NewTime, Open, SetAttr, Stat, WhyMapped, XattrFlags};
 
 impl Overlay {
     /// A name that nothing else has.
@@ -175,7 +173,7 @@ impl Overlay {
         if (now.uid, now.gid) != (stat.uid, stat.gid) {
             self.upper.set_attr(upper, None, owner, &self.me)?;
         }
-        self.copy_xattrs(self.layer(at)?, at.ino, upper)?;
+        self.copy_xattrs(at, upper)?;
         if stat.kind() != libc::S_IFLNK {
             let mode = SetAttr { mode: Some(stat.mode & 0o7777), ..SetAttr::default() };
             self.upper.set_attr(upper, None, mode, &self.me)?;
@@ -193,8 +191,9 @@ impl Overlay {
         self.upper.set_attr(upper, None, times, &self.me).map(drop)
     }
 
-    fn copy_xattrs(&self, from: &Volume, lower: Ino, upper: Ino) -> Result<(), Errno> {
+    fn copy_xattrs(&self, at: At, upper: Ino) -> Result<(), Errno> {
         use std::os::unix::ffi::OsStrExt;
+        let (from, lower, below) = (self.layer(at)?, at.ino, self.xattr_names(at));
         let mut names = vec![0; 65_536];
         let len = match from.list_xattr(lower, &mut names, &super::marks::ROOT) {
             Ok(len) => len,
@@ -203,10 +202,9 @@ impl Overlay {
         };
         let mut value = Vec::new();
         for name in names.get(..len).unwrap_or_default().split(|byte| *byte == 0) {
+            let Some(shown) = below.shown(name).filter(|name| !name.is_empty()) else { continue };
+            let stored = XattrNames::Escaped.stored(OsStr::from_bytes(&shown)).into_owned();
             let name = OsStr::from_bytes(name);
-            if name.is_empty() || is_mark(name) {
-                continue;
-            }
             value.resize(65_536, 0);
             let len = match from.get_xattr(lower, name, &mut value) {
                 Ok(len) => len,
@@ -215,9 +213,10 @@ impl Overlay {
                 Err(err) => return Err(err),
             };
             let value = value.get(..len).unwrap_or_default();
-            match self.upper.set_xattr(upper, name, value, XattrFlags::empty(), &self.me) {
+            match self.upper.set_xattr(upper, &stored, value, XattrFlags::empty(), &self.me) {
                 Ok(()) => {}
-                Err(Errno::OPNOTSUPP | Errno::PERM) => {
+                // ERANGE: the name is too long when it is escaped.
+                Err(Errno::OPNOTSUPP | Errno::PERM | Errno::RANGE) => {
                     log::warn!("{}: the scratch cannot hold this attribute", name.display());
                 }
                 Err(err) => return Err(err),

@@ -12,10 +12,10 @@ use super::marks::Links;
 use super::names::Upper;
 use super::node::Node;
 use crate::sys::cred::Caller;
-use crate::volume::Ino;
+use crate::volume::{Ino, NewNode};
 
 impl Overlay {
-    /// renameat2(2), without RENAME_WHITEOUT.
+    /// renameat2(2).
     ///
     /// # Errors
     /// Those of renameat2(2).
@@ -26,9 +26,6 @@ impl Overlay {
         flags: RenameFlags,
         caller: &Caller,
     ) -> Result<(), Errno> {
-        if flags.contains(RenameFlags::WHITEOUT) {
-            return Err(Errno::INVAL);
-        }
         if !self.visible(from.0, from.1) {
             return Err(Errno::NOENT);
         }
@@ -52,7 +49,8 @@ impl Overlay {
                 return Err(err);
             }
         };
-        let renamed = self.rename_nodes((&old, from.1), (&new, to.1), &moved, &there, flags);
+        let how = (flags, caller);
+        let renamed = self.rename_nodes((&old, from.1), (&new, to.1), &moved, &there, how);
         if renamed.is_err() {
             // It may have failed when the names had changed.
             [&old, &new].iter().for_each(|dir| self.drop_listing(dir.ino));
@@ -70,7 +68,7 @@ impl Overlay {
         to: (&Arc<Node>, &OsStr),
         moved: &Arc<Node>,
         there: &Option<Arc<Node>>,
-        flags: RenameFlags,
+        (flags, caller): (RenameFlags, &Caller),
     ) -> Result<(), Errno> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         match there {
@@ -119,23 +117,76 @@ impl Overlay {
         {
             self.clear_whiteouts(there)?;
         }
-        if moved.is_dir() && at == Upper::Whiteout {
-            let exchange = RenameFlags::EXCHANGE;
-            self.upper.rename((old, from.1), (new, to.1), exchange, &self.me)?;
-            if !uncovers {
-                self.upper.remove(old, from.1, false)?;
-                self.counts.whiteouts(-1);
-            }
-        } else {
-            let flags = if uncovers { RenameFlags::WHITEOUT } else { RenameFlags::empty() };
-            self.upper.rename((old, from.1), (new, to.1), flags, &self.me)?;
-            self.counts.whiteouts(i64::from(uncovers) - i64::from(at == Upper::Whiteout));
+        let onto_whiteout = at == Upper::Whiteout;
+        let move_it = |uncovers| {
+            let (from, to) = ((old, from.1), (new, to.1));
+            self.move_upper(from, to, (moved.is_dir(), uncovers, onto_whiteout))
+        };
+        match flags.contains(RenameFlags::WHITEOUT) {
+            true => self.leave_device((old, from.1), caller, || move_it(true))?,
+            false => move_it(uncovers)?,
         }
         if let Some(there) = there {
             self.lost_a_name(there, None)?;
         }
         moved.seen_at(to.0, to.1);
         Ok(())
+    }
+
+    /// Renames in the upper volume. Leaves a whiteout where the old name `uncovers` a lower one.
+    fn move_upper(
+        &self,
+        from: (Ino, &OsStr),
+        to: (Ino, &OsStr),
+        (directory, uncovers, onto_whiteout): (bool, bool, bool),
+    ) -> Result<(), Errno> {
+        if directory && onto_whiteout {
+            self.upper.rename(from, to, RenameFlags::EXCHANGE, &self.me)?;
+            if !uncovers {
+                self.upper.remove(from.0, from.1, false)?;
+                self.counts.whiteouts(-1);
+            }
+            return Ok(());
+        }
+        let flags = if uncovers { RenameFlags::WHITEOUT } else { RenameFlags::empty() };
+        self.upper.rename(from, to, flags, &self.me)?;
+        self.counts.whiteouts(i64::from(uncovers) - i64::from(onto_whiteout));
+        Ok(())
+    }
+
+    /// Puts a character device 0/0 of the caller in the place of the whiteout that `rename` leaves
+    /// at a name (RENAME_WHITEOUT). The device is made first and names the place that it is for:
+    /// where the daemon is killed in between, the next mount puts it there.
+    fn leave_device(
+        &self,
+        (dir, name): (Ino, &OsStr),
+        caller: &Caller,
+        rename: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let beside = self.temporary_name();
+        let new = NewNode { mode: libc::S_IFCHR, umask: 0, caller };
+        let device = self.make_device(dir, &beside, &new, 0)?.attr.ino;
+        let moved = self
+            .marks
+            .write(&self.upper, device, "mmapfs.place", name.as_bytes())
+            .and_then(|()| rename())
+            .and_then(|()| {
+                let none = RenameFlags::empty();
+                self.upper.rename((dir, &beside), (dir, name), none, &self.me)
+            });
+        match moved {
+            Ok(()) => {
+                self.counts.whiteouts(-1);
+                if let Err(err) = self.marks.remove(&self.upper, device, "mmapfs.place") {
+                    log::warn!("{}: removing a mark: {err}", name.display()); // It says nothing now.
+                }
+            }
+            Err(_) => {
+                let _ = self.upper.remove(dir, &beside, false);
+            }
+        }
+        self.upper.forget(device, 1);
+        moved
     }
 
     /// Copies up what is to be moved, and marks where what is below it stays.

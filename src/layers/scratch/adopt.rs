@@ -86,6 +86,9 @@ impl Survey {
             return Ok(());
         }
         for attribute in attributes(&place(dir, name))? {
+            if !Marks::is_mark(&attribute) {
+                continue; // It belongs to an overlay that lies on what is shown here.
+            }
             self.trusted += u64::from(attribute.starts_with(b"trusted.overlay."));
             self.user += u64::from(attribute.starts_with(b"user.overlay."));
             let is_root = name == c".";

@@ -119,20 +119,23 @@ fn dress(upper: &Path, base: &Path) -> Result<(), Failure> {
         .map_err(|errno| failed(errno.into()))
 }
 
-/// Copies attributes and access lists, without marks. What cannot be had is passed over.
+/// Copies attributes and access lists under the names that a scratch stores them by. An attribute
+/// that cannot be had is passed over.
 fn copy_xattrs(from: &Path, to: &Path) {
     let mut names = vec![0; LARGEST_XATTR];
     let Ok(len) = rustix::fs::listxattr(from, &mut names[..]) else { return };
     let names = names.get(..len).unwrap_or_default();
     let mut value = vec![0; LARGEST_XATTR];
     for name in names.split(|byte| *byte == 0) {
-        if name.is_empty() || Marks::is_mark(name) {
+        if name.is_empty() {
             continue;
         }
+        let stored = Marks::escape(name);
+        let stored = std::ffi::OsStr::from_bytes(&stored);
         let name = std::ffi::OsStr::from_bytes(name);
         let copied = rustix::fs::getxattr(from, name, &mut value[..]).and_then(|len| {
             let value = value.get(..len).unwrap_or_default();
-            rustix::fs::setxattr(to, name, value, XattrFlags::empty())
+            rustix::fs::setxattr(to, stored, value, XattrFlags::empty())
         });
         if let Err(errno) = copied {
             log::debug!("{}: {} of the base: {errno}", to.display(), name.display());

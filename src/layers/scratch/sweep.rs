@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::layout::{Layout, remove_tree};
@@ -72,6 +72,13 @@ impl<'a> Sweep<'a> {
     fn see(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) {
         let path = sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()));
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if is_temporary(name) && kind == FileType::CharacterDevice {
+            match self.put_in_place(dir, name, &path) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(errno) => log::warn!("{}: finishing a rename: {errno}", name.to_string_lossy()),
+            }
+        }
         if is_temporary(name) || self.is_nameless(dir, &path, stat) {
             let removed = match kind {
                 FileType::Directory => remove_tree(&path),
@@ -93,6 +100,27 @@ impl<'a> Sweep<'a> {
                 }
             }
         }
+    }
+
+    /// Finishes a rename that was to leave a device of the user (RENAME_WHITEOUT) and has left a
+    /// whiteout. Returns whether the device was one for that.
+    fn put_in_place(&self, dir: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<bool, Errno> {
+        let Some(place) = self.mark(path, "mmapfs.place") else { return Ok(false) };
+        let place = OsStr::from_bytes(&place);
+        if place.is_empty() || place == "." || place == ".." || place.as_bytes().contains(&b'/') {
+            return Ok(false);
+        }
+        let there = match rustix::fs::statat(dir, place, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(false),
+            found => found?,
+        };
+        let kind = FileType::from_raw_mode(there.st_mode);
+        if kind != FileType::CharacterDevice || there.st_rdev != 0 {
+            return Ok(false); // It was not renamed.
+        }
+        rustix::fs::renameat(dir, name, dir, place)?;
+        rustix::fs::lremovexattr(sys::fd_path(dir).join(place), self.marks.name("mmapfs.place"))?;
+        Ok(true)
     }
 
     /// The page map of a file is named by it.
