@@ -13,6 +13,7 @@ use crate::config::options::Unknown;
 use crate::config::{MountConfig, MountOptions};
 use crate::daemon;
 use crate::error::Failure;
+use crate::sys;
 
 /// What `mount` and the helper of mount(8) have in common.
 struct Request<'a> {
@@ -98,7 +99,12 @@ impl Request<'_> {
     }
 
     fn serve_as_child(&self, child: &Child) -> Result<(), Failure> {
+        let inherited =
+            sys::process::inherited().map_err(|error| Failure::failed("/proc/self/fd", error))?;
         let config = self.prepare()?;
+        // Options may name them (rules=/dev/fd/63). From here on the daemon keeps nothing of its
+        // parent's: no lock, and no pipe whose end somebody waits for.
+        drop(inherited);
         let log_file: Option<PathBuf> = config.log_file.clone();
         logging::start(config.log, log_file.as_deref().map_or(Place::System, Place::File))?;
         rustix::process::chdir("/")

@@ -17,6 +17,7 @@ pub mod file;
 pub mod guard;
 pub mod handle;
 pub mod probe;
+pub mod process;
 pub mod region;
 pub mod residency;
 

@@ -1,0 +1,152 @@
+//! What a daemon in the background keeps of the program that started it, and where it logs.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::*;
+use crate::common::mounted::run;
+
+#[track_caller]
+fn assert_mounted(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_lock_that_was_held_while_mounting_is_free_afterwards() {
+    if !(require_fuse() && require_program("flock")) {
+        return;
+    }
+    let background = Background::new();
+    let lock = background.path("lock");
+    let before = ["flock".as_ref(), lock.as_os_str()];
+    assert_mounted(&background.command(&before, "access=write").output().unwrap());
+    flock(File::open(&lock).unwrap(), FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert_content(background.mountpoint.join("file"), b"content");
+}
+
+#[test]
+fn a_pipe_of_the_caller_ends_and_nothing_above_standard_error_is_kept() {
+    if !require_fuse() {
+        return;
+    }
+    let background = Background::new();
+    let program = program();
+    let script = "exec 7>&1; exec \"$0\" \"$@\" >/dev/null";
+    let mut caller = Command::new("bash")
+        .args(["-c", script])
+        .arg(program)
+        .args(["mount", "-o", "access=write"])
+        .args([&background.source, &background.mountpoint])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    caller.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(caller.wait().unwrap().success());
+    assert_eq!(text, "");
+    assert_content(background.mountpoint.join("file"), b"content");
+    for number in 0..3 {
+        let link = format!("/proc/{}/fd/{number}", background.pid());
+        assert_eq!(fs::read_link(link).unwrap(), Path::new("/dev/null"));
+    }
+}
+
+#[test]
+fn an_option_may_name_a_descriptor_of_the_caller() {
+    if !require_fuse() {
+        return;
+    }
+    let background = Background::new();
+    let rules = background.path("rules");
+    fs::write(&rules, "[[rule]]\nmatch = \"file\"\naccess = \"read\"\n").unwrap();
+    let script = "exec \"$0\" \"$@\" 9<\"$RULES\"";
+    let output = Command::new("bash")
+        .args(["-c", script])
+        .arg(program())
+        .args(["mount", "-o", "access=write,rules=/proc/self/fd/9"])
+        .args([&background.source, &background.mountpoint])
+        .env("RULES", &rules)
+        .output()
+        .unwrap();
+    assert_mounted(&output);
+    assert!(fs::write(background.mountpoint.join("file"), b"x").is_err());
+    fs::write(background.mountpoint.join("other"), b"x").unwrap();
+}
+
+fn next_line(log: &UnixDatagram) -> String {
+    let mut line = [0; 8192];
+    let len = log.recv(&mut line).unwrap();
+    String::from_utf8(line[..len].to_vec()).unwrap()
+}
+
+#[test]
+fn the_log_of_a_daemon_in_the_background_goes_to_the_system_log_whatever_becomes_of_that() {
+    if !require_fuse() {
+        return;
+    }
+    let background = Background::new();
+    let place = background.path("syslog");
+    let listen = || {
+        let log = UnixDatagram::bind(&place).unwrap();
+        log.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        log
+    };
+    let log = listen();
+    let mut command = background.command(&[], "access=write");
+    let output = command.env("MMAPFS_SYSLOG", &place).output().unwrap();
+    assert_mounted(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let mountpoint = background.mountpoint.display().to_string();
+    let begin = format!("<30>mmapfs[{}]: {mountpoint}: info ", background.pid());
+    let line = next_line(&log);
+    assert!(line.starts_with(&begin) && line.contains("is served on"), "{line}");
+    // It ends, lines are lost, and another one takes its place.
+    drop(log);
+    fs::remove_file(&place).unwrap();
+    background.reload();
+    let log = listen();
+    background.reload();
+    let line = next_line(&log);
+    assert!(line.contains(&format!("mmapfs[{}]: {mountpoint}: ", background.pid())), "{line}");
+}
+
+impl Background {
+    /// Has the rules read again, which the daemon logs.
+    fn reload(&self) {
+        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+}
+
+#[test]
+fn the_caller_is_told_when_nobody_takes_the_log() {
+    if !require_fuse() {
+        return;
+    }
+    let background = Background::new();
+    let place = background.path("nothing");
+    let mount = |options: &str| {
+        let output = background.command(&[], options).env("MMAPFS_SYSLOG", &place).output();
+        let output = output.unwrap();
+        assert_mounted(&output);
+        rustix::mount::unmount(&background.mountpoint, rustix::mount::UnmountFlags::DETACH)
+            .or_else(|_| match run(&["umount".as_ref(), background.mountpoint.as_os_str()]) {
+                output if output.status.success() => Ok(()),
+                output => Err(rustix::io::Errno::from_raw_os_error(output.status.code().unwrap())),
+            })
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let told = mount("access=write");
+    assert!(told.starts_with("mmapfs: log: ") && told.contains("nothing: No such file"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    let log = background.path("log");
+    assert_eq!(mount(&format!("access=write,log_file={}", log.display())), "");
+    assert!(fs::read_to_string(log).unwrap().contains("is served on"));
+    assert_eq!(mount("access=write,log=off"), "");
+}
