@@ -25,7 +25,8 @@ pub const MOUNT: &str = "\
 Mounts SRC, a directory or a regular file, on MNT. Without --foreground the daemon goes to the \
 background, and the command ends with 0 only after the mount answers; a failure before that is \
 its error and its exit code, and leaves nothing mounted. SIGINT and SIGTERM unmount, SIGHUP reads \
-the rules file again. A file on a directory is that directory's one entry; a file on a file is \
+the rules file again. In the background the daemon keeps no descriptor of the program that called \
+it, and logs to the system log, unless log_file= says otherwise. A file on a directory is that directory's one entry; a file on a file is \
 the root itself.";
 
 /// What `umount` does.
@@ -70,12 +71,13 @@ pub const EXIT_CODES: [(&str, &str); 3] = [
 ];
 
 /// The environment, as (variable, meaning).
-pub const ENVIRONMENT: [(&str, &str); 5] = [
+pub const ENVIRONMENT: [(&str, &str); 6] = [
     (
         "MMAPFS_LOG",
         "the level of the log, or directives of env_logger such as `mmapfs::fuse=debug,info`; \
          -o log= goes before it",
     ),
+    ("MMAPFS_SYSLOG", "the socket of the system log, /dev/log by default"),
     (
         "MMAPFS_RUN_DIR",
         "scratches in memory are below it; by default /run/mmapfs for root, and for others \
@@ -91,11 +93,12 @@ pub const ENVIRONMENT: [(&str, &str); 5] = [
 ];
 
 /// The files, as (path, meaning).
-pub const FILES: [(&str, &str); 6] = [
+pub const FILES: [(&str, &str); 7] = [
     ("MNT/.mmapfs/control", "takes commands, one to a line, and gives their answers"),
     ("MNT/.mmapfs/status, status.json, maps", "reports, made when they are opened"),
     ("/run/mmapfs/scratches/ID", "a scratch in memory of root"),
     ("/var/lib/mmapfs/scratches/ID", "a link to a scratch on disk of root"),
+    ("/dev/log", "the system log, for a daemon in the background without log_file="),
     ("/dev/fuse", "the kernel's side; fusermount3 opens it for users without privilege"),
     ("/etc/fuse.conf", "user_allow_other in it lets them use allow_other"),
 ];

@@ -7,7 +7,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use env_logger::fmt::Formatter;
@@ -18,15 +17,14 @@ use crate::config::options::LEVELS;
 use crate::error::Failure;
 use crate::fuse::LOG_TARGETS;
 
+mod system;
 #[cfg(test)]
 mod tests;
 
+use system::System;
+
 /// The environment variable with the level or the directives.
 const VARIABLE: &str = "MMAPFS_LOG";
-/// The local system log (syslog(3)).
-const SYSLOG: &str = "/dev/log";
-/// The facility `daemon` of syslog(3), in the place that it has in a priority.
-const FACILITY: u8 = 3 << 3;
 /// The severity of warnings; what is worse is smaller.
 const WARNING: u8 = 4;
 
@@ -37,9 +35,9 @@ pub enum Place<'a> {
     Stderr,
     /// Appended to a file.
     File(&'a Path),
-    /// The system log, if there is one. Warnings and errors go to standard error too, which leads
-    /// nowhere once the daemon is in the background.
-    System,
+    /// The system log, for the mount at this point. Warnings and errors go to standard error too,
+    /// which leads nowhere once the daemon is in the background.
+    System(&'a Path),
 }
 
 /// Starts the log of this process.
@@ -56,9 +54,18 @@ pub fn start(level: Option<LevelFilter>, place: Place<'_>) -> Result<(), Failure
             let file = open(path)?;
             builder.format(dated_line).target(Target::Pipe(Box::new(file)))
         }
-        Place::System => {
-            let system = System { socket: connect() };
-            builder.format(syslog_line).target(Target::Pipe(Box::new(system)))
+        Place::System(mountpoint) => {
+            let mut system = System::new(mountpoint);
+            if ceiling != Some(LevelFilter::Off)
+                && let Err(error) = system.connect()
+            {
+                // There is no other place to say it.
+                let _ = writeln!(
+                    io::stderr(),
+                    "mmapfs: log: there is no system log, and log_file= names no file: {error}"
+                );
+            }
+            builder.format(system_line).target(Target::Pipe(Box::new(system)))
         }
     };
     let logger = builder.build();
@@ -107,12 +114,6 @@ fn is_journal() -> bool {
         .is_ok_and(|found| stream == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
-fn connect() -> Option<UnixDatagram> {
-    let socket = UnixDatagram::unbound().ok()?;
-    socket.connect(SYSLOG).ok()?;
-    Some(socket)
-}
-
 /// The severity of syslog(3).
 fn severity(level: Level) -> u8 {
     match level {
@@ -133,50 +134,39 @@ fn name(level: Level) -> &'static str {
     }
 }
 
+/// What a record says, as one line.
+fn said(record: &Record<'_>) -> String {
+    let (level, target) = (name(record.level()), record.target());
+    one_line(&format!("{level} {target}: {}", record.args()))
+}
+
+/// A text as one line that a terminal shows as it is: control characters and marks that turn the
+/// direction of writing are escaped. Names of files have any.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\u{061c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => line.extend(character.escape_unicode()),
+            _ if character.is_control() => line.extend(character.escape_default()),
+            _ => line.push(character),
+        }
+    }
+    line
+}
+
 fn dated_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let time = out.timestamp_millis();
-    writeln!(out, "{time} {} {}: {}", name(record.level()), record.target(), record.args())
+    writeln!(out, "{time} {}", said(record))
 }
 
 fn journal_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let level = record.level();
-    writeln!(out, "<{}>{} {}: {}", severity(level), name(level), record.target(), record.args())
+    writeln!(out, "<{}>{}", severity(record.level()), said(record))
 }
 
-fn syslog_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let priority = FACILITY | severity(record.level());
-    let (level, pid) = (name(record.level()), std::process::id());
-    write!(out, "<{priority}>mmapfs[{pid}]: {level} {}: {}", record.target(), record.args())
-}
-
-/// Sends every line to the system log, and copies what matters to standard error.
-struct System {
-    socket: Option<UnixDatagram>,
-}
-
-impl Write for System {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // Neither place can take a complaint about the other: a log that is full, or gone, loses
-        // this line.
-        if let Some(shown) = terminal_line(&String::from_utf8_lossy(line)) {
-            let _ = writeln!(io::stderr(), "{shown}");
-        }
-        if let Some(socket) = &self.socket {
-            let _ = socket.send(line);
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A line for the system log as a person in front of a terminal wants it: nothing but warnings and
-/// errors, without priority and process.
-fn terminal_line(line: &str) -> Option<&str> {
-    let (priority, rest) = line.strip_prefix('<')?.split_once('>')?;
-    let (_, shown) = rest.split_once(": ")?;
-    let severity = priority.parse::<u8>().ok()? & 7;
-    (severity <= WARNING).then_some(shown)
+fn system_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    write!(out, "<{}>{}", severity(record.level()), said(record))
 }

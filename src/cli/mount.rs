@@ -106,7 +106,8 @@ impl Request<'_> {
         // parent's: no lock, and no pipe whose end somebody waits for.
         drop(inherited);
         let log_file: Option<PathBuf> = config.log_file.clone();
-        logging::start(config.log, log_file.as_deref().map_or(Place::System, Place::File))?;
+        let place = log_file.as_deref().map_or(Place::System(&config.mountpoint), Place::File);
+        logging::start(config.log, place)?;
         rustix::process::chdir("/")
             .map_err(|errno| Failure::failed("/", io::Error::from(errno)))?;
         let child = child.clone();

@@ -46,11 +46,13 @@ fn severities_are_those_of_syslog() {
 }
 
 #[test]
-fn the_terminal_sees_warnings_and_errors_only() {
-    let warning = "<28>mmapfs[12]: warn mmapfs::volume: hidden: a name";
-    assert_eq!(terminal_line(warning), Some("warn mmapfs::volume: hidden: a name"));
-    assert_eq!(terminal_line("<27>mmapfs[12]: error x: y"), Some("error x: y"));
-    for quiet in ["<30>mmapfs[12]: info x: y", "<31>mmapfs[12]: debug x: y", "", "<x>a: b"] {
-        assert_eq!(terminal_line(quiet), None, "{quiet}");
+fn a_line_of_the_log_is_one_line_whatever_name_is_in_it() {
+    for (text, line) in [
+        ("a\nb", "a\\nb"),
+        ("\u{1b}[2J\t\0", "\\u{1b}[2J\\t\\u{0}"),
+        ("\u{202e}txt", "\\u{202e}txt"),
+        ("plain 'text' \\ \u{e9}", "plain 'text' \\ \u{e9}"),
+    ] {
+        assert_eq!(one_line(text), line);
     }
 }

@@ -301,7 +301,14 @@ static KNOWN: &[Known] = &[
         set::log,
         "off, error, warn, info (the default), debug, trace; goes before MMAPFS_LOG",
     ),
-    value("log_file", Group::Daemon, "FILE", set::log_file, "the log is appended to this file"),
+    value(
+        "log_file",
+        Group::Daemon,
+        "FILE",
+        set::log_file,
+        "the log is appended to this file; by default it goes to the system log (/dev/log), and \
+         with --foreground to standard error",
+    ),
     flag(
         "debug",
         Group::Daemon,
