@@ -123,9 +123,14 @@ fn open_tree(config: &MountConfig) -> Result<Opened, Failure> {
         return Ok((Arc::<Volume>::clone(&volume), watch.map(|watch| (watch, volume))));
     };
     let places = Places::of_process();
-    let share = scratch.share;
+    let (share, base_changed) = (scratch.share, scratch.base_changed.unwrap_or_default());
     let scratch = Scratch::open(scratch, &options.source, &config.mountpoint, &places)?;
-    Ok((Arc::new(layers::assemble(options, scratch, share)?), None))
+    let overlay = Arc::new(layers::assemble(options, scratch, share, base_changed)?);
+    if let Err(err) = overlay.start_guard() {
+        log::warn!("guarding the base: {err}: changes of it are refused when they are seen");
+    }
+    overlay.guard_kept();
+    Ok((overlay, None))
 }
 
 fn volume_options(config: &MountConfig) -> VolumeOptions {

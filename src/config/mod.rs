@@ -22,7 +22,7 @@ pub use mountinfo::MountTable;
 pub use options::MountOptions;
 pub use prepare::may_mount;
 pub use rules::RuleSet;
-pub use scratch::{Limit, ScratchConfig};
+pub use scratch::{BaseChanged, Limit, ScratchConfig};
 
 /// What stands at the end of a path that is served or mounted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

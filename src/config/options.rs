@@ -17,14 +17,16 @@ use crate::error::Failure;
 use crate::flags::ViewOptions;
 use crate::units::{nearest, quote};
 
+mod group;
 mod set;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use group::Group;
 pub use set::LEVELS;
 use table::Action;
-pub use table::{Group, Known, known};
+pub use table::{Known, known};
 
 /// The options of a mount as given, with the defaults of those that were not.
 #[derive(Debug, Clone, PartialEq, Eq)]

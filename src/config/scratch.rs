@@ -54,6 +54,18 @@ impl fmt::Display for Limit {
     }
 }
 
+/// What becomes of a partial copy whose base has changed since.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BaseChanged {
+    /// Its pages of the base are refused (EIO), those of the scratch are shown.
+    #[default]
+    Eio,
+    /// There is no mount.
+    Refuse,
+    /// Both are shown.
+    Mix,
+}
+
 /// The scratch of a mount, as the options say it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScratchConfig {
@@ -67,6 +79,8 @@ pub struct ScratchConfig {
     pub share: bool,
     /// `rebase`: a scratch of another base becomes one of this base.
     pub rebase: bool,
+    /// `base_changed=`.
+    pub base_changed: Option<BaseChanged>,
 }
 
 impl ScratchConfig {
@@ -78,6 +92,7 @@ impl ScratchConfig {
             (self.copy_up.is_some(), "copy_up="),
             (self.share, "share"),
             (self.rebase, "rebase"),
+            (self.base_changed.is_some(), "base_changed="),
         ];
         given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
     }

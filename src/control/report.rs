@@ -12,9 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::command::CommandError;
 
+mod guard;
 #[cfg(test)]
 mod tests;
 mod text;
+
+pub use guard::GuardReport;
 
 /// The answer to one command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,6 +190,9 @@ pub struct ScratchReport {
     pub left_bytes: u64,
     /// What it may take in all, in bytes; None where only its filesystem limits it.
     pub limit_bytes: Option<u64>,
+    /// How the base is kept from changing under it.
+    #[serde(default)]
+    pub guard: GuardReport,
 }
 
 /// How long the kernel may use what it was told, in seconds.

@@ -1,6 +1,6 @@
 //! The reports on a mount, its files and its mappings.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
@@ -8,14 +8,14 @@ use rustix::io::Errno;
 use super::command::CommandError;
 use super::exec::{Executor, failed};
 use super::report::{
-    Errors, Feature, FileReport, Handles, Inodes, Kernel, MapReport, Mappings, Memory,
+    Errors, Feature, FileReport, GuardReport, Handles, Inodes, Kernel, MapReport, Mappings, Memory,
     OpenFileReport, ScratchReport, StatusReport, StickyAdvice, Timeouts, Watch,
 };
 use crate::flags::{MapMode, Sharing};
 use crate::mapping::BackingFile;
 use crate::range::ByteRange;
 use crate::sys;
-use crate::volume::{Found, ScratchCounts, WhyMapped};
+use crate::volume::{Found, GuardCounts, ScratchCounts, WhyMapped};
 
 impl Executor {
     /// The state of the mount.
@@ -269,6 +269,25 @@ fn scratch(counts: ScratchCounts) -> ScratchReport {
         used_bytes: counts.used_bytes,
         left_bytes: counts.left_bytes,
         limit_bytes: counts.limit_bytes,
+        guard: guard(counts.guard),
+    }
+}
+
+fn guard(counts: GuardCounts) -> GuardReport {
+    let named = |files: Vec<(PathBuf, String)>| {
+        files.into_iter().map(|(path, reason)| (shown(&path), reason)).collect()
+    };
+    GuardReport {
+        leased: counts.leased,
+        unguarded_files: counts.unguarded_files,
+        unguarded: named(counts.unguarded),
+        rescued_files: counts.rescued_files,
+        rescued_bytes: counts.rescued_bytes,
+        waiting: counts.waiting,
+        under_way: counts.under_way.iter().map(|(path, bytes)| (shown(path), *bytes)).collect(),
+        failed: named(counts.failed),
+        changed: named(counts.changed),
+        lease_break_s: counts.lease_break.as_secs(),
     }
 }
 

@@ -4,8 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::changed;
 use super::overlay::{Overlay, OverlayOptions};
 use super::scratch::Scratch;
+use crate::config::BaseChanged;
 use crate::config::rules::RuleSet;
 use crate::error::Failure;
 use crate::flags::{Access, MapMode, ViewOptions};
@@ -15,11 +17,17 @@ use crate::volume::{Coverage, Policy, Volume, VolumeOptions};
 
 /// Puts an overlay over the base that `options` opens. What its policy copies is written to the
 /// scratch; the rest is read and written in the base itself. With `share` unchanged files that are
-/// opened to be read are read there too.
+/// opened to be read are read there too. `base_changed` says what becomes of partial copies whose
+/// base was changed since.
 ///
 /// # Errors
-/// Those of opening the base and the scratch.
-pub fn assemble(options: VolumeOptions, scratch: Scratch, share: bool) -> Result<Overlay, Failure> {
+/// Those of opening the base and the scratch; a base that has changed, where that is refused.
+pub fn assemble(
+    options: VolumeOptions,
+    scratch: Scratch,
+    share: bool,
+    base_changed: BaseChanged,
+) -> Result<Overlay, Failure> {
     let below = |mode: MapMode| mode.in_base();
     let Policy { mode, rules } = &options.policy;
     let written = |rules: &RuleSet| rules.rules().iter().any(|rule| below(rule.mode).writable());
@@ -45,17 +53,21 @@ pub fn assemble(options: VolumeOptions, scratch: Scratch, share: bool) -> Result
         max_mappings,
         keeps_atime: options.keeps_atime,
     };
-    let shown = scratch.layout().dir().display().to_string();
+    let place = scratch.layout().dir().to_owned();
+    let shown = place.display().to_string();
     let upper = open(upper, &shown)?;
-    Overlay::new(OverlayOptions {
+    let overlay = Overlay::new(OverlayOptions {
         scratch,
         upper: Arc::new(upper),
         lowers: vec![Arc::new(lower)],
         reserved,
         policy: options.policy,
         share,
+        base_changed,
     })
-    .map_err(|err| Failure::failed(shown, format!("opening it: {err}")))
+    .map_err(|err| Failure::failed(shown, format!("opening it: {err}")))?;
+    changed::judge(&overlay.changed_bases(), base_changed, &place)?;
+    Ok(overlay)
 }
 
 fn open(options: VolumeOptions, shown: &str) -> Result<Volume, Failure> {

@@ -19,7 +19,8 @@
 //! Growing writes finish the page that the base ends in before the size moves.
 //!
 //! A base that is shorter than the limit was truncated behind our back: what it should have and
-//! has not is EIO, never zeros. So is a page that is completed from there.
+//! has not is EIO, never zeros. So is a page that is completed from there, and every page of a base
+//! that [`BaseState`] finds changed.
 //!
 //! Descriptors: the upper file is open for reading and writing, without O_APPEND.
 
@@ -35,8 +36,10 @@ use rustix::io::Errno;
 
 pub use super::base::Base;
 use super::base::{blocks_of, ctime_of, size_of};
+pub use super::base_state::BaseState;
 use super::pages::{Fingerprint, MapId, PAGE, PageMap, read_at, sync_file};
 use crate::sys::cred::{AsCaller, Caller};
+pub use copy::STEP;
 
 mod allocate;
 mod copy;
@@ -52,6 +55,8 @@ thread_local! {
 #[derive(Debug)]
 pub struct Merged {
     base: Base,
+    /// Whether the base is as it was; none where nothing but this can change it.
+    base_state: Option<Arc<BaseState>>,
     upper: Arc<OwnedFd>,
     /// Held for reading while bytes are read, for writing while they or the size change.
     map: RwLock<PageMap>,
@@ -66,7 +71,15 @@ impl Merged {
     /// Those of fstat(2), and of pwrite(2) to the map.
     pub fn new(base: Base, upper: Arc<OwnedFd>, mut map: PageMap) -> Result<Merged, Errno> {
         map.set_base_limit(size_of(&upper)?, ctime_of(&upper)?)?;
-        Ok(Merged { base, upper, map: RwLock::new(map), written: AtomicBool::new(true) })
+        let written = AtomicBool::new(true);
+        Ok(Merged { base, base_state: None, upper, map: RwLock::new(map), written })
+    }
+
+    /// The same with a base that others may change: its pages are shown as long as this says that
+    /// it is as it was.
+    #[must_use]
+    pub fn over(self, base_state: Arc<BaseState>) -> Merged {
+        Merged { base_state: Some(base_state), ..self }
     }
 
     /// Puts an empty upper file over a whole base: gives it the base's size, and makes its map.
@@ -226,7 +239,10 @@ impl Merged {
             } else {
                 let shown = map.base_limit().clamp(at, stop) - at;
                 let (shown, zeros) = part.split_at_mut(shown as usize);
-                self.base.read(at, shown)?;
+                if !shown.is_empty() {
+                    self.base.read(at, shown)?;
+                    self.check_base()?;
+                }
                 zeros.fill(0);
             }
             rest = behind;
@@ -256,6 +272,14 @@ impl Merged {
     /// Those of pwrite(2) and fsync(2).
     pub fn sync_map(&self) -> Result<(), Errno> {
         self.map.read().sync(false)
+    }
+
+    /// Checks that what was just read of the base is of the base as it was.
+    fn check_base(&self) -> Result<(), Errno> {
+        match (&self.base, &self.base_state) {
+            (Base::File(file), Some(state)) => state.check(file),
+            _ => Ok(()),
+        }
     }
 
     fn map_to_write(&self) -> RwLockWriteGuard<'_, PageMap> {

@@ -11,6 +11,8 @@
 
 mod assemble;
 mod base;
+pub mod base_state;
+pub mod changed;
 pub mod merged;
 pub mod overlay;
 pub mod pages;

@@ -53,6 +53,7 @@ use rustix::io::Errno;
 mod disk;
 mod fingerprint;
 mod format;
+mod peek;
 mod recover;
 #[cfg(test)]
 mod tests;

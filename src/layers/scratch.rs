@@ -45,7 +45,7 @@ pub use place::Places;
 pub use registry::{Listed, list, remove, unused};
 pub use reserve::Reserve;
 pub use state::{BaseId, Kind, State, VERSION};
-pub use sweep::TEMPORARY;
+pub use sweep::{Partial, TEMPORARY};
 pub use usage::{Usage, bytes_used};
 
 use layout::Content;
@@ -67,6 +67,8 @@ pub struct Scratch {
     /// Of a tmpfs of its own with a bound.
     reserve: Option<Arc<Reserve>>,
     found: Usage,
+    /// Files of which only some pages were in it when it was opened.
+    partial: Vec<Partial>,
     /// Goes when this is dropped.
     temporary: AtomicBool,
     /// Held to the end, and while the directory is removed.
@@ -180,7 +182,7 @@ impl Scratch {
         layout.close_to_others();
         let root = open_directory(layout.dir())?;
         let base = state.may_be_cut().then_some(state.base.path.as_path());
-        let found = sweep::Sweep::run(&layout, state.marks, base)
+        let (found, partial) = sweep::Sweep::run(&layout, state.marks, base)
             .map_err(|error| told(layout.dir(), "counting what is in it", error))?;
         // Before anything is written.
         state.note_boot(&layout)?;
@@ -197,7 +199,7 @@ impl Scratch {
             .map_err(|errno| told(layout.dir(), "keeping room for its records", errno.into()))?
             .map(Arc::new);
         let temporary = AtomicBool::new(temporary);
-        Ok(Scratch { layout, root, state, budget, reserve, found, temporary, lock })
+        Ok(Scratch { layout, root, state, budget, reserve, found, partial, temporary, lock })
     }
 
     /// What [`Scratch::open`] would do, found out without changing anything.
@@ -249,6 +251,11 @@ impl Scratch {
     /// What was in it when it was opened.
     pub fn found(&self) -> Usage {
         self.found
+    }
+
+    /// The files of which only some pages were in it when it was opened.
+    pub fn partial(&self) -> &[Partial] {
+        &self.partial
     }
 
     /// The names of its marks.

@@ -16,6 +16,7 @@ pub mod fanotify;
 pub mod file;
 pub mod guard;
 pub mod handle;
+pub mod lease;
 pub mod probe;
 pub mod process;
 pub mod region;

@@ -15,9 +15,9 @@ use rustix::fs::{RenameFlags, StatVfs};
 use rustix::io::Errno;
 
 use super::{
-    Attr, DataOnly, DirItem, Entry, Found, HandleId, Ino, Invalidate, Lend, NewNode, NotAdvised,
-    Open, OpenInode, Opened, PageState, SeekTo, SetAttr, Trust, VolumeCounts, WatchCounts,
-    WhyMapped, WriteRequest, XattrFlags,
+    Attr, DataOnly, DirItem, Entry, Found, GuardCounts, HandleId, Ino, Invalidate, Lend, NewNode,
+    NotAdvised, Open, OpenInode, Opened, PageState, SeekTo, SetAttr, Trust, VolumeCounts,
+    WatchCounts, WhyMapped, WriteRequest, XattrFlags,
 };
 use crate::advice::Advice;
 use crate::config::rules::RuleSet;
@@ -54,6 +54,8 @@ pub struct ScratchCounts {
     pub left_bytes: u64,
     /// Bytes that it may take in all, where there is a limit but the filesystem's.
     pub limit_bytes: Option<u64>,
+    /// What keeps the base from changing under it.
+    pub guard: GuardCounts,
 }
 
 /// What the kernel asks of a tree. The methods are called by many threads at a time, and one that

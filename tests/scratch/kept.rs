@@ -68,6 +68,11 @@ impl Kept {
         self.mounted = Some(MountedFs::over_with(&self.base, &self.options, &places));
     }
 
+    /// Adds options for the next mount.
+    pub fn add_options(&mut self, options: &str) {
+        self.options = format!("{},{options}", self.options);
+    }
+
     /// Unmounts and mounts again.
     pub fn remount(&mut self) {
         self.unmount();

@@ -15,11 +15,13 @@ mod world;
 
 mod attributes;
 mod base;
+mod base_changed;
 mod bound;
 mod bound_full;
 mod coherence;
 mod exerciser;
 mod full;
+mod guard;
 mod interchange;
 mod kept;
 mod killed;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::MountOptions;
-use crate::config::{ControlVisibility, OpenRequests, WatchMode};
+use crate::config::{BaseChanged, ControlVisibility, OpenRequests, WatchMode};
 use crate::units::{nearest, parse_seconds, parse_size, quote};
 
 /// An option's effect, or the reason why its value is bad.
@@ -116,6 +116,13 @@ pub(super) fn scratch_max(options: &mut MountOptions, value: &OsStr) -> Result<(
 
 pub(super) fn copy_up(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
     options.scratch.copy_up = Some(parse_size(text(value)?).map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+pub(super) fn base_changed(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
+    let known =
+        [("eio", BaseChanged::Eio), ("refuse", BaseChanged::Refuse), ("mix", BaseChanged::Mix)];
+    options.scratch.base_changed = Some(one_of(value, &known)?);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::Limit;
+use crate::config::{BaseChanged, Limit};
 use crate::error::FailureKind;
 use crate::flags::Access;
 
@@ -71,13 +71,15 @@ fn values_arrive_where_they_belong() {
 
 #[test]
 fn the_options_of_a_scratch_arrive_in_it() {
-    let options = parse("scratch=/s\\,1,scratch_max=1G,copy_up=4K,share,rebase").unwrap();
+    let options =
+        parse("scratch=/s\\,1,scratch_max=1G,copy_up=4K,share,rebase,base_changed=mix").unwrap();
     let expected = ScratchConfig {
         dir: Some("/s,1".into()),
         max: Some(Limit::Bytes(1 << 30)),
         copy_up: Some(4096),
         share: true,
         rebase: true,
+        base_changed: Some(BaseChanged::Mix),
     };
     assert_eq!(options.scratch, expected);
     for (list, limit) in [
@@ -151,6 +153,7 @@ fn bad_values_are_one_line_that_names_the_option() {
         ("scratch_max=0%", "from 1% to 100%"),
         ("scratch_max=101%", "from 1% to 100%"),
         ("copy_up=1.5M", "not a size"),
+        ("base_changed=mixed", "known are eio refuse mix"),
         ("share=maybe", "`on` or `off`"),
         ("control=hiden", "did you mean `hidden`"),
         ("control=z", "known are hidden visible off"),

@@ -165,10 +165,11 @@ impl ScratchReport {
         match self.limit_bytes {
             Some(limit) => {
                 let limit = human_size(limit);
-                row(f, "space", format_args!("{used} used, {left} left, at most {limit}"))
+                row(f, "space", format_args!("{used} used, {left} left, at most {limit}"))?;
             }
-            None => row(f, "space", format_args!("{used} used, {left} left")),
+            None => row(f, "space", format_args!("{used} used, {left} left"))?,
         }
+        self.guard.rows(f)
     }
 }
 
@@ -246,7 +247,7 @@ impl Display for FileReport {
 }
 
 /// One line of a status report; a row without a name continues the row above.
-fn row(f: &mut Formatter<'_>, name: &str, value: impl Display) -> fmt::Result {
+pub(super) fn row(f: &mut Formatter<'_>, name: &str, value: impl Display) -> fmt::Result {
     writeln!(f, "{name:NAME_WIDTH$} {value}")
 }
 
@@ -297,7 +298,7 @@ impl Display for View<'_> {
 }
 
 /// A path within the mount; the root is `.`.
-struct Name<'a>(&'a str);
+pub(super) struct Name<'a>(pub(super) &'a str);
 
 impl Display for Name<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -306,7 +307,7 @@ impl Display for Name<'_> {
 }
 
 /// Foreign text with its control characters escaped.
-struct Clean<'a>(&'a str);
+pub(super) struct Clean<'a>(pub(super) &'a str);
 
 impl Display for Clean<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

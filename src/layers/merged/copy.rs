@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use rustix::fs::{AtFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::{Merged, run_of_bytes};
@@ -11,14 +11,18 @@ use crate::layers::pages::{PAGE, PageMap};
 use crate::volume::SeekTo;
 
 /// What is copied before its bits are set, in bytes.
-const STEP: u64 = 8 << 20;
+pub const STEP: u64 = 8 << 20;
+
+/// What the kernel takes away at every write, and a copy is none by a client.
+const CAPABILITY: &str = "security.capability";
 
 /// The buffer where the kernel does not copy by itself, in bytes.
 const BUFFER: u64 = 256 << 10;
 
 impl Merged {
     /// Copies what still shows of the base, so that the upper file alone is the whole; holes stay
-    /// holes, and the times of the file stay. What was copied before an error stays copied.
+    /// holes, and the times and capabilities of the file stay. What was copied before an error stays
+    /// copied.
     ///
     /// # Errors
     /// ENOSPC and the others of pwrite(2); those of reading the base.
@@ -26,6 +30,28 @@ impl Merged {
         let mut map = self.map_to_write();
         let end = map.base_limit();
         if map.is_whole() { Ok(()) } else { self.copy_with_times(&mut map, 0, end) }
+    }
+
+    /// The same of the first part from `start` on that shows the base, a step long. Returns where
+    /// the next one may begin, and how many bytes were the base's; `None` when none is left. Between
+    /// two parts others read and write.
+    ///
+    /// # Errors
+    /// As [`Merged::materialize`].
+    pub fn materialize_part(&self, start: u64) -> Result<Option<(u64, u64)>, Errno> {
+        let mut map = self.map_to_write();
+        let end = map.base_limit();
+        let mut at = start - start % PAGE;
+        while at < end {
+            let (own, stop) = run_of_bytes(&map, at, end);
+            if !own {
+                let (before, stop) = (map.count(), end.min(at + STEP));
+                self.copy_with_times(&mut map, at, stop)?;
+                return Ok(Some((stop, (map.count() - before) * PAGE)));
+            }
+            at = stop;
+        }
+        Ok(None)
     }
 
     /// Makes a copy of what the base shows in a range, as a write of it would; the times of the
@@ -44,7 +70,15 @@ impl Merged {
 
     fn copy_with_times(&self, map: &mut PageMap, start: u64, end: u64) -> Result<(), Errno> {
         let stat = rustix::fs::fstat(&self.upper)?;
+        let mut capability = [0; 256];
+        let has = rustix::fs::fgetxattr(&self.upper, CAPABILITY, &mut capability[..]).ok();
         let copied = self.copy_in(map, start, end);
+        if let Some(value) = has.and_then(|len| capability.get(..len)) {
+            let none = XattrFlags::empty();
+            if let Err(err) = rustix::fs::fsetxattr(&self.upper, CAPABILITY, value, none) {
+                log::warn!("a copy from the base: its capabilities: {err}");
+            }
+        }
         let times = Timestamps {
             last_access: Timespec { tv_sec: stat.st_atime as _, tv_nsec: stat.st_atime_nsec as _ },
             last_modification: Timespec {
@@ -80,6 +114,7 @@ impl Merged {
             let data = self.base.seek(at, whole, SeekTo::Data)?.unwrap_or(whole);
             let data = data - data % PAGE;
             if at < data {
+                self.check_base()?;
                 if self.seek_own(at, data, SeekTo::Data)?.is_some() {
                     self.clear_unseen(at, data)?;
                 }
@@ -90,6 +125,7 @@ impl Merged {
             let hole = self.base.seek(at, whole, SeekTo::Hole)?.unwrap_or(whole);
             let stop = hole.max(at + 1).next_multiple_of(PAGE).min(whole).min(at + STEP);
             self.copy_bytes(at, stop)?;
+            self.check_base()?;
             map.set(at / PAGE..stop / PAGE)?;
             at = stop;
         }

@@ -54,7 +54,11 @@ impl Merged {
         to: SeekTo,
     ) -> Result<Option<u64>, Errno> {
         let shown = map.base_limit().min(stop);
-        let found = if at < shown { self.base.seek(at, shown, to)? } else { None };
+        let mut found = None;
+        if at < shown {
+            found = self.base.seek(at, shown, to)?;
+            self.check_base()?;
+        }
         Ok(found.or((to == SeekTo::Hole && shown < stop).then(|| shown.max(at))))
     }
 }

@@ -65,13 +65,13 @@ impl Overlay {
     }
 
     /// What the descriptors of a file with pages below share.
-    pub(super) fn content(&self, node: &Node) -> Result<Arc<Content>, Errno> {
+    pub(super) fn content(&self, node: &Arc<Node>) -> Result<Arc<Content>, Errno> {
         self.content_in(node, &mut node.content.lock())
     }
 
     pub(super) fn content_in(
         &self,
-        node: &Node,
+        node: &Arc<Node>,
         slot: &mut Weak<Content>,
     ) -> Result<Arc<Content>, Errno> {
         if let Some(content) = slot.upgrade() {
@@ -79,13 +79,17 @@ impl Overlay {
         }
         let parts = node.parts();
         let at = parts.lowers.first().copied().ok_or(Errno::STALE)?;
-        let descriptor = self.layer(at)?.open_descriptor(at.ino, OpenMode::Read)?;
-        let base = descriptor.shared_reader()?;
+        // What is held is the file of first touch, wherever its name leads by now.
+        let base = match self.guard.file(node) {
+            Some(base) => base,
+            None => self.layer(at)?.open_descriptor(at.ino, OpenMode::Read)?.shared_reader()?,
+        };
+        self.guard.opened(node, &base);
         let content = Arc::new(Content { base, merged: RwLock::new(None) });
         // A copy of another overlay that has no page of its own yet needs no map to be read.
         let all_below = parts.pages.is_none() && node.is_linked();
         if let Some(upper) = parts.upper.filter(|_| !all_below) {
-            self.merged(node, &content, upper)?;
+            self.merged(node, &content, upper).inspect_err(|_| self.guard.closed(node))?;
         }
         *slot = Arc::downgrade(&content);
         Ok(content)
@@ -112,7 +116,8 @@ impl Overlay {
         })?;
         let file = self.upper.open_descriptor(upper, OpenMode::Write)?.shared_writer()?;
         let base = Base::File(Arc::clone(&content.base));
-        let merged = Arc::new(Merged::new(base, file, self.counted(map))?);
+        let state = self.base_state(node, map.base());
+        let merged = Arc::new(Merged::new(base, file, self.counted(map))?.over(state));
         *slot = Some(Arc::clone(&merged));
         Ok(merged)
     }
@@ -145,9 +150,14 @@ impl Overlay {
     }
 
     /// The merged file of a node with parts in several layers.
-    pub(super) fn merged_if_any(&self, node: &Node) -> Result<Option<Arc<Merged>>, Errno> {
-        let _names = self.names.read();
-        Ok(self.content(node)?.merged.read().clone())
+    pub(super) fn merged_if_any(&self, node: &Arc<Node>) -> Result<Option<Arc<Merged>>, Errno> {
+        let content = {
+            let _names = self.names.read();
+            self.content(node)?
+        };
+        let merged = content.merged.read().clone();
+        self.close_content(node, content)?;
+        Ok(merged)
     }
 
     /// Changes pages of a file that is not whole, for the daemon itself.
@@ -162,9 +172,7 @@ impl Overlay {
             self.recall(node);
             self.content_in(node, &mut slot)?
         };
-        let merged = self.merged_to_write(node, &content)?;
-        let changed = change(&merged);
-        drop(merged);
+        let changed = self.merged_to_write(node, &content).and_then(|merged| change(&merged));
         self.close_content(node, content).and(changed)
     }
 
@@ -235,11 +243,24 @@ impl Overlay {
         Ok(pages)
     }
 
+    /// Ends one use of what the descriptors of a file share.
     pub(super) fn close_content(
         &self,
         node: &Arc<Node>,
         content: Arc<Content>,
     ) -> Result<(), Errno> {
+        let closed = self.make_whole(node, content);
+        let slot = node.content.lock();
+        if slot.strong_count() == 0 {
+            self.guard.closed(node);
+        }
+        drop(slot);
+        self.evict_bases();
+        closed
+    }
+
+    /// Makes a file whole of which nothing below is seen any more, if this was its last use.
+    fn make_whole(&self, node: &Arc<Node>, content: Arc<Content>) -> Result<(), Errno> {
         let whole = content.merged.read().as_ref().is_some_and(|merged| merged.is_whole());
         // The page map of a file without a name goes with the node: it may be opened by its
         // descriptor again.

@@ -123,6 +123,7 @@ impl Overlay {
             Some(dir) => self.counts.measured(&dir),
             None => None,
         };
+        let guard = self.guard.counts(|node| self.path_of(node));
         let scratch = self.scratch.lock();
         let scratch = scratch.as_ref()?;
         let count = |of: &AtomicI64| u64::try_from(of.load(Ordering::Relaxed)).unwrap_or(0);
@@ -140,6 +141,7 @@ impl Overlay {
             used_bytes: measured.unwrap_or_else(|| scratch.used()),
             left_bytes: scratch.space().map_or(0, |space| space.available),
             limit_bytes: state.max,
+            guard,
         })
     }
 }

@@ -239,12 +239,12 @@ impl Overlay {
             self.recall_by(node, ino)?;
             self.content_in(node, &mut slot)?
         };
-        let merged = self.merged_to_write(node, &content)?;
-        if caller.uid != 0 {
-            self.kill_privileges(node, caller)?;
-        }
-        let truncated = self.with_room(node, 0, || merged.truncate(size, caller));
-        drop(merged);
+        let truncated = self.merged_to_write(node, &content).and_then(|merged| {
+            if caller.uid != 0 {
+                self.kill_privileges(node, caller)?;
+            }
+            self.with_room(node, 0, || merged.truncate(size, caller))
+        });
         self.close_content(node, content)?;
         truncated.map(|()| true)
     }

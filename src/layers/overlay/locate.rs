@@ -204,7 +204,7 @@ impl Overlay {
 
     /// What a redirect leads to: a path from the root of the lower layers, or another name in the
     /// same directory.
-    fn below_path(&self, dirs: &[At], path: &Path) -> Result<Sought, Errno> {
+    pub(super) fn below_path(&self, dirs: &[At], path: &Path) -> Result<Sought, Errno> {
         let root: Vec<At>;
         let mut dirs = match path.is_absolute() {
             true => {

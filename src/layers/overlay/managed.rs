@@ -21,7 +21,7 @@ use crate::volume::{
 };
 
 /// As many links as the kernel follows in a path.
-const MOST_LINKS: usize = 40;
+pub(super) const MOST_LINKS: usize = 40;
 
 /// The way to the kernel's caches for a volume whose numbers are not those that the kernel knows.
 struct Outward {
@@ -91,7 +91,7 @@ impl Overlay {
     }
 
     /// Walks a path from the root, following links. A lookup of what it ends at is counted.
-    fn walk(&self, path: &Path, links: usize) -> Result<(Ino, PathBuf), Errno> {
+    pub(super) fn walk(&self, path: &Path, links: usize) -> Result<(Ino, PathBuf), Errno> {
         let mut held = Vec::new();
         let walked = self.walk_on(path, links, &mut held);
         // What it ends at is for the caller.
@@ -330,6 +330,7 @@ impl Managed for Overlay {
     }
 
     fn end(&self) {
+        self.end_guard();
         self.lowers.iter().for_each(|volume| volume.end());
         self.upper.end();
         self.sweeper.end();

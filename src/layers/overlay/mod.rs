@@ -17,6 +17,7 @@ mod counts;
 mod data;
 mod direct;
 mod durable;
+mod guard;
 mod handles;
 mod lent;
 mod list;
@@ -29,6 +30,7 @@ mod node;
 mod places;
 mod raise;
 mod rename;
+mod rescue;
 mod space;
 mod verbs;
 
@@ -42,6 +44,8 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::config::BaseChanged;
+use crate::layers::changed::{self, Changed};
 use crate::layers::pages::MapId;
 use crate::layers::scratch::{Reserve, Scratch, TEMPORARY};
 use crate::sys::cred::Caller;
@@ -65,6 +69,8 @@ pub struct OverlayOptions {
     pub policy: Policy,
     /// Unchanged files that are opened to be read are read in the base itself.
     pub share: bool,
+    /// What becomes of partial copies whose base has changed.
+    pub base_changed: BaseChanged,
 }
 
 /// The directories of the scratch in the upper volume, of each of which one lookup is held.
@@ -101,6 +107,9 @@ pub struct Overlay {
     reserved: Option<OsString>,
     serial: AtomicU64,
     counts: Counts,
+    guard: guard::Guard,
+    /// Pages of a base that has changed are shown as they are.
+    mixes_bases: bool,
     /// The way to the kernel's caches, once there is one.
     caches: OnceLock<Arc<dyn Invalidate>>,
 }
@@ -115,7 +124,8 @@ impl Overlay {
     /// # Errors
     /// Those of looking up the directories of the scratch; E2BIG with too many layers.
     pub fn new(options: OverlayOptions) -> Result<Overlay, Errno> {
-        let OverlayOptions { scratch, upper, lowers, reserved, policy, share } = options;
+        let OverlayOptions { scratch, upper, lowers, reserved, policy, share, base_changed } =
+            options;
         if lowers.len() > places::MOST_LOWERS {
             return Err(Errno::TOOBIG);
         }
@@ -146,6 +156,8 @@ impl Overlay {
             // Not where a daemon began that was killed: names that it left would be met.
             serial: AtomicU64::new(MapId::random().0),
             counts: Counts::of(&scratch),
+            guard: guard::Guard::default(),
+            mixes_bases: base_changed == BaseChanged::Mix,
             caches: OnceLock::new(),
             lowers,
             upper,
@@ -157,6 +169,18 @@ impl Overlay {
         };
         overlay.start_counting()?;
         Ok(overlay)
+    }
+
+    /// The partial copies whose base has changed since, or may have. They are told by `status`.
+    #[must_use]
+    pub fn changed_bases(&self) -> Vec<Changed> {
+        let scratch = self.scratch.lock();
+        let (Some(scratch), Some(base)) = (&*scratch, self.lowers.last()) else {
+            return Vec::new();
+        };
+        let found = changed::find(scratch, &self.pages, base.watch_point());
+        self.guard.note_changed(&found);
+        found
     }
 
     fn layer(&self, at: At) -> Result<&Volume, Errno> {

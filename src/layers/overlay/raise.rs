@@ -87,6 +87,9 @@ impl Overlay {
         self.let_go(&left);
         self.count_stored(node);
         self.nodes.raised(node, upper);
+        if let Err(err) = self.guard_partial(node) {
+            log::warn!("{}: guarding its base: {err}", self.path_of(node).display());
+        }
         if !node.is_dir() {
             self.counts.copied_files.fetch_add(1, Ordering::Relaxed);
         }

@@ -271,6 +271,7 @@ impl Overlay {
             return Ok(());
         }
         node.unlinked();
+        self.guard.unlinked(node);
         if !node.is_dir() {
             self.uncount_file(node);
         }

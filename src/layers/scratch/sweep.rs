@@ -24,6 +24,17 @@ pub const TEMPORARY: &str = ".mmapfs-tmp-";
 /// The longest value of a mark, in bytes.
 const LONGEST: usize = 4096;
 
+/// A file of which only some pages are in the scratch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partial {
+    /// Where it is shown; of a file with several names, where its base is.
+    pub path: PathBuf,
+    /// Where its base is, from the root of that.
+    pub below: PathBuf,
+    /// Its page map.
+    pub pages: MapId,
+}
+
 /// One look at a whole scratch.
 pub(super) struct Sweep<'a> {
     layout: &'a Layout,
@@ -31,6 +42,7 @@ pub(super) struct Sweep<'a> {
     /// The base, where the machine has stopped since the scratch was in use.
     base: Option<&'a Path>,
     usage: Usage,
+    partial: Vec<Partial>,
     /// The files in `pages/` that no file was seen to name, with their bytes.
     unnamed: HashMap<MapId, u64>,
 }
@@ -38,7 +50,7 @@ pub(super) struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     /// Takes away names that were there within one request, page maps that no file names, and
     /// entries of the index whose names are all gone; nothing else. With `base`, the page maps are
-    /// put in order as after a power cut. Returns what is left.
+    /// put in order as after a power cut. Returns what is left, and the files that have a page map.
     ///
     /// # Errors
     /// Those of reading the directories. What cannot be removed is told in the log.
@@ -46,7 +58,7 @@ impl<'a> Sweep<'a> {
         layout: &'a Layout,
         marks: Marks,
         base: Option<&'a Path>,
-    ) -> std::io::Result<Usage> {
+    ) -> std::io::Result<(Usage, Vec<Partial>)> {
         let mut unnamed = HashMap::new();
         for entry in fs::read_dir(layout.pages())? {
             let entry = entry?;
@@ -54,7 +66,8 @@ impl<'a> Sweep<'a> {
                 unnamed.insert(id, entry.metadata()?.blocks().saturating_mul(512));
             }
         }
-        let mut sweep = Sweep { layout, marks, base, usage: Usage::default(), unnamed };
+        let mut sweep =
+            Sweep { layout, marks, base, usage: Usage::default(), partial: Vec::new(), unnamed };
         visit(layout.dir(), |dir, name, stat| {
             sweep.see(dir, name, stat);
             Ok(())
@@ -66,7 +79,7 @@ impl<'a> Sweep<'a> {
                 Err(error) => log::warn!("{}: nothing names it: {error}", path.display()),
             }
         }
-        Ok(sweep.usage)
+        Ok((sweep.usage, sweep.partial))
     }
 
     fn see(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) {
@@ -96,7 +109,7 @@ impl<'a> Sweep<'a> {
             _ => {
                 self.usage.copied_files += u64::from(self.mark(&path, "mmapfs.ino").is_some());
                 if kind == FileType::RegularFile && !self.unnamed.is_empty() {
-                    self.see_pages(&path, name);
+                    self.see_pages(dir, &path, name);
                 }
             }
         }
@@ -124,7 +137,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// The page map of a file is named by it.
-    fn see_pages(&mut self, path: &Path, name: &CStr) {
+    fn see_pages(&mut self, dir: BorrowedFd<'_>, path: &Path, name: &CStr) {
         // Both kinds of marks are read by whoever serves it.
         let other = match self.marks {
             Marks::Trusted => Marks::User,
@@ -135,6 +148,9 @@ impl<'a> Sweep<'a> {
         for id in [id, by_other].into_iter().flatten() {
             self.unnamed.remove(&MapId(id));
         }
+        if let Some(id) = id.or(by_other) {
+            self.note_partial(dir, path, name, MapId(id));
+        }
         if let (Some(base), Some(id)) = (self.base, id.or(by_other)) {
             match self.recover(MapId(id), path, base) {
                 Ok(Recovered::Whole) => {}
@@ -143,6 +159,26 @@ impl<'a> Sweep<'a> {
                 Err(err) => log::warn!("{}: {err}", name.to_string_lossy()),
             }
         }
+    }
+
+    /// Notes where a file with a page map is shown, and where its base is.
+    fn note_partial(&mut self, dir: BorrowedFd<'_>, path: &Path, name: &CStr, pages: MapId) {
+        let name = OsStr::from_bytes(name.to_bytes());
+        let place = fs::read_link(sys::fd_path(dir)).unwrap_or_default();
+        let shown = place.strip_prefix(self.layout.upper()).ok().map(|above| above.join(name));
+        let below = self.mark(path, "overlay.redirect");
+        let below = below.map(|below| PathBuf::from(OsStr::from_bytes(&below)));
+        let below = match (below, &shown) {
+            (Some(below), _) if below.is_absolute() => below,
+            // Another name in the same directory, or the same: an overlay of somebody else.
+            (below, Some(shown)) => match below {
+                Some(below) => shown.with_file_name(below),
+                None => shown.clone(),
+            },
+            _ => return,
+        };
+        let path = shown.unwrap_or_else(|| below.strip_prefix("/").unwrap_or(&below).to_owned());
+        self.partial.push(Partial { path, below, pages });
     }
 
     fn recover(&self, id: MapId, path: &Path, base: &Path) -> Result<Recovered, MapError> {

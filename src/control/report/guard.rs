@@ -1,0 +1,73 @@
+//! The part of a status that says how the base of a scratch is guarded.
+
+use std::fmt::{self, Formatter};
+
+use serde::{Deserialize, Serialize};
+
+use super::text::{Clean, Name, row};
+use crate::units::human_size;
+
+/// How many files are named in the text.
+const SHOWN_FILES: usize = 10;
+
+/// How the base is kept from changing under a scratch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuardReport {
+    /// Files of the base under a lease.
+    pub leased: u64,
+    /// Files that are in use and under no lease.
+    pub unguarded_files: u64,
+    /// The first of them, each with the reason.
+    pub unguarded: Vec<(String, String)>,
+    /// Files whose rest was copied because somebody was about to change the base.
+    pub rescued_files: u64,
+    /// How much was copied so, in bytes.
+    pub rescued_bytes: u64,
+    /// Files that somebody waits for, and that are not being copied yet.
+    pub waiting: u64,
+    /// Files that are being copied, each with the bytes that were.
+    pub under_way: Vec<(String, u64)>,
+    /// Files whose rest was not copied before the base was changed, each with the reason.
+    pub failed: Vec<(String, String)>,
+    /// Files whose base has changed, or may have, each with what became of it.
+    pub changed: Vec<(String, String)>,
+    /// How long the kernel lets somebody wait for a lease, in seconds.
+    pub lease_break_s: u64,
+}
+
+impl GuardReport {
+    /// The rows of the text.
+    pub(super) fn rows(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let GuardReport { leased, unguarded_files, rescued_files, .. } = self;
+        let bytes = human_size(self.rescued_bytes);
+        let changed = self.changed.len();
+        row(
+            f,
+            "guard",
+            format_args!(
+                "{leased} base files leased, {unguarded_files} unguarded, {rescued_files} copied \
+                 in time ({bytes}), {} not, {changed} changed",
+                self.failed.len()
+            ),
+        )?;
+        if self.waiting > 0 {
+            let (waiting, limit) = (self.waiting, self.lease_break_s);
+            row(f, "", format_args!("{waiting} files wait to be copied, for {limit} s at most"))?;
+        }
+        for (path, bytes) in self.under_way.iter().take(SHOWN_FILES) {
+            let bytes = human_size(*bytes);
+            row(f, "", format_args!("{}: being copied: {bytes} so far", Name(path)))?;
+        }
+        for (path, reason) in self.unguarded.iter().take(SHOWN_FILES) {
+            row(f, "", format_args!("{}: unguarded: {}", Name(path), Clean(reason)))?;
+        }
+        for (path, reason) in self.failed.iter().take(SHOWN_FILES) {
+            row(f, "", format_args!("{}: not copied in time: {}", Name(path), Clean(reason)))?;
+        }
+        for (path, fate) in self.changed.iter().take(SHOWN_FILES) {
+            row(f, "", format_args!("{}: {}", Name(path), Clean(fate)))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Partial copies whose base was changed while the scratch was not mounted.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::pages::{Comparison, Doubt, Fingerprint, PageMap};
+use super::scratch::{Partial, Scratch};
+use crate::config::BaseChanged;
+use crate::error::Failure;
+
+/// How many files a message names.
+const NAMED: usize = 3;
+
+/// What became of the base of a partial copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was written, resized or replaced.
+    Changed,
+    /// Nothing is where it was, or no file.
+    Missing,
+    /// It cannot be told.
+    Unknown(Doubt),
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fate::Changed => "its base has changed",
+            Fate::Missing => "its base is gone",
+            Fate::Unknown(Doubt::Racy) => "its base was written just before the first touch",
+            Fate::Unknown(Doubt::OnlyCtime) => "attributes of its base have changed, or more",
+        })
+    }
+}
+
+/// A file with a partial copy, where it is shown, and what became of its base.
+pub type Changed = (PathBuf, Fate);
+
+/// Compares the base of each partial copy with what it was at first touch. What cannot be read of a
+/// page map is told when the file is opened.
+pub fn find(scratch: &Scratch, pages: impl AsFd, base: BorrowedFd<'_>) -> Vec<Changed> {
+    let mut found = Vec::new();
+    for Partial { path, below, pages: id } in scratch.partial() {
+        let Ok(expected) = PageMap::fingerprint(&pages, *id) else { continue };
+        let fate = match fingerprint(base, below).map(|now| expected.compare(&now)) {
+            Ok(Comparison::Same) => continue,
+            Ok(Comparison::Changed) => Fate::Changed,
+            Ok(Comparison::Unknown(doubt)) => Fate::Unknown(doubt),
+            Err(_) => Fate::Missing,
+        };
+        found.push((path.clone(), fate));
+    }
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found
+}
+
+/// The fingerprint of what a path below the base leads to, no link followed.
+fn fingerprint(base: BorrowedFd<'_>, below: &Path) -> Result<Fingerprint, Errno> {
+    let below = below.strip_prefix("/").unwrap_or(below);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Fingerprint::of(rustix::fs::openat2(base, below, flags, Mode::empty(), resolve)?)
+}
+
+/// Tells what was found, and refuses the mount where that is asked for.
+///
+/// # Errors
+/// With `base_changed=refuse` when a base has changed, or may have.
+pub fn judge(found: &[Changed], choice: BaseChanged, scratch: &Path) -> Result<(), Failure> {
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut named: Vec<String> = found
+        .iter()
+        .take(NAMED)
+        .map(|(path, fate)| format!("{} ({fate})", path.display()))
+        .collect();
+    if found.len() > NAMED {
+        named.push(format!("and {} more", found.len() - NAMED));
+    }
+    let what = format!(
+        "{} files were copied in part over a base that is not known to be the same: {}",
+        found.len(),
+        named.join(", ")
+    );
+    match choice {
+        BaseChanged::Refuse => Err(Failure::failed(
+            scratch.display(),
+            format!("{what}; mount with base_changed=eio to read what the scratch has of them"),
+        )),
+        BaseChanged::Eio => {
+            log::warn!(
+                "{}: {what}; where it has changed its pages are refused (EIO), and those of the \
+                 scratch are shown; base_changed=mix shows both, `status` lists the files",
+                scratch.display()
+            );
+            Ok(())
+        }
+        BaseChanged::Mix => {
+            log::warn!("{}: {what}; base_changed=mix: both are shown", scratch.display());
+            Ok(())
+        }
+    }
+}

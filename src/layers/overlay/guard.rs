@@ -1,0 +1,374 @@
+//! The guard of the base: files of it that are open here, or of which pages show through a partial
+//! copy, keep the content that they had at first touch for as long as the scratch is mounted.
+//!
+//! Each of them is under a read lease ([`lease`]), as long as descriptors last: those that are open
+//! here and the partial copies that were used last. Whoever opens such a file for writing, or
+//! truncates it, waits in the kernel until what still shows of it has been copied into the scratch
+//! ([`super::rescue`]). A file that is replaced by rename or removed needs no guard: the descriptor
+//! that is held keeps it. What is under no lease is compared by fingerprint whenever its pages are
+//! read ([`BaseState`]).
+//!
+//! Locks: [`Node::content`] comes before [`Guard::held`], and nothing is locked below the latter.
+//! No call here waits for anybody else.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+
+use super::node::Node;
+use crate::layers::base_state::{BaseState, ChangedFiles};
+use crate::layers::changed::Changed;
+use crate::sys::file::descriptor_limit;
+use crate::sys::lease::{self, Asked, Keeper, Stop};
+use crate::volume::{GuardCounts, Ino};
+
+/// The share of the descriptors that partial copies which nobody has open may hold.
+const SHARE_OF_DESCRIPTORS: u64 = 4;
+/// How many they may hold at most.
+const MOST_IDLE: u64 = 16_384;
+/// How many files are copied at a time.
+const MOST_THREADS: usize = 4;
+/// How many files are listed by name.
+const MOST_NAMED: usize = 100;
+
+/// A file of the base that is in use here.
+struct Entry {
+    node: Arc<Node>,
+    file: Arc<OwnedFd>,
+    /// Of a file with a partial copy.
+    state: Option<Arc<BaseState>>,
+    /// Why there is no lease.
+    refused: Option<Errno>,
+    /// Since when somebody waits for the lease.
+    asked: Option<Instant>,
+    /// Nobody has the file open here; when it was used last.
+    idle: Option<u64>,
+}
+
+impl Entry {
+    fn is_leased(&self) -> bool {
+        self.refused.is_none() && self.asked.is_none()
+    }
+
+    /// Gives the lease back.
+    fn give_back(&mut self) {
+        if let Some(state) = &self.state {
+            state.lease_ends(&self.file);
+        }
+        if self.refused.is_none() {
+            lease::give_back(&self.file);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Held {
+    entries: HashMap<Ino, Entry>,
+    files: HashMap<RawFd, Ino>,
+    /// Those that nobody has open, by when they were used last.
+    idle: BTreeMap<u64, Ino>,
+    clock: u64,
+}
+
+impl Held {
+    fn remove(&mut self, ino: Ino) -> Option<Entry> {
+        let mut entry = self.entries.remove(&ino)?;
+        self.files.remove(&entry.file.as_raw_fd());
+        entry.idle.map(|used| self.idle.remove(&used));
+        entry.give_back();
+        Some(entry)
+    }
+}
+
+/// What is to be copied, open files first.
+#[derive(Default)]
+struct Jobs {
+    open: VecDeque<Ino>,
+    rest: VecDeque<Ino>,
+    threads: usize,
+    /// How many of them copy.
+    busy: usize,
+    /// What is being copied, and how much of it was.
+    under_way: HashMap<Ino, (PathBuf, u64)>,
+}
+
+/// The guard of one scratch.
+#[derive(Default)]
+pub(super) struct Guard {
+    keeper: OnceLock<Keeper>,
+    stop: Mutex<Option<Stop>>,
+    held: Mutex<Held>,
+    jobs: Mutex<Jobs>,
+    /// A thread that copies has ended.
+    rest: Condvar,
+    /// Files whose rest was copied because somebody was about to change the base.
+    rescued: AtomicU64,
+    rescued_bytes: AtomicU64,
+    /// Files whose rest was not copied in time, with the reason.
+    failed: Mutex<Vec<(PathBuf, String)>>,
+    /// Files whose base has changed, or may have.
+    changed: Arc<ChangedFiles>,
+}
+
+impl Guard {
+    /// Begins to take leases, which `keeper` is asked for.
+    pub(super) fn start(&self, keeper: Keeper, stop: Stop) {
+        if self.keeper.set(keeper).is_err() {
+            log::error!("the base is guarded twice");
+        }
+        *self.stop.lock() = Some(stop);
+    }
+
+    /// The descriptor of the base that is held of a file.
+    pub(super) fn file(&self, node: &Node) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&self.held.lock().entries.get(&node.ino)?.file))
+    }
+
+    /// Takes note that a file is opened here whose content is in the base. Whoever calls has locked
+    /// [`Node::content`].
+    pub(super) fn opened(&self, node: &Arc<Node>, file: &Arc<OwnedFd>) {
+        let Some(keeper) = self.keeper.get() else { return };
+        let mut held = self.held.lock();
+        let held = &mut *held;
+        if let Some(entry) = held.entries.get_mut(&node.ino) {
+            entry.idle.take().map(|used| held.idle.remove(&used));
+            if entry.refused.is_some() && entry.asked.is_none() {
+                entry.refused = lease::take(&entry.file, *keeper).err();
+            }
+            return;
+        }
+        let refused = lease::take(file, *keeper).err();
+        let (node, file) = (Arc::clone(node), Arc::clone(file));
+        held.files.insert(file.as_raw_fd(), node.ino);
+        let ino = node.ino;
+        held.entries
+            .insert(ino, Entry { node, file, state: None, refused, asked: None, idle: None });
+    }
+
+    /// Takes note of what a file with a partial copy says of its base.
+    pub(super) fn attach(&self, node: &Node, state: &Arc<BaseState>) {
+        let mut held = self.held.lock();
+        let Some(entry) = held.entries.get_mut(&node.ino) else { return };
+        if entry.is_leased() {
+            state.lease_begins(&entry.file);
+        }
+        entry.state = Some(Arc::clone(state));
+    }
+
+    /// Takes note that nobody has a file open here any more. Whoever calls has locked
+    /// [`Node::content`].
+    pub(super) fn closed(&self, node: &Node) {
+        let parts = node.parts();
+        let partial = parts.pages.is_some() && !parts.lowers.is_empty() && node.is_linked();
+        let mut held = self.held.lock();
+        let held = &mut *held;
+        if !partial {
+            let state = held.remove(node.ino).and_then(|entry| entry.state);
+            state.into_iter().for_each(|state| self.changed.forget(state.path()));
+        } else if let Some(entry) = held.entries.get_mut(&node.ino)
+            && entry.idle.is_none()
+        {
+            held.clock += 1;
+            entry.idle = Some(held.clock);
+            held.idle.insert(held.clock, node.ino);
+        }
+    }
+
+    /// Lets go of a file that has lost its last name, unless somebody has it open.
+    pub(super) fn unlinked(&self, node: &Node) {
+        let mut held = self.held.lock();
+        if held.entries.get(&node.ino).is_some_and(|entry| entry.idle.is_some()) {
+            let state = held.remove(node.ino).and_then(|entry| entry.state);
+            state.into_iter().for_each(|state| self.changed.forget(state.path()));
+        }
+    }
+
+    /// Lets go of what was used least lately and is too much. Returns the nodes, which may be
+    /// unused now.
+    pub(super) fn evict(&self) -> Vec<Ino> {
+        let most = Guard::most_idle();
+        let mut gone = Vec::new();
+        let mut held = self.held.lock();
+        while held.idle.len() > most
+            && let Some((_, ino)) = held.idle.pop_first()
+        {
+            held.remove(ino);
+            gone.push(ino);
+        }
+        gone
+    }
+
+    /// Where files are told whose base has changed.
+    pub(super) fn changed(&self) -> Arc<ChangedFiles> {
+        Arc::clone(&self.changed)
+    }
+
+    /// Takes note of files whose base was changed while nothing was mounted.
+    pub(super) fn note_changed(&self, found: &[Changed]) {
+        found.iter().for_each(|(path, fate)| self.changed.note(path, *fate));
+    }
+
+    /// How many bases of files that nobody has open may be held.
+    pub(super) fn most_idle() -> usize {
+        (descriptor_limit().0 / SHARE_OF_DESCRIPTORS).min(MOST_IDLE) as usize
+    }
+
+    /// Takes note that somebody waits for leases.
+    pub(super) fn asked(&self, which: Asked) {
+        let mut held = self.held.lock();
+        let held = &mut *held;
+        let mut note = |ino: Ino| {
+            // The signal may be of a file that had the number before.
+            if let Some(entry) = held.entries.get_mut(&ino)
+                && entry.is_leased()
+                && !lease::is_held(&entry.file)
+            {
+                // The kernel may take it away by and by.
+                if let Some(state) = &entry.state {
+                    state.lease_ends(&entry.file);
+                }
+                entry.asked = Some(Instant::now());
+                let mut jobs = self.jobs.lock();
+                let queue = if entry.idle.is_none() { &mut jobs.open } else { &mut jobs.rest };
+                queue.push_back(ino);
+            }
+        };
+        match which {
+            Asked::File(file) => held.files.get(&file).copied().into_iter().for_each(note),
+            Asked::Any => {
+                let all: Vec<Ino> = held.files.values().copied().collect();
+                all.into_iter().for_each(&mut note);
+            }
+        }
+    }
+
+    /// Whether another thread is to copy, which counts as started then.
+    pub(super) fn needs_thread(&self) -> bool {
+        let mut jobs = self.jobs.lock();
+        let work = jobs.open.len() + jobs.rest.len() + jobs.busy;
+        let needed = jobs.threads < work.min(MOST_THREADS);
+        jobs.threads += usize::from(needed);
+        needed
+    }
+
+    /// The next file to copy, and since when somebody waits for that; `None` ends the thread.
+    /// [`Guard::finish`] is due for each.
+    pub(super) fn next(&self) -> Option<(Arc<Node>, Instant)> {
+        loop {
+            let ino = {
+                let mut jobs = self.jobs.lock();
+                let next = jobs.open.pop_front().or_else(|| jobs.rest.pop_front());
+                if next.is_none() {
+                    jobs.threads -= 1;
+                    self.rest.notify_all();
+                    return None;
+                }
+                jobs.busy += 1;
+                next?
+            };
+            // It may have been closed or removed, and needs no copy then.
+            let held = self.held.lock();
+            if let Some(entry) = held.entries.get(&ino)
+                && let Some(asked) = entry.asked
+            {
+                return Some((Arc::clone(&entry.node), asked));
+            }
+            drop(held);
+            self.jobs.lock().busy -= 1;
+        }
+    }
+
+    /// Takes note of how much of a file was copied.
+    pub(super) fn progress(&self, node: &Node, path: &std::path::Path, bytes: u64) {
+        let mut jobs = self.jobs.lock();
+        jobs.under_way.entry(node.ino).or_insert_with(|| (path.to_owned(), 0)).1 += bytes;
+    }
+
+    /// Lets whoever waits for a file go on. Returns how much of it was copied.
+    pub(super) fn finish(&self, node: &Node, path: PathBuf, failure: Option<String>) -> u64 {
+        let mut jobs = self.jobs.lock();
+        jobs.busy -= 1;
+        let bytes = jobs.under_way.remove(&node.ino).map_or(0, |(_, bytes)| bytes);
+        drop(jobs);
+        match failure {
+            None => {
+                self.rescued.fetch_add(1, Ordering::Relaxed);
+                self.rescued_bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
+            Some(reason) => self.failed.lock().push((path, reason)),
+        }
+        let mut held = self.held.lock();
+        if let Some(entry) = held.entries.get_mut(&node.ino) {
+            lease::give_back(&entry.file);
+            entry.asked = None;
+            entry.refused = Some(Errno::AGAIN); // Somebody writes it.
+        }
+        bytes
+    }
+
+    /// The files that are held, with their descriptors.
+    pub(super) fn all(&self) -> Vec<(Arc<Node>, Arc<OwnedFd>)> {
+        let held = self.held.lock();
+        let each = |entry: &Entry| (Arc::clone(&entry.node), Arc::clone(&entry.file));
+        held.entries.values().map(each).collect()
+    }
+
+    /// Waits until nothing is being copied, gives everything back, and ends the thread.
+    pub(super) fn end(&self) {
+        let mut jobs = self.jobs.lock();
+        while jobs.threads > 0 {
+            self.rest.wait(&mut jobs);
+        }
+        drop(jobs);
+        let mut held = self.held.lock();
+        let all: Vec<Ino> = held.entries.keys().copied().collect();
+        all.into_iter().for_each(|ino| drop(held.remove(ino)));
+        drop(held);
+        if let Some(stop) = self.stop.lock().take() {
+            stop.stop();
+        }
+    }
+
+    /// What `status` says.
+    pub(super) fn counts(&self, path_of: impl Fn(&Node) -> PathBuf) -> GuardCounts {
+        let mut counts = GuardCounts {
+            rescued_files: self.rescued.load(Ordering::Relaxed),
+            rescued_bytes: self.rescued_bytes.load(Ordering::Relaxed),
+            lease_break: lease::break_time(),
+            ..GuardCounts::default()
+        };
+        let jobs = self.jobs.lock();
+        counts.waiting = (jobs.open.len() + jobs.rest.len()) as u64;
+        counts.under_way = jobs.under_way.values().cloned().collect();
+        drop(jobs);
+        counts.failed.extend(self.failed.lock().iter().take(MOST_NAMED).cloned());
+        counts.changed = self.changed.all();
+        let mut unguarded = Vec::new();
+        for entry in self.held.lock().entries.values() {
+            match entry.refused {
+                None => counts.leased += 1,
+                Some(err) => unguarded.push((Arc::clone(&entry.node), err)),
+            }
+        }
+        counts.unguarded_files = unguarded.len() as u64;
+        let why = |err| match err {
+            Errno::AGAIN => String::from("open for writing"),
+            err => err.to_string(),
+        };
+        let named = unguarded.iter().take(MOST_NAMED);
+        counts.unguarded = named.map(|(node, err)| (path_of(node), why(*err))).collect();
+        counts
+    }
+}
+
+/// How long somebody has waited, and whether that is more than the kernel allows.
+pub(super) fn was_late(asked: Instant) -> (Duration, bool) {
+    let waited = asked.elapsed();
+    (waited, waited > lease::break_time())
+}

@@ -1,0 +1,190 @@
+//! Read leases (fcntl(2), F_SETLEASE with F_RDLCK): the kernel asks the holder before anybody opens
+//! the file for writing or truncates it, and lets that wait until the lease is given back, for
+//! [`break_time`] at most.
+//!
+//! The thread that is asked holds a [`Breaks`]: the signals are for it alone and blocked in it, so
+//! that no other thread of the process ever sees one.
+
+#![allow(unsafe_code)]
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+
+use super::{check, last_errno};
+
+/// F_SETOWN_EX and its kind of owner, of asm-generic/fcntl.h.
+const F_SETOWN_EX: libc::c_int = 15;
+const F_OWNER_TID: libc::c_int = 0;
+const F_SETSIG: libc::c_int = 10;
+
+/// struct f_owner_ex of asm-generic/fcntl.h.
+#[repr(C)]
+struct Owner {
+    kind: libc::c_int,
+    pid: libc::pid_t,
+}
+
+/// A thread that is asked to give leases back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeper(libc::pid_t);
+
+/// The signal that asks.
+fn signal() -> libc::c_int {
+    libc::SIGRTMIN() + 1
+}
+
+/// Takes a read lease on a file that is open for reading only, which is given back when the last
+/// descriptor of it is closed.
+///
+/// # Errors
+/// EAGAIN while somebody has the file open for writing; EACCES for files of others without
+/// CAP_LEASE; EINVAL where the filesystem has no leases.
+pub fn take(file: impl AsFd, keeper: Keeper) -> Result<(), Errno> {
+    let fd = file.as_fd().as_raw_fd();
+    let owner = Owner { kind: F_OWNER_TID, pid: keeper.0 };
+    // SAFETY: the call reads one `f_owner_ex`, which outlives it.
+    check(unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) })?;
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::fcntl(fd, F_SETSIG, signal()) })?;
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) })
+}
+
+/// Gives a lease back. No lease is not an error.
+pub fn give_back(file: impl AsFd) {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the call takes numbers only.
+    match check(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) }) {
+        Ok(()) | Err(Errno::AGAIN) => {} // The latter when there is none.
+        Err(err) => log::error!("lease: giving it back: {err}"),
+    }
+}
+
+/// Whether a lease is held and nobody waits for it.
+pub fn is_held(file: impl AsFd) -> bool {
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+}
+
+/// How long the kernel lets somebody wait for a lease before it takes it away.
+pub fn break_time() -> Duration {
+    const DEFAULT: u64 = 45;
+    let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap_or_default();
+    Duration::from_secs(text.trim().parse().unwrap_or(DEFAULT))
+}
+
+/// Which lease somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// That of this descriptor, or of one that had the number before.
+    File(RawFd),
+    /// Some: the queue of signals was full.
+    Any,
+}
+
+/// The end of [`Breaks`] for other threads.
+#[derive(Debug)]
+pub struct Stop(OwnedFd);
+
+impl Stop {
+    /// Makes [`Breaks::wait`] return that it is over.
+    pub fn stop(&self) {
+        if let Err(err) = rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
+            log::error!("lease: ending the thread: {err}");
+        }
+    }
+}
+
+/// What the thread that made it is asked.
+#[derive(Debug)]
+pub struct Breaks {
+    signals: OwnedFd,
+    stop: OwnedFd,
+    keeper: Keeper,
+}
+
+impl Breaks {
+    /// Makes the calling thread one that is asked; it must be the one that waits.
+    ///
+    /// # Errors
+    /// Those of sigprocmask(2), signalfd(2) and eventfd(2).
+    pub fn of_this_thread() -> Result<Breaks, Errno> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: the call makes the set that the pointer leads to.
+        check(unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
+        // SAFETY: sigemptyset(3) has succeeded.
+        let mut set = unsafe { set.assume_init() };
+        for signal in [signal(), libc::SIGIO] {
+            // SAFETY: the pointer leads to a set that is there.
+            check(unsafe { libc::sigaddset(&raw mut set, signal) })?;
+        }
+        // SAFETY: the set outlives the call; the old mask is not asked for.
+        let failed = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+        if failed != 0 {
+            return Err(Errno::from_raw_os_error(failed));
+        }
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        // SAFETY: the set outlives the call.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, flags) };
+        if fd < 0 {
+            return Err(last_errno());
+        }
+        // SAFETY: the descriptor was just made and is nobody else's.
+        let signals = unsafe { OwnedFd::from_raw_fd(fd) };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let keeper = Keeper(rustix::thread::gettid().as_raw_nonzero().get());
+        Ok(Breaks { signals, stop, keeper })
+    }
+
+    /// The thread, for [`take`].
+    pub fn keeper(&self) -> Keeper {
+        self.keeper
+    }
+
+    /// A way to end [`Breaks::wait`].
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn stop(&self) -> Result<Stop, Errno> {
+        rustix::io::fcntl_dupfd_cloexec(&self.stop, 0).map(Stop)
+    }
+
+    /// Waits until somebody waits for leases, and tells which; `None` when it is over.
+    ///
+    /// # Errors
+    /// Those of poll(2) and read(2).
+    pub fn wait(&self) -> Result<Option<Vec<Asked>>, Errno> {
+        let mut fds =
+            [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        let [stop, _] = &fds;
+        if stop.revents().contains(PollFlags::IN) {
+            return Ok(None);
+        }
+        const SIZE: usize = size_of::<libc::signalfd_siginfo>();
+        const FD: usize = std::mem::offset_of!(libc::signalfd_siginfo, ssi_fd);
+        let mut buffer = [0; 64 * SIZE];
+        let len = match rustix::io::retry_on_intr(|| rustix::io::read(&self.signals, &mut buffer)) {
+            Err(Errno::AGAIN) => 0,
+            len => len?,
+        };
+        let word = |info: &[u8], at: usize| {
+            let bytes = info.get(at..).and_then(|rest| rest.first_chunk());
+            i32::from_ne_bytes(bytes.copied().unwrap_or_default())
+        };
+        let asked = buffer.get(..len).unwrap_or_default().chunks_exact(SIZE).map(|info| {
+            // The number of the signal is the first field.
+            match word(info, 0) == signal() {
+                true => Asked::File(word(info, FD)),
+                false => Asked::Any,
+            }
+        });
+        Ok(Some(asked.collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

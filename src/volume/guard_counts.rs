@@ -1,0 +1,29 @@
+//! How the base of a scratch is kept from changing under it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What guards the files of the base that are in use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuardCounts {
+    /// Files of the base under a lease: nobody changes them before the rest is copied.
+    pub leased: u64,
+    /// Files that are in use and under no lease.
+    pub unguarded_files: u64,
+    /// The first of them, with the reason.
+    pub unguarded: Vec<(PathBuf, String)>,
+    /// Files whose rest was copied because somebody was about to change the base.
+    pub rescued_files: u64,
+    /// Bytes that were copied so.
+    pub rescued_bytes: u64,
+    /// Files that somebody waits for, and that are not being copied yet.
+    pub waiting: u64,
+    /// Files that are being copied, and how many bytes of them were.
+    pub under_way: Vec<(PathBuf, u64)>,
+    /// Files whose rest was not copied before the base was changed, with the reason.
+    pub failed: Vec<(PathBuf, String)>,
+    /// Files whose base has changed, or may have, with what became of it.
+    pub changed: Vec<(PathBuf, String)>,
+    /// How long the kernel lets somebody wait for a lease.
+    pub lease_break: Duration,
+}

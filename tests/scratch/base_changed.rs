@@ -1,0 +1,146 @@
+//! A kept scratch whose base was changed while it was not mounted: what has changed is told, and
+//! never mixed with what the scratch has.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::common::*;
+use super::kept::Kept;
+
+const PAGE: u64 = 4096;
+
+fn fill(base: &Path) {
+    for name in ["a", "b", "c"] {
+        fs::write(base.join(name), pattern(20_000)).unwrap();
+    }
+}
+
+/// A scratch with one page of each file, whose base is changed by `change` while it is not mounted.
+fn changed(options: &str, change: impl FnOnce(&Path)) -> Kept {
+    let mut kept = Kept::new("copy_up=0", fill);
+    for name in ["a", "b", "c"] {
+        let file = File::options().write(true).open(kept.at(name)).unwrap();
+        file.write_all_at(&[b'w'; PAGE as usize], PAGE).unwrap();
+    }
+    kept.unmount();
+    change(&kept.base);
+    kept.add_options(options);
+    kept
+}
+
+fn page_of(path: &Path, page: u64) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; PAGE as usize];
+    errno(File::open(path).and_then(|file| file.read_exact_at(&mut bytes, page * PAGE)))?;
+    Ok(bytes)
+}
+
+/// Writes a byte in place, long after the copy.
+fn write_in_place(path: &Path) {
+    File::options().write(true).open(path).unwrap().write_all_at(b"!", 3).unwrap();
+}
+
+#[test]
+fn pages_of_a_base_that_has_changed_are_refused_and_those_of_the_scratch_go_on() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let changes: [fn(&Path); 4] = [
+        write_in_place,
+        |path| raw::truncate(path, 10_000).unwrap(),
+        |path| fs::write(path, pattern(20_000)).unwrap(),
+        |path| {
+            fs::write(path.with_extension("new"), pattern(20_000)).unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        },
+    ];
+    for change in changes {
+        let mut kept = changed("", |base| change(&base.join("b")));
+        kept.mount();
+        assert_eq!(page_of(&kept.at("b"), 0), Err(Errno::IO));
+        assert_eq!(page_of(&kept.at("b"), 1).unwrap(), [b'w'; PAGE as usize]);
+        for name in ["a", "c"] {
+            assert!(page_of(&kept.at(name), 0).unwrap() == pattern(20_000)[..PAGE as usize]);
+        }
+        // Whole pages can be written, and others not.
+        let file = File::options().write(true).open(kept.at("b")).unwrap();
+        file.write_all_at(&[b'n'; PAGE as usize], 2 * PAGE).unwrap();
+        assert_eq!(page_of(&kept.at("b"), 2).unwrap(), [b'n'; PAGE as usize]);
+        assert_eq!(errno(file.write_all_at(b"n", 3 * PAGE + 1)), Err(Errno::IO));
+        let log = kept.mounted().log();
+        assert!(log.contains("b (its base has changed)"), "{log}");
+        assert!(!log.contains("a (its base"), "{log}");
+        let status = ask(kept.root(), "json status").json();
+        let told = &status["scratch"]["guard"]["changed"];
+        assert_eq!(told, &serde_json::json!([["b", "its base has changed"]]));
+        let text = ask(kept.root(), "status").text();
+        assert!(text.contains("b: its base has changed"), "{text}");
+    }
+}
+
+#[test]
+fn a_mount_over_a_base_that_has_changed_can_be_refused() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mut kept = changed("base_changed=refuse", |base| {
+        write_in_place(&base.join("a"));
+        fs::remove_file(base.join("c")).unwrap();
+    });
+    let mountpoint = kept.dir.directory("refused");
+    let options = format!("access=copy,scratch={},base_changed=refuse", kept.scratch().display());
+    let mount = |options: &str| {
+        mounted::run(&[
+            std::ffi::OsStr::new("mount"),
+            std::ffi::OsStr::new("-o"),
+            std::ffi::OsStr::new(options),
+            kept.base.as_os_str(),
+            mountpoint.as_os_str(),
+        ])
+    };
+    let output = mount(&options);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("2 files were copied in part"), "{text}");
+    assert!(text.contains("a (its base has changed), c (its base is gone)"), "{text}");
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    assert!(!mounted::is_mounted(&mountpoint));
+    fs::write(kept.base.join("c"), "another").unwrap();
+    kept.add_options("base_changed=mix");
+    kept.mount();
+    let mixed = page_of(&kept.at("a"), 0).unwrap();
+    assert_eq!(mixed[3], b'!');
+    assert_eq!(page_of(&kept.at("a"), 1).unwrap(), [b'w'; PAGE as usize]);
+}
+
+#[test]
+fn a_base_whose_attributes_alone_have_changed_is_shown_and_told() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mut kept = changed("", |base| {
+        set_mode(base.join("a"), 0o600);
+        fs::hard_link(base.join("b"), base.join("other")).unwrap();
+    });
+    kept.mount();
+    for name in ["a", "b", "c"] {
+        assert!(page_of(&kept.at(name), 0).unwrap() == pattern(20_000)[..PAGE as usize], "{name}");
+    }
+    let log = kept.mounted().log();
+    let told = "a (attributes of its base have changed, or more), b (attributes";
+    assert!(log.contains(told), "{log}");
+}
+
+#[test]
+fn a_partial_copy_that_is_there_at_mount_is_guarded_before_it_is_used() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mut kept = changed("", |_| {});
+    kept.mount();
+    assert_eq!(ask(kept.root(), "json status").json()["scratch"]["guard"]["leased"], 3);
+    fs::write(kept.base.join("a"), "new").unwrap();
+    assert!(page_of(&kept.at("a"), 0).unwrap() == pattern(20_000)[..PAGE as usize]);
+}
