@@ -20,6 +20,7 @@ use crate::error::Failure;
 use crate::fuse::mount::{Mounted, mount};
 use crate::fuse::{Adapter, AdapterOptions, BusyPoll, Handlers, KernelCaches, Timeouts};
 use crate::layers::scratch::{Places, Scratch};
+use crate::shown::{Name, Show};
 use crate::volume::{Managed, Policy, Trust, Volume, VolumeOptions};
 use crate::watch::Watch;
 use crate::{layers, sys};
@@ -39,7 +40,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// # Errors
 /// Why it could not be mounted or served; nothing is left mounted then.
 pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(), Failure> {
-    let source = config.source.display().to_string();
+    let source = config.source.shown().to_string();
     sys::file::raise_descriptor_limit();
     sys::file::ignore_lease_breaks();
     sys::guard::install()
@@ -88,13 +89,13 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     watch_signals(signals, Arc::clone(&mounted), executor)?;
     let expiring = Arc::clone(&tree);
     spawn("expire", move || expiring.expire())?;
-    log::info!("{source} is served on {}", config.mountpoint.display());
+    log::info!("{source} is served on {}", config.mountpoint.shown());
     ready();
 
     let ended = session.join();
     tree.end();
     drop(watching);
-    log::info!("{} is unmounted", config.mountpoint.display());
+    log::info!("{} is unmounted", config.mountpoint.shown());
     match ended {
         Ok(()) => Ok(()),
         // Requests that were on their way when the mount went.
@@ -103,7 +104,7 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
             if let Err(err) = mounted.lock().unmount(true) {
                 log::error!("{err}");
             }
-            Err(Failure::failed(config.mountpoint.display(), format!("serving it: {err}")))
+            Err(Failure::failed(config.mountpoint.shown(), format!("serving it: {err}")))
         }
     }
 }
@@ -114,9 +115,8 @@ type Opened = (Arc<dyn Managed>, Option<(Watch, Arc<Volume>)>);
 fn open_tree(config: &MountConfig) -> Result<Opened, Failure> {
     let options = volume_options(config);
     let Some(scratch) = &config.scratch else {
-        let volume = Volume::open_source(options).map_err(|err| {
-            Failure::failed(config.source.display(), format!("opening it: {err}"))
-        })?;
+        let volume = Volume::open_source(options)
+            .map_err(|err| Failure::failed(config.source.shown(), format!("opening it: {err}")))?;
         let volume = Arc::new(volume);
         // Watched before the kernel is told anything.
         let watch = Watch::of(&volume, config.watch)?;
@@ -151,7 +151,7 @@ fn volume_options(config: &MountConfig) -> VolumeOptions {
     {
         log::warn!(
             "{}: hidden behind the control directory; -o control_name= gives that another name",
-            config.source.join(name).display(),
+            config.source.join(name).shown(),
         );
     }
     options
@@ -194,11 +194,11 @@ fn timeouts(config: &MountConfig) -> Timeouts {
 fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Context {
     let times = timeouts(config);
     Context {
-        source: config.source.display().to_string(),
-        mountpoint: config.mountpoint.display().to_string(),
+        source: Name::from(&config.source),
+        mountpoint: Name::from(&config.mountpoint),
         view: config.view,
         mode: config.mode,
-        rules: config.rules_file.as_ref().map(|path| path.display().to_string()),
+        rules: config.rules_file.as_ref().map(Name::from),
         read_only: config.kernel.read_only,
         privileged: sys::cred::has_capability(CAP_SYS_ADMIN),
         threads: config.threads as u64,
@@ -224,15 +224,14 @@ fn reload(config: &MountConfig, tree: Arc<dyn Managed>) -> Reload {
             let rules = RuleSet::load(path, &view)?;
             if rules.any_copies() && !has_scratch {
                 let reason = "access=copy needs a scratch, which the mount was made without";
-                return Err(Failure::usage(path.display(), reason));
+                return Err(Failure::usage(path.shown(), reason));
             }
             tree.set_rules(rules);
             if silent {
                 tree.drop_unreadable();
             }
         }
-        let shown = path.as_ref().map(|path| path.display().to_string());
-        Ok(ReloadReport { rules: tree.rule_count() as u64, path: shown })
+        Ok(ReloadReport { rules: tree.rule_count() as u64, path: path.as_ref().map(Name::from) })
     })
 }
 
@@ -252,7 +251,7 @@ fn start(
     options.n_threads = Some(config.threads);
     options.clone_fd = config.clone_fd;
     Session::from_fd(handlers, fuse, acl, options).and_then(Session::spawn).map_err(|err| {
-        Failure::failed(config.mountpoint.display(), format!("starting a session: {err}"))
+        Failure::failed(config.mountpoint.shown(), format!("starting a session: {err}"))
     })
 }
 

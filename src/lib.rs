@@ -20,7 +20,7 @@
 //!    sys       mmap, guarded copy, madvise, cachestat, file handles (all unsafe is here)
 //! ```
 //!
-//! `range`, `units`, `advice`, `flags` and `error` are leaves that every layer may use. Imports
+//! `range`, `units`, `advice`, `flags`, `error` and `shown` are leaves that every layer may use. Imports
 //! point down only; `tests/layering.rs` checks it.
 
 pub mod advice;
@@ -35,6 +35,7 @@ pub mod fuse;
 pub mod layers;
 pub mod mapping;
 pub mod range;
+pub mod shown;
 pub mod sys;
 pub mod units;
 pub mod volume;

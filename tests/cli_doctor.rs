@@ -27,7 +27,8 @@ fn run(command: &mut Command) -> Output {
     let scratch = TestDir::new();
     set_mode(scratch.path(), 0o1777);
     let output = command.env("TMPDIR", scratch.path()).output().unwrap();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = fs::read("/proc/self/mountinfo").unwrap();
+    let mounts = String::from_utf8_lossy(&mounts);
     assert!(!mounts.contains(scratch.path().to_str().unwrap()), "a mount is left: {mounts}");
     let left: Vec<_> = fs::read_dir(scratch.path()).unwrap().map(Result::unwrap).collect();
     assert!(left.is_empty(), "{left:?}");

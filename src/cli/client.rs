@@ -13,6 +13,7 @@ use super::{output, tell};
 use crate::control::command::Command;
 use crate::control::report::Report;
 use crate::error::Failure;
+use crate::shown::Show;
 
 mod channel;
 mod target;
@@ -61,7 +62,7 @@ impl Client {
         };
         if args.paths.is_empty() {
             let command = Command::Status { path: None };
-            return self.print(&channel::ask(&Target::default()?, command)?);
+            return self.print(&succeeded(channel::ask(&Target::default()?, command)?, None)?);
         }
         self.each(&args.paths, of)
     }
@@ -69,10 +70,9 @@ impl Client {
     /// `mmapfs maps`: those of one file or directory only, if one is named.
     pub fn maps(&self, args: &MapsArgs) -> Result<u8, Failure> {
         let target = args.path.as_deref().map_or_else(Target::default, Target::find)?;
-        let mut report = channel::ask(&target, Command::Maps)?;
+        let mut report = succeeded(channel::ask(&target, Command::Maps)?, None)?;
         if let Report::Maps(maps) = &mut report {
-            let wanted = target.path.to_string_lossy();
-            maps.retain(|map| Path::new(&map.path).starts_with(wanted.as_ref()));
+            maps.retain(|map| map.path.as_path().starts_with(&target.path));
         }
         self.print(&report)
     }
@@ -100,7 +100,7 @@ impl Client {
 
     fn mount(&self, path: &Path, command: Command) -> Result<u8, Failure> {
         let report = channel::ask(&Target::find(path)?, command)?;
-        self.print(&report)
+        self.print(&succeeded(report, None)?)
     }
 
     /// Asks about every path, whatever became of the others.
@@ -108,8 +108,8 @@ impl Client {
         let mut code = 0;
         for path in paths {
             let asked = Target::find(path).and_then(|target| {
-                let asked = channel::ask(&target, command(target.path.clone()));
-                asked.map_err(|failure| about(path, &target, failure))
+                let asked = channel::ask(&target, command(target.path.clone()))?;
+                succeeded(asked, Some(path))
             });
             code = match asked {
                 Ok(report) => self.print(&report)?.max(code),
@@ -129,12 +129,12 @@ impl Client {
     }
 }
 
-/// A failure that the daemon told is about the path as it was typed, not as the daemon names it.
-fn about(path: &Path, target: &Target, failure: Failure) -> Failure {
-    if !failure.subject.is_empty() {
-        return failure;
+/// A report of success. A failure that the daemon told is about the path as it was typed, not as
+/// the daemon names it.
+fn succeeded(report: Report, typed: Option<&Path>) -> Result<Report, Failure> {
+    match (report, typed) {
+        (Report::Error(report), Some(path)) => Err(Failure::failed(path.shown(), report.reason)),
+        (Report::Error(report), None) => Err(Failure::failed("", report.error)),
+        (report, _) => Ok(report),
     }
-    let named = format!("{}: ", target.path.display());
-    let reason = failure.reason.strip_prefix(&named).unwrap_or(&failure.reason);
-    Failure { subject: path.display().to_string(), reason: reason.to_owned(), ..failure }
 }

@@ -5,13 +5,13 @@
 //! path exists, a range lies in its file or an advice is allowed there is for the executor to say,
 //! with a [`CommandError`] of the fitting kind.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::advice::Advice;
 use crate::range::{RangeError, RangeSpec};
+use crate::shown::Show;
 
 pub mod help;
 mod parse;
@@ -153,43 +153,67 @@ impl Line {
     }
 
     /// Prints the line, without a newline, so that [`Line::parse`] gives the same value. Parsing
-    /// fails for what no line can hold: a path with a NUL, a newline or a `..` in it, or one that
-    /// makes the line longer than [`LONGEST_LINE`].
+    /// fails for what is no command: a path with a NUL or a `..` in it, or one that makes the line
+    /// longer than [`LONGEST_LINE`].
     pub fn to_bytes(&self) -> Vec<u8> {
-        let json = if self.json { "json " } else { "" };
-        let mut line = format!("{json}{}", self.command.verb()).into_bytes();
-        let mut word = |word: &str| {
-            line.push(b' ');
-            line.extend_from_slice(word.as_bytes());
-        };
-        match &self.command {
-            Command::Advise { advice, destroy, .. } => {
-                if *destroy {
-                    word("destroy");
-                }
-                word(advice.name());
-            }
-            Command::Flush { mode, .. } => word(mode.name()),
-            Command::Help { verb: Some(verb) } => word(verb.name()),
-            Command::Log { level } => word(&level.as_str().to_ascii_lowercase()),
-            _ => {}
-        }
-        if let Some(range) = self.command.range().filter(|range| *range != RangeSpec::All) {
-            word(&range.to_string());
-        }
-        if let Some(path) = self.command.path() {
-            line.extend_from_slice(b" /");
-            line.extend_from_slice(path.as_os_str().as_bytes());
-        }
-        line
+        self.to_string().into_bytes()
     }
 }
 
 impl fmt::Display for Line {
-    /// The line for a log or a message. A path that is not UTF-8 is shown with replacement
-    /// characters: [`Line::to_bytes`] is exact.
+    /// The same line as text: a path that is not UTF-8 is quoted.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&OsStr::from_bytes(&self.to_bytes()).to_string_lossy())
+        let json = if self.json { "json " } else { "" };
+        write!(f, "{json}{}", self.command.verb())?;
+        let mut word = |word: &str| write!(f, " {word}");
+        match &self.command {
+            Command::Advise { advice, destroy, .. } => {
+                if *destroy {
+                    word("destroy")?;
+                }
+                word(advice.name())?;
+            }
+            Command::Flush { mode, .. } => word(mode.name())?,
+            Command::Help { verb: Some(verb) } => word(verb.name())?,
+            Command::Log { level } => word(&level.as_str().to_ascii_lowercase())?,
+            _ => {}
+        }
+        if let Some(range) = self.command.range().filter(|range| *range != RangeSpec::All) {
+            word(&range.to_string())?;
+        }
+        match self.command.path().map(|path| path.shown()) {
+            Some(path) if path.is_plain() => write!(f, " /{path}"),
+            // The root is nameless, and needs no quotes.
+            Some(path) if path == "".shown() => f.write_str(" /"),
+            Some(path) => write!(f, " {}", path.quoted()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A path of a mount, printed so that a person can give it to any verb: the root is `.`, and a
+/// name that would be taken for something else is quoted.
+#[derive(Debug, Clone, Copy)]
+pub struct PathWord<'a>(pub &'a Path);
+
+impl fmt::Display for PathWord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PathWord(path) = self;
+        if path.as_os_str().is_empty() {
+            return f.write_str(".");
+        }
+        let plain = path.shown();
+        // Of all verbs this one takes the most words before the path.
+        let line = [b"flush ", path.as_os_str().as_bytes()].concat();
+        let is_taken = Line::parse(&line).is_ok_and(|line| {
+            let Command::Flush { mode: FlushMode::Sync, range: RangeSpec::All, path: taken } =
+                line.command
+            else {
+                return false;
+            };
+            taken.as_os_str() == path.as_os_str()
+        });
+        if is_taken { write!(f, "{plain}") } else { f.write_str(&plain.quoted()) }
     }
 }
 
@@ -239,7 +263,9 @@ impl Command {
 pub struct CommandError {
     /// Decides the errno of write(2).
     pub kind: ErrorKind,
-    /// One line for a person, without `error:` before it.
+    /// The path that it is about, relative to the root of the mount.
+    pub path: Option<PathBuf>,
+    /// What failed and the reason, as one line for a person without the path.
     pub message: String,
 }
 
@@ -265,7 +291,12 @@ pub enum ErrorKind {
 impl CommandError {
     /// An error of a kind, with its line for a person.
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> CommandError {
-        CommandError { kind, message: message.to_string() }
+        CommandError { kind, path: None, message: message.to_string() }
+    }
+
+    /// The same about a path.
+    pub fn about(self, path: &Path) -> CommandError {
+        CommandError { path: Some(path.to_owned()), ..self }
     }
 
     /// The errno that write(2) on the control file fails with.
@@ -283,6 +314,9 @@ impl CommandError {
 
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", PathWord(path))?;
+        }
         f.write_str(&self.message)
     }
 }

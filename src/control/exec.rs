@@ -16,6 +16,7 @@ use crate::advice::{Advice, Effect};
 use crate::error::Failure;
 use crate::flags::{MapMode, ViewOptions};
 use crate::range::{ByteRange, RangeSpec};
+use crate::shown::Name;
 use crate::sys;
 use crate::sys::advise::SyncMode;
 use crate::volume::{Found, Managed, NotAdvised, Trust};
@@ -30,15 +31,15 @@ pub type TimeoutsOf = Box<dyn Fn(Trust, bool) -> [Duration; 3] + Send + Sync>;
 /// What does not change while a mount lives, for reports.
 pub struct Context {
     /// The directory or file that is served.
-    pub source: String,
+    pub source: Name,
     /// Where it is served.
-    pub mountpoint: String,
+    pub mountpoint: Name,
     /// What was asked for.
     pub view: ViewOptions,
     /// What that means.
     pub mode: MapMode,
     /// The rules file.
-    pub rules: Option<String>,
+    pub rules: Option<Name>,
     /// No file can be written.
     pub read_only: bool,
     /// The daemon may mount by itself (CAP_SYS_ADMIN).
@@ -151,11 +152,10 @@ impl Executor {
             return Ok(());
         }
         let why = format!(
-            "{}: {limit} files are held open by advice or locks already: say `advise normal` or \
-             `unlock` for some of them",
-            path.display()
+            "{limit} files are held open by advice or locks already: say `advise normal` or \
+             `unlock` for some of them"
         );
-        Err(CommandError::new(ErrorKind::Io(Errno::MFILE.raw_os_error()), why))
+        Err(CommandError::new(ErrorKind::Io(Errno::MFILE.raw_os_error()), why).about(path))
     }
 
     fn advise(
@@ -180,7 +180,7 @@ impl Executor {
             .map_err(|why| not_advised(path, advice, why))?;
         let page = sys::page_size() as u64;
         Ok(Report::Advise(AdviseReport {
-            path: found.path.display().to_string(),
+            path: Name::from(&found.path),
             advice: advice.name().to_owned(),
             range: [effect.range.start, effect.range.end],
             pages: effect.range.len().div_ceil(page),
@@ -206,7 +206,7 @@ impl Executor {
         let effect =
             self.tree.flush(&found, range, how).map_err(|err| failed(path, "flush", err))?;
         Ok(Report::Flush(FlushReport {
-            path: found.path.display().to_string(),
+            path: Name::from(&found.path),
             mode: mode.name().to_owned(),
             range: [effect.range.start, effect.range.end],
             dirty_before: effect.dirty_before,
@@ -226,7 +226,7 @@ impl Executor {
         let range =
             self.tree.set_locked(&found, range, lock).map_err(|err| failed(path, verb, err))?;
         Ok(Report::Lock(LockReport {
-            path: found.path.display().to_string(),
+            path: Name::from(&found.path),
             locked: lock,
             range: [range.start, range.end],
             elapsed_us: microseconds(started.elapsed()),
@@ -240,30 +240,29 @@ fn resolve(found: &Found, range: &RangeSpec, path: &Path) -> Result<ByteRange, C
         libc::S_IFDIR => return Err(failed(path, "opening it", Errno::ISDIR)),
         _ => return Err(failed(path, "opening it", Errno::INVAL)),
     }
-    range.resolve(found.stat.size).map_err(|err| {
-        CommandError::new(ErrorKind::OutOfRange, format!("{}: {err}", path.display()))
-    })
+    range
+        .resolve(found.stat.size)
+        .map_err(|err| CommandError::new(ErrorKind::OutOfRange, err).about(path))
 }
 
 fn not_advised(path: &Path, advice: Advice, why: NotAdvised) -> CommandError {
-    let shown = path.display();
     let said = format!("say `advise destroy {advice}` if that is meant");
     match why {
         NotAdvised::Destroys => CommandError::new(
             ErrorKind::NotAllowed,
-            format!("{shown}: {advice} destroys the bytes of the backing file: {said}"),
-        ),
+            format!("{advice} destroys the bytes of the backing file: {said}"),
+        )
+        .about(path),
         NotAdvised::AtStake(pages) => {
             let those = if pages == 1 { "page that was" } else { "pages that were" };
             let what = format!("{advice} throws away {pages} {those} written in the scratch");
-            CommandError::new(ErrorKind::NotAllowed, format!("{shown}: {what}: {said}"))
+            CommandError::new(ErrorKind::NotAllowed, format!("{what}: {said}")).about(path)
         }
         NotAdvised::Failed(Errno::OPNOTSUPP) => CommandError::new(
             ErrorKind::NotSupported,
-            format!(
-                "{shown}: {advice}: this kernel does not take it for a shared mapping of a file"
-            ),
-        ),
+            format!("{advice}: this kernel does not take it for a shared mapping of a file"),
+        )
+        .about(path),
         NotAdvised::Failed(err) => failed(path, advice.name(), err),
     }
 }
@@ -276,8 +275,7 @@ pub(super) fn failed(path: &Path, what: &str, err: Errno) -> CommandError {
         Errno::OPNOTSUPP => ErrorKind::NotSupported,
         err => ErrorKind::Io(err.raw_os_error()),
     };
-    let shown = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    CommandError::new(kind, format!("{}: {what}: {err}", shown.display()))
+    CommandError::new(kind, format!("{what}: {err}")).about(path)
 }
 
 fn microseconds(time: Duration) -> u64 {

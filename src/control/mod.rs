@@ -23,10 +23,16 @@
 //! - PATH is relative to the root of the mount; leading slashes are dropped, and `.` or `/` is the
 //!   root. It takes the rest of the line, blanks included, and may hold any byte but NUL and
 //!   newline. `..` is refused.
+//! - PATH may be in double quotes, and can then hold a newline as well. The escapes in it are those
+//!   of [`crate::shown::unquote`]: a string of JSON is one, and so is a name as git quotes it. Only
+//!   blanks may follow the closing quote. A name that begins with a quote has to be in quotes, or
+//!   needs a slash before it.
 //! - A word is a RANGE only when it parses as one and a further word follows, so that `flush 0-1`
 //!   flushes a file named `0-1`. A word `--`, or a slash, before PATH says that PATH begins there:
-//!   `flush -- 0-1 of it` and `flush /0-1 of it`. A name that begins with a blank needs the slash.
-//!   Programs should always write the slash, as [`command::Line::to_bytes`] does.
+//!   `flush -- 0-1 of it` and `flush /0-1 of it`. A name that begins with a blank needs the slash,
+//!   or quotes.
+//! - A newline ends a command, always. Programs that give names of others quote them, as
+//!   [`command::Line::to_bytes`] does: a name that is written as it is may hold further commands.
 //! - A line has at most [`command::LONGEST_LINE`] bytes.
 
 pub mod command;

@@ -3,7 +3,8 @@
 //! The daemon makes them and prints them to the control file, as text or as one line of JSON; the
 //! command line reads the JSON back and prints the same text. In JSON a report is one object whose
 //! member `report` names its kind. What could not be measured is None: `null` in JSON and
-//! `unknown` in text. Sizes, offsets and ranges are in bytes, ranges are half open, and counts of
+//! `unknown` in text. Names are strings in JSON where they are UTF-8, and arrays of bytes where they
+//! are not; in text they are quoted where that is needed. Sizes, offsets and ranges are in bytes, ranges are half open, and counts of
 //! pages are in pages of the system. Nothing here measures or decides anything.
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::control::command::CommandError;
+use crate::shown::{Name, to_json};
 
 mod guard;
 #[cfg(test)]
@@ -47,19 +49,28 @@ pub enum Report {
         level: String,
     },
     /// To a command that failed.
-    Error {
-        /// The reason, as one line.
-        error: String,
-        /// What write(2) failed with.
-        errno: i32,
-    },
+    Error(ErrorReport),
+}
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReport {
+    /// The path and the reason, as one line.
+    pub error: String,
+    /// What write(2) failed with.
+    pub errno: i32,
+    /// The path that it is about, relative to the root of the mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Name>,
+    /// What failed and the reason, without the path.
+    pub reason: String,
 }
 
 /// What an advice did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdviseReport {
     /// The file, relative to the root of the mount.
-    pub path: String,
+    pub path: Name,
     /// The name of the advice.
     pub advice: String,
     /// The bytes it was given for, after rounding to pages.
@@ -78,7 +89,7 @@ pub struct AdviseReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlushReport {
     /// The file, relative to the root of the mount.
-    pub path: String,
+    pub path: Name,
     /// The way it was flushed: `sync`, `async` or `invalidate`.
     pub mode: String,
     /// The bytes that were flushed, after rounding to pages.
@@ -95,7 +106,7 @@ pub struct FlushReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockReport {
     /// The file, relative to the root of the mount.
-    pub path: String,
+    pub path: Name,
     /// Whether the range is locked now.
     pub locked: bool,
     /// The bytes, after rounding to pages.
@@ -114,9 +125,9 @@ pub struct StatusReport {
     /// How long the mount has been there, in seconds.
     pub uptime_s: f64,
     /// The directory or file that is served.
-    pub source: String,
+    pub source: Name,
     /// Where it is served.
-    pub mountpoint: String,
+    pub mountpoint: Name,
     /// The access mode of files that no rule matches.
     pub access: String,
     /// The mapping flags of files that no rule matches.
@@ -128,7 +139,7 @@ pub struct StatusReport {
     /// Which plane is wanted for files that no rule matches: `auto`, `mapped`, `passthrough`.
     pub plane: String,
     /// The rules file.
-    pub rules: Option<String>,
+    pub rules: Option<Name>,
     /// Whether the whole mount refuses to be written.
     pub read_only: bool,
     /// Whether the daemon has the privilege that passthrough needs (CAP_SYS_ADMIN).
@@ -168,7 +179,7 @@ pub struct ScratchReport {
     /// Its name, as `mmapfs scratches` lists it.
     pub id: String,
     /// Where its layers are, topmost first: the last is the base.
-    pub layers: Vec<String>,
+    pub layers: Vec<Name>,
     /// Whether it was an upper directory of overlayfs, or one without a state, before.
     #[serde(default)]
     pub adopted: bool,
@@ -263,7 +274,7 @@ pub struct Handles {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFileReport {
     /// Its path, relative to the root of the mount; one that was removed ends in ` (deleted)`.
-    pub path: String,
+    pub path: Name,
     /// Its inode number in the mount.
     pub ino: u64,
     /// How often it is open.
@@ -311,7 +322,7 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
     /// Its path, relative to the root of the mount.
-    pub path: String,
+    pub path: Name,
     /// Its inode number.
     pub ino: u64,
     /// What it is: `file`, `directory`, `symlink` and so on.
@@ -381,7 +392,7 @@ pub struct MapReport {
     /// The inode number of the backing file.
     pub ino: u64,
     /// The file, relative to the root of the mount.
-    pub path: String,
+    pub path: Name,
     /// Its access mode.
     pub access: String,
     /// Its mapping flags.
@@ -400,7 +411,7 @@ pub struct ReloadReport {
     /// The number of rules that hold now.
     pub rules: u64,
     /// The rules file, or None when the mount has none.
-    pub path: Option<String>,
+    pub path: Option<Name>,
 }
 
 /// Who is speaking.
@@ -415,7 +426,7 @@ pub struct VersionReport {
 impl Report {
     /// The report as one line of JSON, without a newline.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
+        to_json(self)
     }
 
     /// Reads a report back from its JSON.
@@ -426,7 +437,12 @@ impl Report {
 
 impl From<&CommandError> for Report {
     fn from(error: &CommandError) -> Report {
-        Report::Error { error: error.message.clone(), errno: error.errno() }
+        Report::Error(ErrorReport {
+            error: error.to_string(),
+            errno: error.errno(),
+            path: error.path.clone().map(Name::from),
+            reason: error.message.clone(),
+        })
     }
 }
 

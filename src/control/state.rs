@@ -14,6 +14,7 @@ use super::report::{
 use crate::flags::{MapMode, Sharing};
 use crate::mapping::BackingFile;
 use crate::range::ByteRange;
+use crate::shown::Name;
 use crate::sys;
 use crate::volume::{Found, GuardCounts, ScratchCounts, WhyMapped};
 
@@ -71,7 +72,7 @@ impl Executor {
         let open = self.tree.open_files();
         open.iter()
             .map(|inode| OpenFileReport {
-                path: shown(&inode.path),
+                path: named(&inode.path),
                 ino: inode.ino.0,
                 handles: inode.handles,
                 plane: String::from(plane(inode.why_mapped)),
@@ -147,7 +148,7 @@ impl Executor {
         let mode = self.tree.mode_at(found);
         let page = sys::page_size() as u64;
         let mut report = FileReport {
-            path: shown(&found.path),
+            path: named(&found.path),
             ino: found.stat.ino,
             kind: kind(found.stat.kind()).to_owned(),
             size: found.stat.size,
@@ -229,7 +230,7 @@ fn map_report(path: &Path, file: &BackingFile) -> Option<MapReport> {
         offset: 0,
         dev: format!("{:02x}:{:02x}", rustix::fs::major(dev), rustix::fs::minor(dev)),
         ino: file.key().ino,
-        path: shown(path),
+        path: named(path),
         access: access(&mode).to_owned(),
         flags: mode.flags.to_string(),
         advice,
@@ -257,7 +258,7 @@ fn describe_use(file: &BackingFile, report: &mut FileReport) {
 
 fn scratch(counts: ScratchCounts) -> ScratchReport {
     ScratchReport {
-        layers: counts.layers.iter().map(|layer| layer.display().to_string()).collect(),
+        layers: counts.layers.into_iter().map(Name::from).collect(),
         id: counts.id,
         adopted: counts.adopted,
         temporary: counts.temporary,
@@ -274,25 +275,25 @@ fn scratch(counts: ScratchCounts) -> ScratchReport {
 }
 
 fn guard(counts: GuardCounts) -> GuardReport {
-    let named = |files: Vec<(PathBuf, String)>| {
-        files.into_iter().map(|(path, reason)| (shown(&path), reason)).collect()
+    let told = |files: Vec<(PathBuf, String)>| {
+        files.into_iter().map(|(path, reason)| (named(&path), reason)).collect()
     };
     GuardReport {
         leased: counts.leased,
         unguarded_files: counts.unguarded_files,
-        unguarded: named(counts.unguarded),
+        unguarded: told(counts.unguarded),
         rescued_files: counts.rescued_files,
         rescued_bytes: counts.rescued_bytes,
         waiting: counts.waiting,
-        under_way: counts.under_way.iter().map(|(path, bytes)| (shown(path), *bytes)).collect(),
-        failed: named(counts.failed),
-        changed: named(counts.changed),
+        under_way: counts.under_way.iter().map(|(path, bytes)| (named(path), *bytes)).collect(),
+        failed: told(counts.failed),
+        changed: told(counts.changed),
         lease_break_s: counts.lease_break.as_secs(),
     }
 }
 
-fn shown(path: &Path) -> String {
-    if path.as_os_str().is_empty() { String::from(".") } else { path.display().to_string() }
+fn named(path: &Path) -> Name {
+    Name::from(if path.as_os_str().is_empty() { Path::new(".") } else { path })
 }
 
 fn plane(why_mapped: Option<WhyMapped>) -> &'static str {

@@ -239,7 +239,9 @@ pub fn is_mounted(mountpoint: &Path) -> bool {
 
 /// The line of /proc/self/mountinfo of the mount at this place.
 pub fn mount_line(mountpoint: &Path) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    // What others mount may have any name.
+    let table = std::fs::read("/proc/self/mountinfo").unwrap();
+    let table = String::from_utf8_lossy(&table);
     let wanted = mountpoint.to_str().unwrap();
     let at_place = |line: &&str| line.split(' ').nth(4) == Some(wanted);
     table.lines().rfind(at_place).map(str::to_owned)

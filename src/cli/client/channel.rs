@@ -13,6 +13,7 @@ use super::target::Target;
 use crate::control::command::{Command, Line};
 use crate::control::report::Report;
 use crate::error::Failure;
+use crate::shown::Show;
 use crate::sys;
 
 /// The attribute of a mount's root that names its control directory.
@@ -25,8 +26,8 @@ const PIECE: usize = 64 * 1024;
 /// Sends a command to the daemon of the mount that the target lies in, and gives its answer.
 ///
 /// # Errors
-/// The daemon refuses or fails: then the reason is its own, without a subject. Or the mount has no
-/// control directory, this user may not enter it, or there is no answer.
+/// The mount has no control directory, this user may not enter it, or there is no answer. What the
+/// daemon refuses is a report of an error.
 pub fn ask(target: &Target, command: Command) -> Result<Report, Failure> {
     let directory = target.mountpoint.join(name(target)?);
     let path = directory.join("control");
@@ -35,7 +36,7 @@ pub fn ask(target: &Target, command: Command) -> Result<Report, Failure> {
     // ro refuses, and no open file of our own, which one with open=none does not have.
     let by_ioctl = line.len() <= sys::file::LONGEST_COMMAND;
     let opened = OpenOptions::new().read(true).write(!by_ioctl).open(&path);
-    let file = opened.map_err(|error| Failure::failed(path.display(), error))?;
+    let file = opened.map_err(|error| Failure::failed(path.shown(), error))?;
     Channel { file, path, by_ioctl }.ask(&line)
 }
 
@@ -58,7 +59,7 @@ impl Channel {
         let sent = self.send(line);
         let answer = self.answer().map_err(|error| self.failed(&error));
         match (sent, answer) {
-            (_, Ok(Some(Report::Error { error, .. }))) => Err(Failure::failed("", error)),
+            (_, Ok(Some(report @ Report::Error(_)))) => Ok(report),
             (Ok(count), Ok(Some(report))) if count == line.len() => Ok(report),
             (Err(error), _) => Err(self.failed(&error)),
             (Ok(_), Err(failure)) => Err(failure),
@@ -102,7 +103,7 @@ impl Channel {
     }
 
     fn failed(&self, reason: &dyn std::fmt::Display) -> Failure {
-        Failure::failed(self.path.display(), reason)
+        Failure::failed(self.path.shown(), reason)
     }
 }
 
@@ -117,8 +118,8 @@ fn name(target: &Target) -> Result<OsString, Failure> {
         }
         Err(Errno::NODATA | Errno::NOTSUP) => {
             let reason = "it has no control directory: it is off, or the root is a file";
-            Err(Failure::failed(target.mountpoint.display(), reason))
+            Err(Failure::failed(target.mountpoint.shown(), reason))
         }
-        Err(errno) => Err(Failure::failed(target.mountpoint.display(), io::Error::from(errno))),
+        Err(errno) => Err(Failure::failed(target.mountpoint.shown(), io::Error::from(errno))),
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::MountTable;
 use crate::config::mountinfo::Mount;
 use crate::error::Failure;
+use crate::shown::Show;
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ impl Target {
     /// is followed only if the link itself lies outside of every mount of mmapfs.
     pub fn find(path: &Path) -> Result<Target, Failure> {
         let table = mounts(path)?;
-        let failed = |error: io::Error| Failure::failed(path.display(), error);
+        let failed = |error: io::Error| Failure::failed(path.shown(), error);
         let place = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) => {
                 let here = parent.as_os_str().is_empty();
@@ -38,7 +39,7 @@ impl Target {
         }
         let place = path.canonicalize().map_err(failed)?;
         Target::in_table(&table, &place)?
-            .ok_or_else(|| Failure::failed(path.display(), "it is not in a mount of mmapfs"))
+            .ok_or_else(|| Failure::failed(path.shown(), "it is not in a mount of mmapfs"))
     }
 
     /// The mount around the current directory, or else the only one there is.
@@ -58,7 +59,7 @@ impl Target {
             (None, _) => Err(Failure::failed("", "nothing is mounted by mmapfs")),
             (Some(first), Some(second)) => {
                 let all = [first, second].into_iter().chain(ours);
-                let all = all.map(|mount| mount.mountpoint.display().to_string());
+                let all = all.map(|mount| mount.mountpoint.shown().to_string());
                 let reason = format!(
                     "there are several mounts, name one of {}",
                     all.collect::<Vec<_>>().join(" ")
@@ -85,12 +86,12 @@ impl Target {
 
 fn mounts(path: &Path) -> Result<MountTable, Failure> {
     MountTable::read().map_err(|error| {
-        Failure::failed(path.display(), format_args!("reading the table of mounts: {error}"))
+        Failure::failed(path.shown(), format_args!("reading the table of mounts: {error}"))
     })
 }
 
 fn only_a_part(mount: &Mount) -> Failure {
     let reason = "it shows a part of a mount of mmapfs whose root, and so its control directory, \
                   is mounted nowhere";
-    Failure::failed(mount.mountpoint.display(), reason)
+    Failure::failed(mount.mountpoint.shown(), reason)
 }

@@ -19,7 +19,9 @@ struct Entry {
 pub const NOTES: &str = "\
 PATH    relative to the root of the mount; `.` or `/` is the root. It is the last word and takes
         the rest of the line, so it may hold blanks. Where it could be taken for another word,
-        write `--` or a slash before it: `flush -- 0-1 of it`, `flush /0-1 of it`.
+        write `--` or a slash before it: `flush -- 0-1 of it`, `flush /0-1 of it`. Any name can be
+        given in double quotes, with the escapes \\\\ \\\" \\n \\t \\xHH \\NNN (octal) and those of JSON:
+        `flush \"two\\nlines\"`. A newline ends the command: names of others have to be quoted.
 RANGE   OFF-END, OFF+LEN, -END (from the start) or OFF- (to the end), in bytes or with K, M, G or
         T (binary); END is the first byte that is not meant. No range, or `-`: the whole file.
 json    before a verb: the answer comes as one line of JSON, with numbers as numbers.

@@ -1,5 +1,6 @@
 //! The parser of a line. It reads the line once, from left to right, and copies only the path.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -8,6 +9,7 @@ use std::str::FromStr;
 use super::{Command, CommandError, ErrorKind, FlushMode, LONGEST_LINE, Line, Verb};
 use crate::advice::Advice;
 use crate::range::RangeSpec;
+use crate::shown::unquote;
 use crate::units::{nearest, quote};
 
 /// Parses a line, with or without its newline.
@@ -178,22 +180,31 @@ impl<'a> Words<'a> {
         range
     }
 
-    /// Takes the rest of the line as a path.
+    /// Takes the rest of the line as a path, as it is or in quotes.
     fn path(&mut self, verb: Verb) -> Result<PathBuf, CommandError> {
         self.take("--");
-        let bytes = skip_blanks(self.rest);
+        let given = skip_blanks(self.rest);
         self.rest = &[];
-        if bytes.is_empty() {
+        if given.is_empty() {
             return Err(argument(format!(
                 "{verb}: PATH is missing (`.` is the root); usage: {}",
                 verb.usage()
             )));
         }
-        let path = Path::new(OsStr::from_bytes(bytes));
-        let refused = |why: &str| Err(argument(format!("{} {why}", quote(&text(bytes)))));
+        let refused = |why: &str| Err(argument(format!("{} {why}", quote(&text(given)))));
+        let bytes = match given.starts_with(b"\"").then(|| unquote(given)) {
+            None => Cow::Borrowed(given),
+            Some(Ok((name, rest))) if rest.iter().all(is_blank) => Cow::Owned(name),
+            Some(Ok(_)) => return refused("is no path: something follows its closing quote"),
+            Some(Err(error)) => return refused(&format!("is no path: {error}")),
+        };
+        if bytes.is_empty() {
+            return refused("is no path: it is empty, and `.` is the root");
+        }
         if bytes.contains(&0) {
             return refused("is no path: it holds a NUL");
         }
+        let path = Path::new(OsStr::from_bytes(&bytes));
         if path.components().any(|part| part == Component::ParentDir) {
             return refused("is not taken: a path here cannot hold `..`");
         }

@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -97,6 +97,46 @@ fn a_path_that_looks_like_another_word_is_a_path_where_it_says_so() {
     ];
     for (line, command) in table {
         assert_eq!(parsed(line), command, "{line}");
+    }
+}
+
+#[test]
+fn a_path_in_quotes_may_hold_any_byte() {
+    let all = RangeSpec::All;
+    let table = [
+        (r#"flush "a b""#, flush(FlushMode::Sync, all, "a b")),
+        (r#"flush "a\nb\" \\c" "#, flush(FlushMode::Sync, all, "a\nb\" \\c")),
+        (r#"flush async 0-1M "\x0a\012\u000a""#, flush(FlushMode::Async, MIB, "\n\n\n")),
+        (r#"flush "0-1M b""#, flush(FlushMode::Sync, all, "0-1M b")),
+        (r#"flush "sync" "#, flush(FlushMode::Sync, all, "sync")),
+        (r#"flush -- "--""#, flush(FlushMode::Sync, all, "--")),
+        (r#"flush "/ a//b/""#, flush(FlushMode::Sync, all, " a/b")),
+        (r#"flush /"a""#, flush(FlushMode::Sync, all, "\"a\"")),
+        (r#"flush a"b\n"#, flush(FlushMode::Sync, all, "a\"b\\n")),
+    ];
+    for (line, command) in table {
+        assert_eq!(parsed(line), command, "{line}");
+    }
+    let Command::Status { path: Some(path) } = parsed(r#"status "\xff\377""#) else { panic!() };
+    assert_eq!(path.as_os_str().as_bytes(), b"\xff\xff");
+}
+
+#[test]
+fn a_path_in_quotes_with_a_mistake_is_refused() {
+    let table = [
+        (r#"status "a" b"#, "something follows its closing quote"),
+        (r#"status "a"b"#, "something follows its closing quote"),
+        (r#"status "a" "b""#, "something follows its closing quote"),
+        (r#"status "a"#, "its closing quote is missing"),
+        (r#"status ""#, "its closing quote is missing"),
+        (r#"status "a\q""#, "begins an escape"),
+        (r#"status """#, "it is empty"),
+        (r#"status "a\0001""#, "a NUL"),
+        (r#"status "a/../b""#, "cannot hold `..`"),
+    ];
+    for (line, why) in table {
+        let (kind, message) = refusal(line);
+        assert!(kind == ErrorKind::Argument && message.contains(why), "{line}: {message}");
     }
 }
 
@@ -200,14 +240,14 @@ fn the_help_explains_every_verb_and_every_advice() {
 }
 
 /// Words that a careless parser takes for something else.
-const TRAPS: [&str; 14] = [
+const TRAPS: [&str; 20] = [
     "0-1M", "4K+8K", "-9", "1G-", "-", "--", "--json", "json", "destroy", "sync", "advise", "all",
-    " ", "\t",
+    " ", "\t", "\"", "\\", "\\n", "\n", "\"a\"", "\nmaps",
 ];
 
-/// A name of a directory entry: any bytes that a line can hold, traps among them.
+/// A name of a directory entry: any bytes, traps among them.
 fn any_name() -> impl Strategy<Value = Vec<u8>> {
-    let byte = any::<u8>().prop_map(|b| if matches!(b, 0 | b'\n' | b'/') { b' ' } else { b });
+    let byte = any::<u8>().prop_map(|b| if matches!(b, 0 | b'/') { b'\n' } else { b });
     let trap = proptest::sample::select(&TRAPS[..]).prop_map(|trap| trap.as_bytes().to_vec());
     let joined = (trap.clone(), "[ \t]{0,2}", trap.clone())
         .prop_map(|(a, blanks, b)| [a, blanks.into_bytes(), b].concat());
@@ -269,15 +309,26 @@ proptest! {
         // The words of a path are compared too: `Path` takes `a//b` and `a/b` for equal.
         let path = Line::parse(&bytes).unwrap().command.path().map(|p| p.as_os_str().to_owned());
         prop_assert_eq!(path, line.command.path().map(|p| p.as_os_str().to_owned()));
-        if std::str::from_utf8(&bytes).is_ok() {
-            prop_assert_eq!(Line::parse(line.to_string().as_bytes()), Ok(line));
+    }
+
+    #[test]
+    fn a_printed_path_is_taken_by_every_verb(path in any_path()) {
+        let word = PathWord(&path).to_string();
+        prop_assert!(!word.contains(crate::shown::is_harmful), "{word:?}");
+        for verb in ["status", "flush", "flush async", "lock", "unlock", "advise cold"] {
+            let line = format!("{verb} {word}");
+            let taken = Line::parse(line.as_bytes()).unwrap().command;
+            prop_assert_eq!(taken.range().unwrap_or(RangeSpec::All), RangeSpec::All, "{}", line);
+            let taken = taken.path().map(|path| path.as_os_str().to_owned());
+            prop_assert_eq!(taken, Some(path.as_os_str().to_owned()), "{}", line);
         }
     }
 
     #[test]
     fn a_path_is_given_by_two_dashes_too(
         path in any_path().prop_filter("a first word", |path| {
-            !matches!(path.as_os_str().as_bytes(), [] | [b' ' | b'\t', ..])
+            let bytes = path.as_os_str().as_bytes();
+            !matches!(bytes, [] | [b' ' | b'\t' | b'"', ..]) && !bytes.contains(&b'\n')
         }),
     ) {
         let bytes = path.as_os_str().as_bytes();

@@ -4,7 +4,8 @@ use std::fmt::{self, Formatter};
 
 use serde::{Deserialize, Serialize};
 
-use super::text::{Clean, Name, row};
+use super::text::{InMount, row};
+use crate::shown::{Clean, Name};
 use crate::units::human_size;
 
 /// How many files are named in the text.
@@ -19,7 +20,7 @@ pub struct GuardReport {
     /// Files that are in use and under no lease.
     pub unguarded_files: u64,
     /// The first of them, each with the reason.
-    pub unguarded: Vec<(String, String)>,
+    pub unguarded: Vec<(Name, String)>,
     /// Files whose rest was copied because somebody was about to change the base.
     pub rescued_files: u64,
     /// How much was copied so, in bytes.
@@ -27,11 +28,11 @@ pub struct GuardReport {
     /// Files that somebody waits for, and that are not being copied yet.
     pub waiting: u64,
     /// Files that are being copied, each with the bytes that were.
-    pub under_way: Vec<(String, u64)>,
+    pub under_way: Vec<(Name, u64)>,
     /// Files whose rest was not copied before the base was changed, each with the reason.
-    pub failed: Vec<(String, String)>,
+    pub failed: Vec<(Name, String)>,
     /// Files whose base has changed, or may have, each with what became of it.
-    pub changed: Vec<(String, String)>,
+    pub changed: Vec<(Name, String)>,
     /// How long the kernel lets somebody wait for a lease, in seconds.
     pub lease_break_s: u64,
 }
@@ -57,16 +58,16 @@ impl GuardReport {
         }
         for (path, bytes) in self.under_way.iter().take(SHOWN_FILES) {
             let bytes = human_size(*bytes);
-            row(f, "", format_args!("{}: being copied: {bytes} so far", Name(path)))?;
+            row(f, "", format_args!("{}: being copied: {bytes} so far", InMount(path)))?;
         }
         for (path, reason) in self.unguarded.iter().take(SHOWN_FILES) {
-            row(f, "", format_args!("{}: unguarded: {}", Name(path), Clean(reason)))?;
+            row(f, "", format_args!("{}: unguarded: {}", InMount(path), Clean(reason)))?;
         }
         for (path, reason) in self.failed.iter().take(SHOWN_FILES) {
-            row(f, "", format_args!("{}: not copied in time: {}", Name(path), Clean(reason)))?;
+            row(f, "", format_args!("{}: not copied in time: {}", InMount(path), Clean(reason)))?;
         }
         for (path, fate) in self.changed.iter().take(SHOWN_FILES) {
-            row(f, "", format_args!("{}: {}", Name(path), Clean(fate)))?;
+            row(f, "", format_args!("{}: {}", InMount(path), Clean(fate)))?;
         }
         Ok(())
     }

@@ -1,3 +1,7 @@
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use super::*;
 use crate::control::command::ErrorKind;
 
@@ -112,7 +116,7 @@ fn advise() -> AdviseReport {
 
 fn flush() -> FlushReport {
     FlushReport {
-        path: String::new(),
+        path: Name::default(),
         mode: "sync".into(),
         range: [4096, 8192],
         dirty_before: Some(1),
@@ -135,11 +139,13 @@ fn one_of_each() -> Vec<Report> {
         Report::Maps(vec![map(), MapReport { resident: None, ..map() }]),
         Report::Maps(Vec::new()),
         Report::Lock(lock()),
+        Report::Lock(LockReport { path: Name::from(OsStr::from_bytes(b"\xff\n")), ..lock() }),
         Report::Reload(ReloadReport { rules: 3, path: Some("/etc/mmapfs/rules.toml".into()) }),
         Report::Help("a\nb\n".into()),
         Report::Version(VersionReport { version: "0.1.0".into(), protocol: "7.45".into() }),
         Report::Log { level: "debug".into() },
-        Report::Error { error: "no such path".into(), errno: libc::ENOENT },
+        Report::from(&CommandError::new(ErrorKind::NotFound, "no such file")),
+        Report::from(&CommandError::new(ErrorKind::NotFound, "no").about(Path::new("a\nb"))),
     ]
 }
 
@@ -180,7 +186,7 @@ fn short_reports_are_one_line_that_says_what_was_done() {
             Report::Flush(flush()),
             "flush sync 4K-8K of .: dirty pages 1 before, unknown after, in 2.34 s\n",
         ),
-        (Report::Lock(lock()), "locked 0-4K of x\\ny in 7 us\n"),
+        (Report::Lock(lock()), "locked 0-4K of \"x\\ny\" in 7 us\n"),
         (Report::Reload(ReloadReport { rules: 3, path: Some("r".into()) }), "3 rules from r\n"),
         (
             Report::Reload(ReloadReport { rules: 0, path: None }),
@@ -189,6 +195,10 @@ fn short_reports_are_one_line_that_says_what_was_done() {
         (Report::Log { level: "debug".into() }, "log level debug\n"),
         (Report::Maps(Vec::new()), ""),
         (Report::from(&CommandError::new(ErrorKind::NotFound, "a\nb")), "error: a\\nb\n"),
+        (
+            Report::from(&CommandError::new(ErrorKind::NotFound, "no").about(Path::new("a\nb"))),
+            "error: \"a\\nb\": no\n",
+        ),
     ];
     for (report, text) in table {
         assert_eq!(report.to_string(), text);

@@ -7,6 +7,8 @@ use super::{
     AdviseReport, FileReport, FlushReport, LockReport, MapReport, ReloadReport, Report,
     ScratchReport, StatusReport, VersionReport,
 };
+use crate::control::command::PathWord;
+use crate::shown::{Clean, Name};
 use crate::units::{format_size, human_size};
 
 /// The width of the names in the two status reports.
@@ -28,7 +30,7 @@ impl Display for Report {
             Report::Help(text) => f.write_str(text),
             Report::Version(report) => report.fmt(f),
             Report::Log { level } => writeln!(f, "log level {level}"),
-            Report::Error { error, .. } => writeln!(f, "error: {}", Clean(error)),
+            Report::Error(report) => writeln!(f, "error: {}", Clean(&report.error)),
         }
     }
 }
@@ -40,7 +42,7 @@ impl Display for AdviseReport {
             f,
             "{advice} {} of {}: {pages} pages, resident {} before, {} after, in {}",
             Range(range),
-            Name(path),
+            InMount(path),
             Known(self.resident_before),
             Known(self.resident_after),
             Elapsed(self.elapsed_us)
@@ -55,7 +57,7 @@ impl Display for FlushReport {
             f,
             "flush {mode} {} of {}: dirty pages {} before, {} after, in {}",
             Range(range),
-            Name(path),
+            InMount(path),
             Known(self.dirty_before),
             Known(self.dirty_after),
             Elapsed(self.elapsed_us)
@@ -66,7 +68,7 @@ impl Display for FlushReport {
 impl Display for LockReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let done = if self.locked { "locked" } else { "unlocked" };
-        let (range, path) = (Range(&self.range), Name(&self.path));
+        let (range, path) = (Range(&self.range), InMount(&self.path));
         writeln!(f, "{done} {range} of {path} in {}", Elapsed(self.elapsed_us))
     }
 }
@@ -74,7 +76,7 @@ impl Display for LockReport {
 impl Display for ReloadReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.path {
-            Some(path) => writeln!(f, "{} rules from {}", self.rules, Clean(path)),
+            Some(path) => writeln!(f, "{} rules from {path}", self.rules),
             None => writeln!(f, "no rules: the mount has no rules file"),
         }
     }
@@ -95,7 +97,7 @@ impl Display for MapReport {
         writeln!(
             f,
             "{place:<72} {} access={} flags={} advice={} resident={}",
-            Name(&self.path),
+            InMount(&self.path),
             self.access,
             self.flags,
             self.advice,
@@ -107,13 +109,16 @@ impl Display for MapReport {
 impl Display for StatusReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         row(f, "version", format_args!("{} (pid {})", self.version, self.pid))?;
-        row(f, "source", Clean(&self.source))?;
+        row(f, "source", &self.source)?;
         let how = if self.read_only { "read-only" } else { "writable" };
         let since = Uptime(self.uptime_s);
-        row(f, "mount", format_args!("{} ({how}, for {since})", Clean(&self.mountpoint)))?;
+        row(f, "mount", format_args!("{} ({how}, for {since})", self.mountpoint))?;
         row(f, "view", View(&self.access, &self.flags, &self.prot, &self.advice))?;
         row(f, "plane", &self.plane)?;
-        row(f, "rules", Clean(self.rules.as_deref().unwrap_or("none")))?;
+        match &self.rules {
+            Some(rules) => row(f, "rules", rules)?,
+            None => row(f, "rules", "none")?,
+        }
         let clone = if self.clone_fd { "a descriptor each" } else { "one descriptor" };
         let privileged = if self.privileged { "yes" } else { "no" };
         let threads = self.threads;
@@ -151,7 +156,7 @@ impl ScratchReport {
         for (index, layer) in self.layers.iter().enumerate() {
             let name = if index == 0 { "layers" } else { "" };
             let what = if index + 1 == self.layers.len() { "base" } else { "written" };
-            row(f, name, format_args!("{} ({what})", Clean(layer)))?;
+            row(f, name, format_args!("{layer} ({what})"))?;
         }
         row(
             f,
@@ -198,7 +203,8 @@ impl StatusReport {
         row(f, "open", format_args!("files {files}, directories {directories}"))?;
         for open in self.open_files.iter().take(SHOWN_FILES) {
             let reason = open.plane_reason.as_deref().map(|reason| format!(": {}", Clean(reason)));
-            let (reason, path, plane) = (reason.unwrap_or_default(), Name(&open.path), &open.plane);
+            let (reason, path, plane) =
+                (reason.unwrap_or_default(), InMount(&open.path), &open.plane);
             row(f, "", format_args!("{path}: {} open, {plane}{reason}", open.handles))?;
         }
         if let Some(more @ 1..) = self.open_files.len().checked_sub(SHOWN_FILES) {
@@ -220,7 +226,7 @@ impl StatusReport {
 
 impl Display for FileReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        row(f, "path", Name(&self.path))?;
+        row(f, "path", InMount(&self.path))?;
         row(f, "kind", format_args!("{}, inode {}", self.kind, self.ino))?;
         row(f, "size", format_args!("{} ({} bytes)", human_size(self.size), self.size))?;
         row(f, "view", View(&self.access, &self.flags, &self.prot, &self.advice))?;
@@ -297,24 +303,12 @@ impl Display for View<'_> {
     }
 }
 
-/// A path within the mount; the root is `.`.
-pub(super) struct Name<'a>(pub(super) &'a str);
+/// A path within the mount, as every verb takes it.
+pub(super) struct InMount<'a>(pub(super) &'a Name);
 
-impl Display for Name<'_> {
+impl Display for InMount<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        Clean(if self.0.is_empty() { "." } else { self.0 }).fmt(f)
-    }
-}
-
-/// Foreign text with its control characters escaped.
-pub(super) struct Clean<'a>(pub(super) &'a str);
-
-impl Display for Clean<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            c if c.is_control() => write!(f, "{}", c.escape_default()),
-            c => write!(f, "{c}"),
-        })
+        PathWord(self.0.as_path()).fmt(f)
     }
 }
 
