@@ -214,3 +214,16 @@ fn the_lines_that_the_rules_look_at_are_understood() {
     assert!(has_word("use fuser::Session", "fuser", "::"));
     assert!(!has_word("use my_fuser::Session", "fuser", "::"));
 }
+
+#[test]
+fn names_are_shown_without_what_a_terminal_obeys() {
+    for path in sources_below("src") {
+        for (line, code) in code_lines(&path) {
+            let place = format!("{}:{line}", shown(&path));
+            assert!(
+                !code.contains(".display()"),
+                "{place}: use `.shown()` of `crate::shown::Show`"
+            );
+        }
+    }
+}

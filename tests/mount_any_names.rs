@@ -283,3 +283,111 @@ fn a_rule_can_match_any_name() {
     }
     assert_eq!(advice(b"other"), "normal");
 }
+
+/// A directory whose path has something of all that a terminal obeys, and what its name is.
+fn evil_directory(dir: &Path, which: &str) -> PathBuf {
+    let path = dir.join(format!("{which}\x1b[2J\n\u{202e}\u{9b}"));
+    fs::create_dir(&path).unwrap();
+    open_to_all(&path);
+    path
+}
+
+#[test]
+fn no_command_prints_what_a_terminal_obeys() {
+    if !require_fuse() {
+        return;
+    }
+    let dir = TestDir::new();
+    let (source, scratch) =
+        (evil_directory(dir.path(), "base"), dir.path().join("s\x1b[2J\n\u{202e}"));
+    let (state, missing) = (evil_directory(dir.path(), "state"), dir.path().join("\x1b\n\u{202e}"));
+    fs::write(source.join("a\x1b\u{202e}"), b"x").unwrap();
+    let options = format!("access=copy,fsname=any,scratch={}", scratch.to_str().unwrap());
+    let mounted = MountedFs::over_with(&source, &options, &[("MMAPFS_STATE_DIR", &state)]);
+    let mnt = mounted.path();
+    fs::write(mnt.join("a\x1b\u{202e}"), b"y").unwrap();
+    let open = fs::File::open(mnt.join("a\x1b\u{202e}")).unwrap();
+    let run = |words: &[&OsStr]| {
+        let mut command = Command::new(program());
+        let output = command.args(words).env("MMAPFS_STATE_DIR", &state).output().unwrap();
+        let printed = [&output.stdout[..], &output.stderr].concat();
+        assert!(!printed.is_empty(), "{words:?}");
+        assert_clean(&printed);
+        String::from_utf8(printed).unwrap()
+    };
+    let word = |path: &Path| path.as_os_str().to_owned();
+    let (mnt, source, scratch, missing) =
+        (word(mnt), word(&source), word(&scratch), word(&missing));
+    for json in [true, false] {
+        let on = |words: &[&str], rest: &[&OsStr]| {
+            let json = json.then_some("--json").into_iter();
+            let words = words.iter().copied().chain(json).map(OsStr::new);
+            run(&words.chain(rest.iter().copied()).collect::<Vec<_>>())
+        };
+        let status = on(&["status"], &[&mnt]);
+        assert!(status.contains(if json { "\\u202e" } else { "\\xe2\\x80\\xae" }), "{status}");
+        let listed = on(&["scratches"], &[]);
+        assert!(listed.contains(if json { "\\u001b[2J\\n" } else { "\\x1b[2J\\n" }), "{listed}");
+        let kept = format!("access=copy,scratch={}", missing.to_str().unwrap());
+        let elsewhere = dir.path().join("elsewhere");
+        fs::create_dir_all(&elsewhere).unwrap();
+        let elsewhere = elsewhere.as_os_str();
+        on(&["mount", "--check", "-o", &kept], &[&source, elsewhere]);
+        on(&["doctor"], &[&source]);
+        on(&["status"], &[&missing]);
+        on(&["flush"], &[&source]);
+        on(&["maps"], &[&mnt]);
+        // It is in use: the refusal names the mount point, and the error the scratch.
+        let again = format!("access=copy,scratch={}", scratch.to_str().unwrap());
+        let refused = run(&["mount", "-o", &again]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([&*source, elsewhere])
+            .collect::<Vec<_>>());
+        assert!(refused.contains("\\xe2\\x80\\xae"), "{refused}");
+        assert!(refused.lines().all(|line| line.starts_with("mmapfs: ")), "{refused}");
+    }
+    for words in [["umount"], ["reload"], ["frob\x1b\u{202e}nicate"]] {
+        run(&[OsStr::new(words[0]), &missing]);
+    }
+    run(&["mount", "-o", "frob\x1b\u{202e}=1"]
+        .map(OsStr::new)
+        .into_iter()
+        .chain([&*source, &mnt])
+        .collect::<Vec<_>>());
+    run(&["scratches", "remove"]
+        .map(OsStr::new)
+        .into_iter()
+        .chain([&*missing])
+        .collect::<Vec<_>>());
+    drop(open);
+    let log = mounted.log();
+    assert!(log.contains("is served on"), "{log}");
+    assert_clean(log.as_bytes());
+    mounted.unmount();
+}
+
+#[test]
+fn what_a_stranger_planted_in_a_scratch_is_listed_without_effect() {
+    if !require_fuse() {
+        return;
+    }
+    let dir = TestDir::new();
+    let (source, scratch, state) =
+        (dir.directory("base"), dir.path().join("scratch"), dir.directory("state"));
+    let options = format!("access=copy,scratch={}", scratch.display());
+    MountedFs::over_with(&source, &options, &[("MMAPFS_STATE_DIR", &state)]).unmount();
+    let file = scratch.join("state.json");
+    let mut text: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    text["base"]["path"] = "/base\x1b]0;title\x07\n\u{202e}".into();
+    text["id"] = "\x1b[2J\n\u{202e}abcdef".into();
+    fs::write(&file, text.to_string()).unwrap();
+    for words in [&["scratches"][..], &["scratches", "--json"]] {
+        let output =
+            Command::new(program()).args(words).env("MMAPFS_STATE_DIR", &state).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_clean(&output.stdout);
+        let lines = String::from_utf8_lossy(&output.stdout).lines().count();
+        assert_eq!(lines, if words.len() == 1 { 2 } else { 1 }, "{output:?}");
+    }
+}

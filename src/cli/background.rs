@@ -19,6 +19,7 @@ use super::logging;
 use crate::config::MountTable;
 use crate::config::mountinfo::Answer;
 use crate::error::Failure;
+use crate::shown::{Clean, Show};
 
 #[cfg(test)]
 mod tests;
@@ -77,7 +78,7 @@ fn understand(line: &str) -> Option<Result<(), Failure>> {
 
 /// Checks with our own eyes that the mount is there and answers.
 fn answers(mountpoint: &Path) -> Result<(), Failure> {
-    let failed = |reason: String| Failure::failed(mountpoint.display(), reason);
+    let failed = |reason: String| Failure::failed(mountpoint.shown(), reason);
     let table = MountTable::read()
         .map_err(|error| failed(format!("reading the table of mounts: {error}")))?;
     let mount = table
@@ -132,7 +133,7 @@ impl Child {
     /// Says why there is no mount; where the parent has gone on already, the log gets it. Returns
     /// the exit code.
     pub fn fail(&self, failure: &Failure) -> u8 {
-        let text = failure.to_string().replace('\n', " ");
+        let text = Clean(&failure.to_string()).to_string();
         if !self.say(&format!("{} {text}", failure.exit_code())) {
             log::error!("{text}");
         }

@@ -16,6 +16,7 @@ use log::{Level, LevelFilter, Record};
 use crate::config::options::LEVELS;
 use crate::error::Failure;
 use crate::fuse::LOG_TARGETS;
+use crate::shown::{Clean, Show};
 
 mod system;
 #[cfg(test)]
@@ -79,7 +80,7 @@ pub fn open(path: &Path) -> Result<File, Failure> {
         .append(true)
         .create(true)
         .open(path)
-        .map_err(|error| Failure::failed(path.display(), format_args!("opening the log: {error}")))
+        .map_err(|error| Failure::failed(path.shown(), format_args!("opening the log: {error}")))
 }
 
 /// Sets what is let through. Returns the level to begin with, or `None` for that of the
@@ -134,28 +135,10 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-/// What a record says, as one line.
+/// What a record says, as one line, whatever the names in it.
 fn said(record: &Record<'_>) -> String {
     let (level, target) = (name(record.level()), record.target());
-    one_line(&format!("{level} {target}: {}", record.args()))
-}
-
-/// A text as one line that a terminal shows as it is: control characters and marks that turn the
-/// direction of writing are escaped. Names of files have any.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\u{061c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => line.extend(character.escape_unicode()),
-            _ if character.is_control() => line.extend(character.escape_default()),
-            _ => line.push(character),
-        }
-    }
-    line
+    Clean(&format!("{level} {target}: {}", record.args())).to_string()
 }
 
 fn dated_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {

@@ -15,6 +15,7 @@ use crate::config::options::Group;
 use crate::control::command::Verb as ControlVerb;
 use crate::control::command::help::{NOTES, advice_text};
 use crate::error::Failure;
+use crate::shown::Show;
 
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ const HELPER_PAGE: (&str, &str) = ("mount.mmapfs.8", ".so man1/mmapfs-mount.1\n"
 /// Writes a page for the program and one for every command into a directory, which is made if it
 /// is missing.
 pub fn write(dir: &Path) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::failed(dir.display(), error);
+    let failed = |error: io::Error| Failure::failed(dir.shown(), error);
     fs::create_dir_all(dir).map_err(failed)?;
     for (name, page) in pages().map_err(failed)? {
         fs::write(dir.join(name), page).map_err(failed)?;

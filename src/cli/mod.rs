@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::error::Failure;
+use crate::shown::{Clean, CleanLines};
 
 pub mod args;
 mod background;
@@ -36,7 +37,7 @@ pub fn run(argv: &[OsString]) -> ExitCode {
 /// Prints a failure, and gives its exit code.
 fn tell(failure: &Failure) -> u8 {
     // Nowhere is left to complain about standard error.
-    let _ = writeln!(io::stderr(), "mmapfs: {failure}");
+    let _ = writeln!(io::stderr(), "mmapfs: {}", Clean(&failure.to_string()));
     failure.exit_code()
 }
 
@@ -46,7 +47,7 @@ fn dispatch(invocation: Invocation, argv: &[OsString]) -> Result<u8, Failure> {
         Invocation::Helper(args) => mount::run_helper(&args, argv),
         Invocation::Text(text) => output::print(&text).map(|()| 0),
         Invocation::Nothing(text) => {
-            let _ = write!(io::stderr(), "{text}");
+            let _ = write!(io::stderr(), "{}", CleanLines(&text));
             Ok(2)
         }
     }

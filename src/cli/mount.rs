@@ -13,6 +13,7 @@ use crate::config::options::Unknown;
 use crate::config::{MountConfig, MountOptions};
 use crate::daemon;
 use crate::error::Failure;
+use crate::shown::Show;
 use crate::sys;
 
 /// What `mount` and the helper of mount(8) have in common.
@@ -92,7 +93,7 @@ impl Request<'_> {
         self.options()?;
         background::start(argv, self.mountpoint)?;
         if self.verbose {
-            let (source, mountpoint) = (self.source.display(), self.mountpoint.display());
+            let (source, mountpoint) = (self.source.shown(), self.mountpoint.shown());
             output::print(&format!("{source} is mounted on {mountpoint}"))?;
         }
         Ok(0)

@@ -8,15 +8,15 @@ use crate::config::{Limit, MountConfig, ScratchConfig, SourceKind, may_mount};
 use crate::error::Failure;
 use crate::flags::{MapMode, ViewOptions};
 use crate::layers::scratch::{COPY_UP, Outlook, Places, SHARE_OF_MEMORY, Scratch};
+use crate::shown::{Clean, Name};
 use crate::units::format_size;
 
-/// A mount that was checked and not made. Paths and names that are not UTF-8 text are printed with
-/// replacement characters.
+/// A mount that was checked and not made.
 #[derive(Debug, Serialize)]
 pub struct Plan {
-    source: String,
+    source: Name,
     source_kind: &'static str,
-    mountpoint: String,
+    mountpoint: Name,
     mountpoint_kind: &'static str,
     #[serde(rename = "type")]
     fstype: String,
@@ -27,13 +27,13 @@ pub struct Plan {
     prot: String,
     advice: String,
     plane: String,
-    rules_file: Option<String>,
+    rules_file: Option<Name>,
     rules: Vec<RulePlan>,
     options: Vec<String>,
-    fsname: String,
+    fsname: Name,
     scratch: Option<ScratchPlan>,
     control: &'static str,
-    control_name: String,
+    control_name: Name,
     watch: &'static str,
     entry_timeout_s: Option<f64>,
     attr_timeout_s: Option<f64>,
@@ -43,14 +43,14 @@ pub struct Plan {
     clone_fd: bool,
     max_mappings: Option<u64>,
     log: Option<String>,
-    log_file: Option<String>,
+    log_file: Option<Name>,
 }
 
 /// The scratch of what is written by copy.
 #[derive(Debug, Serialize)]
 struct ScratchPlan {
     /// Its directory; the one that it is made in where it is in memory.
-    place: String,
+    place: Name,
     /// What becomes of the directory.
     action: &'static str,
     in_memory: bool,
@@ -86,9 +86,9 @@ impl Plan {
         let [access, flags, prot, advice, plane] = words(&config.view, &config.mode);
         let by_kernel = may_mount() && !config.kernel.auto_unmount;
         Ok(Plan {
-            source: config.source.display().to_string(),
+            source: Name::from(&config.source),
             source_kind: config.source_kind.name(),
-            mountpoint: config.mountpoint.display().to_string(),
+            mountpoint: Name::from(&config.mountpoint),
             mountpoint_kind: config.mountpoint_kind.name(),
             fstype: config.kernel.fstype(),
             read_only: config.kernel.read_only,
@@ -98,13 +98,13 @@ impl Plan {
             prot,
             advice,
             plane,
-            rules_file: config.rules_file.as_ref().map(|file| file.display().to_string()),
+            rules_file: config.rules_file.as_ref().map(Name::from),
             rules: config.rules.rules().iter().map(RulePlan::of).collect(),
             options: options(config),
-            fsname: config.kernel.fsname.to_string_lossy().into_owned(),
+            fsname: Name::from(&config.kernel.fsname),
             scratch,
             control: config.control.name(),
-            control_name: config.control_name.to_string_lossy().into_owned(),
+            control_name: Name::from(&config.control_name),
             watch: config.watch.name(),
             entry_timeout_s: config.entry_timeout.map(|time| time.as_secs_f64()),
             attr_timeout_s: config.attr_timeout.map(|time| time.as_secs_f64()),
@@ -114,7 +114,7 @@ impl Plan {
             clone_fd: config.clone_fd,
             max_mappings: config.max_mappings,
             log: config.log.map(|level| level.as_str().to_ascii_lowercase()),
-            log_file: config.log_file.as_ref().map(|file| file.display().to_string()),
+            log_file: config.log_file.as_ref().map(Name::from),
         })
     }
 }
@@ -138,7 +138,7 @@ impl ScratchPlan {
         };
         let copy_up = state.as_ref().map_or(scratch.copy_up, |state| Some(state.copy_up));
         Ok(ScratchPlan {
-            place: dir.display().to_string(),
+            place: Name::from(dir),
             action,
             in_memory: state.as_ref().map_or(in_memory, |state| state.kind.in_memory()),
             kept: scratch.dir.is_some(),
@@ -209,9 +209,12 @@ impl fmt::Display for Plan {
         line("prot", &self.prot)?;
         line("advice", &self.advice)?;
         line("plane", &self.plane)?;
-        line("rules", &self.rules_file.as_deref().unwrap_or("none"))?;
+        match &self.rules_file {
+            Some(file) => line("rules", file)?,
+            None => line("rules", &"none")?,
+        }
         for RulePlan { pattern, line: number, access, flags, prot, advice, plane } in &self.rules {
-            let shown = pattern.escape_debug();
+            let shown = Clean(pattern);
             line(
                 &format!("  line {number}"),
                 &format_args!(

@@ -9,6 +9,7 @@ use super::args::{RemoveArgs, ScratchesArgs, ScratchesVerb};
 use super::{output, tell};
 use crate::error::Failure;
 use crate::layers::scratch::{self, Listed, Places};
+use crate::shown::{Clean, Name};
 use crate::units::human_size;
 
 /// The heads of the columns.
@@ -73,25 +74,24 @@ fn table(scratches: &[Listed]) -> String {
 }
 
 fn row(listed: &Listed) -> [String; 6] {
-    let plain = |text: &str| text.escape_debug().to_string().replace("\\'", "'");
     let size = match (listed.bytes, listed.max_bytes) {
         (Some(bytes), Some(max)) => format!("{} of {}", human_size(bytes), human_size(max)),
         (Some(bytes), None) => human_size(bytes),
         (None, _) => "?".into(),
     };
     let mounted = match (&listed.trouble, &listed.mountpoint, listed.mounted) {
-        (Some(trouble), ..) => trouble.clone(),
-        (None, Some(mountpoint), true) => plain(mountpoint),
+        (Some(trouble), ..) => Clean(trouble).to_string(),
+        (None, Some(mountpoint), true) => mountpoint.to_string(),
         (None, None, true) => "yes".into(),
         (None, _, false) => "no".into(),
     };
     [
-        listed.id.clone(),
-        listed.base.as_deref().map_or_else(|| "?".into(), plain),
+        Clean(&listed.id).to_string(),
+        listed.base.as_ref().map_or_else(|| "?".into(), Name::to_string),
         size,
         listed.age_s.map_or_else(|| "?".into(), age),
         mounted,
-        plain(&listed.place),
+        listed.place.to_string(),
     ]
 }
 

@@ -8,12 +8,13 @@ use crate::config::MountTable;
 use crate::config::mountinfo::{Answer, Mount};
 use crate::error::Failure;
 use crate::fuse::mount::unmount;
+use crate::shown::Show;
 
 /// Unmounts a mount of mmapfs. The mount itself is asked nothing but, for `--stale`, whether its
 /// daemon is there.
 pub fn run(args: &UmountArgs) -> Result<(), Failure> {
-    let given = args.mountpoint.display();
-    let failed = |error: io::Error| Failure::failed(&given, format_args!("unmounting it: {error}"));
+    let given = args.mountpoint.shown();
+    let failed = |error: io::Error| Failure::failed(given, format_args!("unmounting it: {error}"));
     let path = args.mountpoint.canonicalize().map_err(failed)?;
     let table = MountTable::read().map_err(failed)?;
     let mount = find(&table, &path)?;
@@ -24,20 +25,20 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
 }
 
 fn find<'a>(table: &'a MountTable, path: &Path) -> Result<&'a Mount, Failure> {
-    let refuse = |reason: String| Err(Failure::failed(path.display(), reason));
+    let refuse = |reason: String| Err(Failure::failed(path.shown(), reason));
     match (table.at(path), table.above(path)) {
         (Some(mount), _) if mount.is_ours() => Ok(mount),
         (Some(mount), _) => refuse(format!("it is a mount of {}, not of mmapfs", mount.fstype)),
         (None, Some(above)) if above.is_ours() => refuse(format!(
             "it is no mount point: it lies in the mount on {}",
-            above.mountpoint.display()
+            above.mountpoint.shown()
         )),
         (None, _) => refuse("it is no mount point".into()),
     }
 }
 
 fn is_stale(mount: &Mount) -> Result<(), Failure> {
-    let shown = mount.mountpoint.display();
+    let shown = mount.mountpoint.shown();
     let reason = match mount.answer() {
         Answer::Gone => return Ok(()),
         Answer::Alive => format!("its daemon is there: use `mmapfs umount {shown}`"),

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::error::Failure;
 use crate::flags::{MapMode, ViewOptions};
+use crate::shown::Show;
 
 #[cfg(test)]
 mod tests;
@@ -56,7 +57,7 @@ impl MountConfig {
         }
         if scratch.is_some() && mountpoint.kind == SourceKind::File {
             let reason = "access=copy: a file is served on a directory, not on a file";
-            return Err(Failure::usage(mountpoint.path.display(), reason));
+            return Err(Failure::usage(mountpoint.path.shown(), reason));
         }
         fuse_is_there(Path::new(DEVICE))?;
 
@@ -149,7 +150,7 @@ fn shown(options: &MountOptions) -> impl fmt::Display {
 
 /// An absolute path, since the daemon leaves the current directory.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| Failure::failed(path.display(), error))
+    std::path::absolute(path).map_err(|error| Failure::failed(path.shown(), error))
 }
 
 /// A path that was found.
@@ -163,7 +164,7 @@ struct Place {
 impl Place {
     fn source(path: &Path) -> Result<Place, Failure> {
         let failed = |error: io::Error| {
-            Failure::failed(path.display(), format_args!("the source cannot be served: {error}"))
+            Failure::failed(path.shown(), format_args!("the source cannot be served: {error}"))
         };
         let canonical = fs::canonicalize(path).map_err(failed)?;
         let metadata = fs::metadata(&canonical).map_err(failed)?;
@@ -178,7 +179,7 @@ impl Place {
 
     fn mountpoint(path: &Path) -> Result<Place, Failure> {
         let failed = |error: io::Error| {
-            Failure::failed(path.display(), format_args!("it cannot be mounted on: {error}"))
+            Failure::failed(path.shown(), format_args!("it cannot be mounted on: {error}"))
         };
         let canonical = fs::canonicalize(path).map_err(failed)?;
         let table = MountTable::read().map_err(failed)?;
@@ -197,7 +198,7 @@ impl Place {
             SourceKind::File
         } else {
             let reason = format_args!("only a directory or a regular file can be {used}");
-            return Err(Failure::failed(path.display(), reason));
+            return Err(Failure::failed(path.shown(), reason));
         };
         Ok(Place { path, kind, id: (metadata.dev(), metadata.ino()) })
     }
@@ -218,7 +219,7 @@ fn not_taken(mount: &Mount) -> Result<(), Failure> {
     if !mount.is_fuse() {
         return Ok(());
     }
-    let shown = mount.mountpoint.display();
+    let shown = mount.mountpoint.shown();
     let fstype = &mount.fstype;
     let reason = match (mount.is_ours(), mount.answer()) {
         (true, Answer::Gone) => format!(
@@ -239,9 +240,8 @@ fn not_taken(mount: &Mount) -> Result<(), Failure> {
 
 /// Refuses places that do not fit each other, and a mount that would serve or hide itself.
 fn apart(source: &Place, mountpoint: &Place) -> Result<(), Failure> {
-    let refuse =
-        |reason: fmt::Arguments<'_>| Err(Failure::failed(mountpoint.path.display(), reason));
-    let shown = source.path.display();
+    let refuse = |reason: fmt::Arguments<'_>| Err(Failure::failed(mountpoint.path.shown(), reason));
+    let shown = source.path.shown();
     if source.id == mountpoint.id || source.path == mountpoint.path {
         return refuse(format_args!("it is the source itself"));
     }
@@ -263,7 +263,7 @@ fn fuse_is_there(device: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let reason = "FUSE is not there: run `modprobe fuse`, or give the container the device";
-    Err(Failure::failed(device.display(), reason))
+    Err(Failure::failed(device.shown(), reason))
 }
 
 fn others_may_enter(wanted: bool) -> Result<(), Failure> {

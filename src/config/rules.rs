@@ -29,6 +29,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use crate::error::Failure;
 use crate::flags::{Access, FlagsError, MapMode, ViewOptions};
+use crate::shown::Show;
 use crate::units::{nearest, quote};
 
 #[cfg(test)]
@@ -67,7 +68,7 @@ impl RuleSet {
     /// Kind `Failed` when the file cannot be read; kind `Usage` and subject `FILE:LINE` when it has
     /// a mistake.
     pub fn load(path: &Path, base: &ViewOptions) -> Result<RuleSet, Failure> {
-        let name = path.display().to_string();
+        let name = path.shown().to_string();
         let failed = |error| Failure::failed(&name, format_args!("cannot read the rules: {error}"));
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(failed)?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::Failure;
+use crate::shown::Show;
 use crate::units::{format_size, parse_size};
 
 #[cfg(test)]
@@ -104,22 +105,22 @@ impl ScratchConfig {
     /// It lies inside of the base or of the mount point, or one of them lies inside of it.
     pub fn check_place(dir: &Path, base: &Path, mountpoint: &Path) -> Result<(), Failure> {
         let refuse = |reason: fmt::Arguments<'_>| {
-            Err(Failure::failed(dir.display(), format_args!("it cannot be the scratch: {reason}")))
+            Err(Failure::failed(dir.shown(), format_args!("it cannot be the scratch: {reason}")))
         };
         let dir = Spot::of(dir);
         let (base, mountpoint) = (Spot::of(base), Spot::of(mountpoint));
         if dir.is_in(&base) {
-            return refuse(format_args!("it lies inside the source {}", base.path.display()));
+            return refuse(format_args!("it lies inside the source {}", base.path.shown()));
         }
         if base.is_in(&dir) {
-            return refuse(format_args!("the source {} lies inside it", base.path.display()));
+            return refuse(format_args!("the source {} lies inside it", base.path.shown()));
         }
         if mountpoint.is_in(&dir) {
-            let shown = mountpoint.path.display();
+            let shown = mountpoint.path.shown();
             return refuse(format_args!("the mount point {shown} lies inside it"));
         }
         if dir.is_in(&mountpoint) {
-            let shown = mountpoint.path.display();
+            let shown = mountpoint.path.shown();
             return refuse(format_args!("the mount on {shown} would hide it"));
         }
         Ok(())

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Failure;
 use crate::fuse::probe::{self, Found};
+use crate::shown::Name;
 
 mod directory;
 mod fuse;
@@ -132,7 +133,7 @@ impl Topic {
 #[serde(tag = "report", rename = "doctor")]
 pub struct Examination {
     /// The directory that was named, absolute.
-    pub directory: String,
+    pub directory: Name,
     /// Whether a mount could be made, and was.
     pub mountable: bool,
     /// The checks, by group.
@@ -160,7 +161,7 @@ impl Examination {
             limits::checks(),
         ];
         Ok(Examination {
-            directory: subject.shown(),
+            directory: subject.name(),
             mountable: found.is_ok(),
             checks: topics.into_iter().flatten().collect(),
             refusal: found.err(),

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use super::{Check, Finding, Group, Probed, Topic};
 use crate::config::may_mount;
 use crate::fuse::probe::{Helper, helper};
+use crate::shown::Show;
 
 /// The device that a FUSE connection is.
 const DEVICE: &str = "/dev/fuse";
@@ -92,7 +93,7 @@ fn fusermount(helper: Option<&Helper>) -> Finding {
         return Finding::no("it is not there: install `fuse3`")
             .with("path", serde_json::Value::Null);
     };
-    let path = helper.path.display().to_string();
+    let path = helper.path.shown().to_string();
     let version = helper.version.as_deref().unwrap_or("of unknown version");
     let finding = if !helper.is_setuid_root {
         Finding::limited(format!("{path} {version}, not setuid root: of use to root only"))

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use crate::config::MountTable;
 use crate::config::mountinfo::Answer;
 use crate::error::Failure;
+use crate::shown::{Name, Show};
 
 /// How many names are looked at in search of a file that can be read.
 const MOST_NAMES: usize = 1000;
@@ -33,7 +34,7 @@ impl Subject {
     /// Kind `Failed`: it is missing, no directory, not to be read, or its filesystem does not
     /// answer.
     pub fn open(path: &Path) -> Result<Subject, Failure> {
-        let failed = |reason: String| Failure::failed(path.display(), reason);
+        let failed = |reason: String| Failure::failed(path.shown(), reason);
         let opening = |error: std::io::Error| failed(format!("opening the directory: {error}"));
         let absolute = std::path::absolute(path).map_err(opening)?;
         let table = MountTable::read()
@@ -54,9 +55,9 @@ impl Subject {
         Ok(Subject { path: absolute, dir, fstype, scratch, sample })
     }
 
-    /// The path, for people.
-    pub fn shown(&self) -> String {
-        self.path.display().to_string()
+    /// Its path, absolute.
+    pub fn name(&self) -> Name {
+        Name::from(&self.path)
     }
 
     /// The directory.

@@ -4,6 +4,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{Check, Examination, Group, State};
+use crate::shown::Clean;
 
 impl Display for State {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -40,7 +41,7 @@ pub(super) struct Shown<'a> {
 impl Display for Shown<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Examination { directory, checks, .. } = self.examination;
-        writeln!(f, "For mounts of {}", Clean(directory))?;
+        writeln!(f, "For mounts of {directory}")?;
         let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
         let mut group = None;
         for check in checks {
@@ -66,16 +67,4 @@ fn row(f: &mut Formatter<'_>, check: &Check, width: usize, verbose: bool) -> fmt
     let (blank, margin) = ("", width + 13);
     writeln!(f, "\n{blank:<margin$}for: {used_for}")?;
     writeln!(f, "{blank:<margin$}without: {without}")
-}
-
-/// Foreign text with its control characters escaped.
-struct Clean<'a>(&'a str);
-
-impl Display for Clean<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            c if c.is_control() => write!(f, "{}", c.escape_default()),
-            c => write!(f, "{c}"),
-        })
-    }
 }

@@ -17,6 +17,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::config::{KernelOptions, MountConfig, MountTable, SourceKind, may_mount};
 use crate::error::Failure;
+use crate::shown::Show;
 
 mod fusermount;
 #[cfg(test)]
@@ -63,7 +64,7 @@ pub fn mount(config: &MountConfig) -> Result<(OwnedFd, Mounted), Failure> {
 }
 
 fn own_device(mountpoint: &Path, fstype: &str) -> Result<(u32, u32), Failure> {
-    let failed = |reason: String| Failure::failed(mountpoint.display(), reason);
+    let failed = |reason: String| Failure::failed(mountpoint.shown(), reason);
     let table = MountTable::read()
         .map_err(|error| failed(format!("reading the table of mounts: {error}")))?;
     match table.at(mountpoint) {
@@ -83,10 +84,9 @@ enum Refusal {
 fn by_kernel_call(config: &MountConfig) -> Result<OwnedFd, Refusal> {
     let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Refusal::Failure(no_device(errno)))?;
-    let mountpoint = config.mountpoint.display();
-    let data = CString::new(kernel_data(config, device.as_raw_fd())).map_err(|_| {
-        Refusal::Failure(Failure::failed(&mountpoint, "an option holds a NUL byte"))
-    })?;
+    let mountpoint = config.mountpoint.shown();
+    let data = CString::new(kernel_data(config, device.as_raw_fd()))
+        .map_err(|_| Refusal::Failure(Failure::failed(mountpoint, "an option holds a NUL byte")))?;
     let kernel = &config.kernel;
     let fsname = kernel.fsname.as_os_str();
     let mounted = rustix::mount::mount(
@@ -190,7 +190,7 @@ impl Mounted {
     /// # Errors
     /// The mount is in use (without `lazy`), another mount lies on it, or why else not.
     pub fn unmount(&mut self, lazy: bool) -> Result<(), Failure> {
-        let failed = |reason: String| Failure::failed(self.mountpoint.display(), reason);
+        let failed = |reason: String| Failure::failed(self.mountpoint.shown(), reason);
         let table = MountTable::read()
             .map_err(|error| failed(format!("reading the table of mounts: {error}")))?;
         if table.has(&self.mountpoint, self.dev) {
@@ -230,13 +230,13 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
         Err(Errno::BUSY) => Err(busy(mountpoint)),
         Err(errno) => {
             let reason = format_args!("unmounting it: {}", io::Error::from(errno));
-            Err(Failure::failed(mountpoint.display(), reason))
+            Err(Failure::failed(mountpoint.shown(), reason))
         }
     }
 }
 
 fn busy(mountpoint: &Path) -> Failure {
-    Failure::failed(mountpoint.display(), "unmounting it: files or directories in it are in use")
+    Failure::failed(mountpoint.shown(), "unmounting it: files or directories in it are in use")
 }
 
 /// The flags of mount(2) as words of fusermount3, which has no word for `MS_SILENT`, and sets

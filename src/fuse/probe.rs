@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use super::mount::{Mounted, PROGRAMS, mount};
 use crate::config::{MountConfig, MountOptions};
 use crate::error::Failure;
+use crate::shown::Show;
 use crate::sys;
 
 mod init;
@@ -120,7 +121,7 @@ impl Place {
         let above = std::env::temp_dir();
         let failed = |error: io::Error| {
             let reason = format_args!("making a directory in it to mount on: {error}");
-            Failure::failed(above.display(), reason)
+            Failure::failed(above.shown(), reason)
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let name = format!("mmapfs-doctor-{}-{}", std::process::id(), now.as_nanos());
@@ -156,7 +157,7 @@ impl Drop for Place {
             if let Err(error) = fs::remove_dir(path)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                log::warn!("{}: removing it: {error}", path.display());
+                log::warn!("{}: removing it: {error}", path.shown());
             }
         }
     }

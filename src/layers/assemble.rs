@@ -11,6 +11,7 @@ use crate::config::BaseChanged;
 use crate::config::rules::RuleSet;
 use crate::error::Failure;
 use crate::flags::{Access, MapMode, ViewOptions};
+use crate::shown::Show;
 use crate::sys;
 use crate::sys::detached::Use;
 use crate::volume::{Coverage, Policy, Volume, VolumeOptions};
@@ -39,7 +40,7 @@ pub fn assemble(
         None => options.source.clone(),
     };
     let policy = Policy { mode: below(*mode), rules: rules.clone().with_modes(below) };
-    let shown = options.source.display().to_string();
+    let shown = options.source.shown().to_string();
     let lower = VolumeOptions { source, policy, keeps_atime: false, reserved: None, ..options };
     let (max_mappings, reserved) = (lower.max_mappings, options.reserved);
     let lower = open(lower, &shown)?;
@@ -54,7 +55,7 @@ pub fn assemble(
         keeps_atime: options.keeps_atime,
     };
     let place = scratch.layout().dir().to_owned();
-    let shown = place.display().to_string();
+    let shown = place.shown().to_string();
     let upper = open(upper, &shown)?;
     let overlay = Overlay::new(OverlayOptions {
         scratch,
@@ -82,7 +83,7 @@ fn open(options: VolumeOptions, shown: &str) -> Result<Volume, Failure> {
 /// Without privilege there is none: then the times move as they do for every reader.
 fn seen_apart(source: &Path, may: Use) -> Option<OwnedFd> {
     sys::detached::clone_mount(source, may)
-        .inspect_err(|err| log::info!("{}: a mount of its own: {err}", source.display()))
+        .inspect_err(|err| log::info!("{}: a mount of its own: {err}", source.shown()))
         .ok()
 }
 

@@ -4,6 +4,7 @@
 //! compared after each read: bytes that were read before a change are right, and what is read
 //! after one is refused (EIO), never mixed with the pages of the upper file.
 
+use crate::shown::Show;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ impl BaseState {
                     log::error!(
                         "{}: its base has changed since the first touch: pages of the base are \
                          refused (EIO), those of the scratch are shown",
-                        self.path.display()
+                        self.path.shown()
                     );
                 }
                 Err(Errno::IO)
@@ -106,7 +107,7 @@ impl BaseState {
             Comparison::Unknown(doubt) => {
                 if !self.doubted.swap(true, Ordering::AcqRel) {
                     self.told.note(&self.path, Fate::Unknown(doubt));
-                    log::warn!("{}: {}", self.path.display(), in_words(doubt));
+                    log::warn!("{}: {}", self.path.shown(), in_words(doubt));
                 }
                 Ok(())
             }

@@ -11,6 +11,7 @@ use super::pages::{Comparison, Doubt, Fingerprint, PageMap};
 use super::scratch::{Partial, Scratch};
 use crate::config::BaseChanged;
 use crate::error::Failure;
+use crate::shown::Show;
 
 /// How many files a message names.
 const NAMED: usize = 3;
@@ -74,11 +75,8 @@ pub fn judge(found: &[Changed], choice: BaseChanged, scratch: &Path) -> Result<(
     if found.is_empty() {
         return Ok(());
     }
-    let mut named: Vec<String> = found
-        .iter()
-        .take(NAMED)
-        .map(|(path, fate)| format!("{} ({fate})", path.display()))
-        .collect();
+    let mut named: Vec<String> =
+        found.iter().take(NAMED).map(|(path, fate)| format!("{} ({fate})", path.shown())).collect();
     if found.len() > NAMED {
         named.push(format!("and {} more", found.len() - NAMED));
     }
@@ -89,19 +87,19 @@ pub fn judge(found: &[Changed], choice: BaseChanged, scratch: &Path) -> Result<(
     );
     match choice {
         BaseChanged::Refuse => Err(Failure::failed(
-            scratch.display(),
+            scratch.shown(),
             format!("{what}; mount with base_changed=eio to read what the scratch has of them"),
         )),
         BaseChanged::Eio => {
             log::warn!(
                 "{}: {what}; where it has changed its pages are refused (EIO), and those of the \
                  scratch are shown; base_changed=mix shows both, `status` lists the files",
-                scratch.display()
+                scratch.shown()
             );
             Ok(())
         }
         BaseChanged::Mix => {
-            log::warn!("{}: {what}; base_changed=mix: both are shown", scratch.display());
+            log::warn!("{}: {what}; base_changed=mix: both are shown", scratch.shown());
             Ok(())
         }
     }

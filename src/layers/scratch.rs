@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use crate::config::{Limit, ScratchConfig};
 use crate::error::Failure;
+use crate::shown::Show;
 
 mod adopt;
 mod budget;
@@ -154,14 +155,14 @@ impl Scratch {
         };
         match kind {
             Some(Begun::Made) => {
-                log::info!("{}: made as the scratch {}", layout.dir().display(), state.id);
+                log::info!("{}: made as the scratch {}", layout.dir().shown(), state.id);
             }
             Some(Begun::Adopted) => log::warn!(
                 "{}: it has no state.json, and is taken as an upper directory of overlayfs for the \
                  scratch {} of {}",
-                layout.dir().display(),
+                layout.dir().shown(),
                 state.id,
-                state.base.path.display()
+                state.base.path.shown()
             ),
             None => {}
         }
@@ -344,7 +345,7 @@ fn check_directory(dir: &Path) -> Result<(), Failure> {
             let what = if found.is_file() { "a file" } else { "no directory" };
             let reason =
                 format!("it is {what}: scratch= takes a directory, or a path to make one at");
-            Err(Failure::failed(dir.display(), reason))
+            Err(Failure::failed(dir.shown(), reason))
         }
         _ => Ok(()),
     }
@@ -352,7 +353,7 @@ fn check_directory(dir: &Path) -> Result<(), Failure> {
 
 /// A failure about a scratch, in words where the errno alone would not say enough.
 fn told(path: &Path, doing: &str, error: io::Error) -> Failure {
-    let shown = path.display();
+    let shown = path.shown();
     match Errno::from_io_error(&error) {
         Some(Errno::ROFS) => Failure::failed(
             shown,

@@ -12,6 +12,7 @@ use super::region::MappingSlot;
 use super::sticky::Sticky;
 use super::table::Budget;
 use crate::flags::MapMode;
+use crate::shown::Show;
 use crate::sys::region::Region;
 
 /// Identifies a backing file for as long as it is open.
@@ -303,7 +304,7 @@ impl BackingFile {
         self.faults.fetch_add(1, Ordering::Relaxed);
         self.budget.faults.fetch_add(1, Ordering::Relaxed);
         if !self.fault_logged.swap(true, Ordering::Relaxed) {
-            log::warn!("{}: {what} of bytes {start}-{end}: {reason}", self.path().display());
+            log::warn!("{}: {what} of bytes {start}-{end}: {reason}", self.path().shown());
         }
     }
 }

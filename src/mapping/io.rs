@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use super::file::BackingFile;
 use crate::flags::PlaneChoice;
+use crate::shown::Show;
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 use crate::sys::region::Region;
@@ -125,7 +126,7 @@ impl BackingFile {
         let mut byte = [0];
         let read = self.descriptor().reader().and_then(|fd| rustix::io::pread(fd, &mut byte, 0));
         if let Err(err) = read {
-            log::debug!("{}: moving its time of access: {err}", self.path().display());
+            log::debug!("{}: moving its time of access: {err}", self.path().shown());
         }
     }
 

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::file::BackingFile;
 use crate::advice::Advice;
+use crate::shown::Show;
 use crate::sys;
 use crate::sys::region::Region;
 
@@ -71,7 +72,7 @@ impl BackingFile {
             size => self.mapping(size).map(drop),
         });
         if let Err(err) = mapped {
-            log::warn!("{}: mapping it anew: {err}", self.path().display());
+            log::warn!("{}: mapping it anew: {err}", self.path().shown());
         }
     }
 
@@ -104,7 +105,7 @@ impl BackingFile {
         for range in sticky.locked() {
             let range = clip(*range, region.len());
             if let Err(err) = sys::advise::lock(&region, range) {
-                log::warn!("{}: locking its new mapping: {err}", self.path().display());
+                log::warn!("{}: locking its new mapping: {err}", self.path().shown());
             }
         }
         Ok(region)
@@ -114,7 +115,7 @@ impl BackingFile {
     /// and nothing else.
     fn repeat_advice(&self, region: &Region, range: std::ops::Range<usize>, advice: Advice) {
         if let Err(err) = sys::advise::advise(region, range, advice) {
-            log::debug!("{}: advice {advice} on its mapping: {err}", self.path().display());
+            log::debug!("{}: advice {advice} on its mapping: {err}", self.path().shown());
         }
     }
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::file::{BackingFile, Descriptor, FileKey, OpenMode};
 use crate::flags::MapMode;
+use crate::shown::Show;
 use crate::sys::region::Region;
 
 /// What all backing files share: the clock of use and the counts.
@@ -28,7 +29,7 @@ impl Budget {
     pub(super) fn note_refusal(&self, file: &BackingFile, err: Errno) {
         if !self.refusal_logged.swap(true, Ordering::Relaxed) {
             let path = file.path();
-            log::warn!("{}: mmap: {err}; such files are read and written instead", path.display());
+            log::warn!("{}: mmap: {err}; such files are read and written instead", path.shown());
         }
     }
 
@@ -123,7 +124,7 @@ impl FileTable {
         let reader = match reader {
             Ok(reader) => reader,
             Err(err) => {
-                log::debug!("{}: reopening it for reading: {err}", file.path().display());
+                log::debug!("{}: reopening it for reading: {err}", file.path().shown());
                 return;
             }
         };

@@ -79,6 +79,13 @@ fn a_quoted_name_with_a_mistake_is_none() {
 fn a_message_is_one_line_without_anything_that_a_terminal_obeys() {
     let text = "a\x1b[2J\nb\u{202e}c \"d\" \\";
     assert_eq!(Clean(text).to_string(), "a\\x1b[2J\\nb\\xe2\\x80\\xaec \"d\" \\");
+    for (text, line) in [
+        ("\u{1b}[2J\t\0", "\\x1b[2J\\t\\x00"),
+        ("\u{202e}txt", "\\xe2\\x80\\xaetxt"),
+        ("plain 'text' \\ \u{e9}", "plain 'text' \\ \u{e9}"),
+    ] {
+        assert_eq!(Clean(text).to_string(), line);
+    }
     assert_eq!(CleanLines("a\tb\n\rc").to_string(), "a\tb\n\\rc");
 }
 

@@ -10,7 +10,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use super::{WARNING, one_line};
+use super::WARNING;
+use crate::shown::Show;
 
 /// Where syslog(3) sends to. systemd has a link there to its journal.
 const SOCKET: &str = "/dev/log";
@@ -36,7 +37,7 @@ impl System {
     /// The system log for the daemon of the mount at `mountpoint`.
     pub(super) fn new(mountpoint: &Path) -> System {
         let place = std::env::var_os(VARIABLE).unwrap_or_else(|| SOCKET.into());
-        let mountpoint = one_line(&mountpoint.display().to_string());
+        let mountpoint = mountpoint.shown();
         let tag = format!("mmapfs[{}]: {mountpoint}: ", std::process::id());
         System { place, tag, socket: None, lost: 0 }
     }
@@ -49,7 +50,7 @@ impl System {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         socket.connect(&self.place).map_err(|error| {
-            let place = one_line(&self.place.to_string_lossy());
+            let place = self.place.shown();
             io::Error::new(error.kind(), format!("{place}: {error}"))
         })?;
         self.socket = Some(socket);
@@ -134,7 +135,7 @@ mod tests {
         let (log, mut system) = pair(&dir.path().join("log"));
         system.write_all(b"<6>info mmapfs: served").unwrap();
         let pid = std::process::id();
-        let line = format!("<30>mmapfs[{pid}]: /mnt/a\\nb: info mmapfs: served");
+        let line = format!("<30>mmapfs[{pid}]: \"/mnt/a\\nb\": info mmapfs: served");
         assert_eq!(next(&log), Some(line));
     }
 

@@ -44,15 +44,3 @@ fn severities_are_those_of_syslog() {
         [3, 4, 6, 7, 7]
     );
 }
-
-#[test]
-fn a_line_of_the_log_is_one_line_whatever_name_is_in_it() {
-    for (text, line) in [
-        ("a\nb", "a\\nb"),
-        ("\u{1b}[2J\t\0", "\\u{1b}[2J\\t\\u{0}"),
-        ("\u{202e}txt", "\\u{202e}txt"),
-        ("plain 'text' \\ \u{e9}", "plain 'text' \\ \u{e9}"),
-    ] {
-        assert_eq!(one_line(text), line);
-    }
-}

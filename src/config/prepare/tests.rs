@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::options::Unknown;
 use crate::error::FailureKind;
+use crate::shown::Show;
 
 /// `src/` with a directory and a file in it, an empty `mnt/`, and a file `one` beside them.
 fn places() -> (TempDir, PathBuf) {
@@ -63,7 +64,7 @@ fn a_mount_is_read_only_when_nothing_in_it_can_be_written() {
     }
     let rules = root.join("rules.toml");
     fs::write(&rules, "[[rule]]\nmatch = \"*.db\"\naccess = \"write\"\n").unwrap();
-    let with_rules = format!("access=read,rules={}", rules.display());
+    let with_rules = format!("access=read,rules={}", rules.shown());
     for (options, read_only) in [
         ("", false),
         ("ro", true),
@@ -149,7 +150,7 @@ fn a_mistake_in_the_rules_names_its_line() {
     let (_dir, root) = places();
     let rules = root.join("rules.toml");
     fs::write(&rules, "[[rule]]\nmatch = \"a\"\nacess = \"read\"\n").unwrap();
-    let options = format!("rules={}", rules.display());
+    let options = format!("rules={}", rules.shown());
     let failure = failure(&root.join("src"), &root.join("mnt"), &options);
     assert_eq!(failure.kind, FailureKind::Usage);
     assert!(failure.to_string().contains("rules.toml:3: "), "{failure}");

@@ -22,6 +22,7 @@ use super::{busy, flag_words, shared_words};
 use crate::config::MountConfig;
 use crate::config::options::escape;
 use crate::error::Failure;
+use crate::shown::Show;
 
 /// Where the program may be. mount(8) can run with a short PATH.
 pub(in crate::fuse) const PROGRAMS: [&str; 6] = [
@@ -52,7 +53,7 @@ impl Keeper {
 
 /// Mounts, and gives the `/dev/fuse` descriptor; with `auto_unmount`, the waiting program too.
 pub(super) fn mount(config: &MountConfig) -> Result<(OwnedFd, Option<Keeper>), Failure> {
-    let failed = |reason: String| Failure::failed(config.mountpoint.display(), reason);
+    let failed = |reason: String| Failure::failed(config.mountpoint.shown(), reason);
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|errno| failed(format!("making a socket: {}", io::Error::from(errno))))?;
@@ -101,7 +102,7 @@ pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
         return Err(busy(mountpoint));
     }
     let reason = format!("unmounting it: {}", refusal((status, said)));
-    Err(Failure::failed(mountpoint.display(), reason))
+    Err(Failure::failed(mountpoint.shown(), reason))
 }
 
 /// Starts the first program that is there, with its errors in a pipe.

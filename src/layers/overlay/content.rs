@@ -15,6 +15,7 @@ use super::space::TWO_PAGES;
 use crate::layers::merged::{Base, Merged};
 use crate::layers::pages::{Fingerprint, MapAccess, MapId, PageMap};
 use crate::mapping::OpenMode;
+use crate::shown::Show;
 use crate::volume::Ino;
 
 const CAPABILITY: &str = "security.capability";
@@ -111,7 +112,7 @@ impl Overlay {
             None => self.map_of_others(node, upper)?,
         };
         let map = PageMap::open(&self.pages, MapId(id), MapAccess::Write).map_err(|err| {
-            log::error!("{}: {err}", self.path_of(node).display());
+            log::error!("{}: {err}", self.path_of(node).shown());
             err.errno()
         })?;
         let file = self.upper.open_descriptor(upper, OpenMode::Write)?.shared_writer()?;

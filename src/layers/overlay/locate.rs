@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::marks::{Links, MarkSet};
 use super::node::{At, Node, Parts};
+use crate::shown::Show;
 use crate::volume::{Entry, Ino, Stat, Trust};
 
 /// What was found at a name, with a lookup held of each part.
@@ -196,7 +197,7 @@ impl Overlay {
                 Err(Errno::IO)
             }
             Err(err) => {
-                log::warn!("{}: its data is not below it: {err}", name.display());
+                log::warn!("{}: its data is not below it: {err}", name.shown());
                 Err(Errno::IO)
             }
         }

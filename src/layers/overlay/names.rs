@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::locate::{Sought, is_whiteout};
 use super::node::Node;
+use crate::shown::Show;
 use crate::sys::cred::Caller;
 use crate::volume::{Entry, Ino, Lend, NewNode, Open, Opened, Stat};
 
@@ -115,7 +116,7 @@ impl Overlay {
                 self.upper.rename((above, &beside), (above, name), exchange, &self.me)?;
                 if let Err(err) = self.upper.remove(above, &beside, false) {
                     // It is made, and what is left of the whiteout is swept at the next mount.
-                    log::warn!("{}: removing a whiteout: {err}", beside.display());
+                    log::warn!("{}: removing a whiteout: {err}", beside.shown());
                 }
                 Ok(())
             }),

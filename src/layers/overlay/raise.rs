@@ -14,6 +14,7 @@ use super::Overlay;
 use super::locate::{index_key, is_whiteout};
 use super::marks::{Links, XattrNames};
 use super::node::{At, Node, Parts};
+use crate::shown::Show;
 use crate::volume::{Entry, Ino, NewNode, NewTime, Open, SetAttr, Stat, WhyMapped, XattrFlags};
 
 impl Overlay {
@@ -88,7 +89,7 @@ impl Overlay {
         self.count_stored(node);
         self.nodes.raised(node, upper);
         if let Err(err) = self.guard_partial(node) {
-            log::warn!("{}: guarding its base: {err}", self.path_of(node).display());
+            log::warn!("{}: guarding its base: {err}", self.path_of(node).shown());
         }
         if !node.is_dir() {
             self.counts.copied_files.fetch_add(1, Ordering::Relaxed);
@@ -220,7 +221,7 @@ impl Overlay {
                 Ok(()) => {}
                 // ERANGE: the name is too long when it is escaped.
                 Err(Errno::OPNOTSUPP | Errno::PERM | Errno::RANGE) => {
-                    log::warn!("{}: the scratch cannot hold this attribute", name.display());
+                    log::warn!("{}: the scratch cannot hold this attribute", name.shown());
                 }
                 Err(err) => return Err(err),
             }
@@ -251,7 +252,7 @@ impl Overlay {
             let _ = self.upper.remove(index, OsStr::new(&key), false);
         })?;
         if let Err(err) = self.marks.write_links(&self.upper, upper, Links::More(more)) {
-            log::warn!("{}: writing how many names it has: {err}", self.path_of(node).display());
+            log::warn!("{}: writing how many names it has: {err}", self.path_of(node).shown());
         }
         Ok(Some(more))
     }

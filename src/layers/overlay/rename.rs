@@ -11,6 +11,7 @@ use super::Overlay;
 use super::marks::Links;
 use super::names::Upper;
 use super::node::Node;
+use crate::shown::Show;
 use crate::sys::cred::Caller;
 use crate::volume::{Ino, NewNode};
 
@@ -178,7 +179,7 @@ impl Overlay {
             Ok(()) => {
                 self.counts.whiteouts(-1);
                 if let Err(err) = self.marks.remove(&self.upper, device, "mmapfs.place") {
-                    log::warn!("{}: removing a mark: {err}", name.display()); // It says nothing now.
+                    log::warn!("{}: removing a mark: {err}", name.shown()); // It says nothing now.
                 }
             }
             Err(_) => {

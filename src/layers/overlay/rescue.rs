@@ -22,6 +22,7 @@ use crate::layers::base_state::BaseState;
 use crate::layers::merged::STEP;
 use crate::layers::pages::{Fingerprint, MapId, PageMap};
 use crate::mapping::OpenMode;
+use crate::shown::Show;
 use crate::sys::lease::Breaks;
 
 impl Overlay {
@@ -78,7 +79,7 @@ impl Overlay {
             }
             Err(err) => Some(err.to_string()),
         };
-        let shown = path.display().to_string();
+        let shown = path.shown().to_string();
         let bytes = self.guard.finish(node, path, failure.clone());
         match failure {
             None => log::info!(
@@ -187,11 +188,11 @@ impl Overlay {
         });
         match copied {
             Ok(()) => {
-                log::info!("{}: its base has lost its name: all of it is copied", path.display())
+                log::info!("{}: its base has lost its name: all of it is copied", path.shown())
             }
             Err(err) => log::error!(
                 "{}: its base has lost its name, and the rest of it was not copied: {err}",
-                path.display()
+                path.shown()
             ),
         }
     }
@@ -204,7 +205,7 @@ impl Overlay {
         };
         for path in kept.iter().take(Guard::most_idle()) {
             if let Err(err) = self.guard_path(path) {
-                log::debug!("{}: guarding its base: {err}", path.display());
+                log::debug!("{}: guarding its base: {err}", path.shown());
             }
         }
     }

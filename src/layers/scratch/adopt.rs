@@ -19,6 +19,7 @@ use super::state::{BaseId, Kind, State};
 use super::{create, limit_on_disk, told, usage};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
+use crate::shown::Show;
 use crate::sys;
 
 /// Room for the names of a file's attributes, in bytes (`XATTR_LIST_MAX`).
@@ -63,7 +64,7 @@ pub(super) fn adopt(
         _ if works == Marks::Trusted => Marks::Trusted,
         _ => {
             let reason = "it is marked with trusted.overlay.*, which only root can read";
-            return Err(Failure::failed(layout.dir().display(), reason));
+            return Err(Failure::failed(layout.dir().shown(), reason));
         }
     };
     if !survey.by_kernel {

@@ -16,6 +16,7 @@ use super::state::{BaseId, Kind, State};
 use super::{Scratch, limit_on_disk, registry, told};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
+use crate::shown::Show;
 
 /// The largest attribute that Linux has (`XATTR_SIZE_MAX`), in bytes, which is the longest list
 /// of names too.
@@ -103,7 +104,7 @@ fn dress(upper: &Path, base: &Path) -> Result<(), Failure> {
     let (user, group) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
     let owner = rustix::fs::chownat(CWD, upper, Some(user), Some(group), AtFlags::empty());
     if let Err(errno) = owner {
-        log::debug!("{}: owner of the base: {errno}", upper.display());
+        log::debug!("{}: owner of the base: {errno}", upper.shown());
     }
     // What the place of the scratch hands down is no part of the tree.
     super::layout::drop_lists(upper);
@@ -138,7 +139,7 @@ fn copy_xattrs(from: &Path, to: &Path) {
             rustix::fs::setxattr(to, stored, value, XattrFlags::empty())
         });
         if let Err(errno) = copied {
-            log::debug!("{}: {} of the base: {errno}", to.display(), name.display());
+            log::debug!("{}: {} of the base: {errno}", to.shown(), name.shown());
         }
     }
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::state::State;
 use super::told;
 use crate::error::Failure;
+use crate::shown::Show;
 
 /// Where the parts of a scratch are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +138,7 @@ impl Layout {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     let is_dir = fs::symlink_metadata(&part).is_ok_and(|found| found.is_dir());
                     if !is_dir {
-                        return Err(Failure::failed(part.display(), "it is not a directory"));
+                        return Err(Failure::failed(part.shown(), "it is not a directory"));
                     }
                 }
                 Err(error) => return Err(told(&part, "making it", error)),
@@ -154,7 +155,7 @@ impl Layout {
         for dir in [self.work(), self.index(), self.pages()] {
             let closed = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
             if let Err(error) = closed {
-                log::warn!("{}: closing it to others: {error}", dir.display());
+                log::warn!("{}: closing it to others: {error}", dir.shown());
             }
             drop_lists(&dir);
         }
@@ -181,7 +182,7 @@ impl Layout {
         let lacks = |what: &str, errno: Errno| match errno {
             Errno::ROFS => told(&work, "making a file", errno.into()),
             _ => Failure::failed(
-                self.dir.display(),
+                self.dir.shown(),
                 format_args!(
                     "its filesystem {what} ({}): give scratch= a directory on one that does \
                      (ext4, xfs, btrfs, tmpfs)",
@@ -221,7 +222,7 @@ impl Content {
             ),
             Content::Scratch(_) | Content::Empty | Content::Upper => "it has changed".into(),
         };
-        Failure::failed(layout.dir.display(), reason)
+        Failure::failed(layout.dir.shown(), reason)
     }
 }
 

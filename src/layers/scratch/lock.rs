@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::layout::Layout;
 use super::{identity, told};
 use crate::error::Failure;
+use crate::shown::Show;
 
 /// How often and how long a lock is waited for: a listing holds it for a moment.
 const PATIENCE: (u32, Duration) = (10, Duration::from_millis(10));
@@ -38,12 +39,12 @@ impl Holder {
     pub(super) fn refusal(&self, layout: &Layout) -> Failure {
         let mut reason = String::from("the scratch is in use");
         if let Some(mountpoint) = &self.mountpoint {
-            reason += &format!(": it is mounted on {}", mountpoint.display());
+            reason += &format!(": it is mounted on {}", mountpoint.shown());
         }
         if let Some(pid) = self.pid {
             reason += &format!(" by process {pid}");
         }
-        Failure::failed(layout.dir().display(), reason)
+        Failure::failed(layout.dir().shown(), reason)
     }
 
     /// The process in the first line, the mount point in the rest.

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::shown::Show;
 
 /// The space of names of the marks. Clients never see them: their own names in such a space are
 /// escaped.
@@ -96,7 +97,7 @@ impl Marks {
                 ),
                 _ => format!("marking it: {}", std::io::Error::from(errno)),
             };
-            Failure::failed(dir.display(), reason)
+            Failure::failed(dir.shown(), reason)
         })
     }
 }

@@ -14,6 +14,7 @@ use super::state::{Kind, State};
 use super::{SHARE_OF_MEMORY, share, told};
 use crate::config::{Limit, ScratchConfig, may_mount};
 use crate::error::Failure;
+use crate::shown::Show;
 
 /// The smallest number of files that a tmpfs of its own takes.
 const LEAST_INODES: u64 = 65_536;
@@ -148,7 +149,7 @@ impl Places {
             .map_err(|error| told(&link, "linking the scratch", error))
         });
         if let Err(failure) = linked {
-            log::warn!("{failure}: `mmapfs scratches` will not list {}", layout.dir().display());
+            log::warn!("{failure}: `mmapfs scratches` will not list {}", layout.dir().shown());
         }
     }
 
@@ -208,7 +209,7 @@ fn make_private(dir: &Path) -> Result<(), Failure> {
     if found.is_dir() && own && found.mode() & 0o022 == 0 {
         return Ok(());
     }
-    Err(Failure::failed(dir.display(), "it is not a directory that is this user's alone"))
+    Err(Failure::failed(dir.shown(), "it is not a directory that is this user's alone"))
 }
 
 fn mount_tmpfs(dir: &Path, max: Option<u64>) -> Result<(), Failure> {

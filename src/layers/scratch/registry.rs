@@ -15,23 +15,24 @@ use super::place::{self, Places};
 use super::state::{Kind, State};
 use super::{bytes_used, told};
 use crate::error::Failure;
+use crate::shown::{Name, Show};
 
 /// The fewest digits of an id that stand for it.
 const LEAST_DIGITS: usize = 4;
 
-/// A scratch in a list. Paths that are not UTF-8 text are printed with replacement characters.
+/// A scratch in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listed {
     /// Its name.
     pub id: String,
     /// Its directory.
-    pub place: String,
+    pub place: Name,
     /// Whether it is in memory, and gone when the machine goes down.
     pub in_memory: bool,
     /// Why nothing more is known: its directory is gone, or its state cannot be read.
     pub trouble: Option<String>,
     /// The directory or file that it was made over.
-    pub base: Option<String>,
+    pub base: Option<Name>,
     /// What it takes on its filesystem, in bytes; unknown where it cannot be read.
     pub bytes: Option<u64>,
     /// What it may take, in bytes; null without a limit.
@@ -43,7 +44,7 @@ pub struct Listed {
     /// Whether a daemon serves it.
     pub mounted: bool,
     /// Where.
-    pub mountpoint: Option<String>,
+    pub mountpoint: Option<Name>,
     /// The daemon's process.
     pub pid: Option<u32>,
     #[serde(skip)]
@@ -55,7 +56,7 @@ impl Listed {
         let layout = Layout::at(dir);
         let mut listed = Listed {
             id,
-            place: layout.dir().display().to_string(),
+            place: Name::from(layout.dir()),
             in_memory,
             trouble: None,
             base: None,
@@ -83,14 +84,14 @@ impl Listed {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.in_memory = state.kind.in_memory();
         self.id.clone_from(&state.id);
-        self.base = Some(state.base.path.display().to_string());
+        self.base = Some(Name::from(&state.base.path));
         self.bytes = bytes_used(layout.dir()).ok();
         self.max_bytes = state.max;
         self.created = Some(state.created);
         self.age_s = Some(now.saturating_sub(state.created));
         if let Some(holder) = lock::holder(layout) {
             self.mounted = true;
-            self.mountpoint = holder.mountpoint.map(|path| path.display().to_string());
+            self.mountpoint = holder.mountpoint.map(Name::from);
             self.pid = holder.pid;
         }
     }
@@ -183,7 +184,7 @@ pub fn remove(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
     let state = match State::read(&layout) {
         Ok(Some(state)) => state,
         Ok(None) if unlink(places, layout.dir()) => return Ok(layout.dir().to_owned()),
-        Ok(None) => return Err(Failure::failed(layout.dir().display(), "it is not a scratch")),
+        Ok(None) => return Err(Failure::failed(layout.dir().shown(), "it is not a scratch")),
         Err(failure) => return Err(failure),
     };
     let mut lock = Lock::bare(&layout)?;

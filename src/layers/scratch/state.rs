@@ -15,6 +15,7 @@ use super::marks::Marks;
 use super::{COPY_UP, limit_on_disk, told};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
+use crate::shown::Show;
 
 /// The version of the format that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
@@ -159,9 +160,9 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(told(&path, "reading it", error)),
         };
-        let shown = path.display();
+        let shown = path.shown();
         let no_state = |error: &dyn std::fmt::Display| {
-            Failure::failed(&shown, format_args!("it is not the state of a scratch: {error}"))
+            Failure::failed(shown, format_args!("it is not the state of a scratch: {error}"))
         };
         let found: Version = serde_json::from_str(&text).map_err(|error| no_state(&error))?;
         if found.format != FORMAT {
@@ -173,7 +174,7 @@ impl State {
                  mmapfs that wrote it",
                 found.version
             );
-            return Err(Failure::failed(layout.dir().display(), reason));
+            return Err(Failure::failed(layout.dir().shown(), reason));
         }
         serde_json::from_str(&text).map(Some).map_err(|error| no_state(&error))
     }
@@ -218,8 +219,8 @@ impl State {
         let before = self.clone();
         self.settle_in_mind(layout, config, base)?;
         if self.base.path != before.base.path {
-            let (now, then) = (self.base.path.display(), before.base.path.display());
-            log::warn!("{}: its base was at {then} and is at {now}", layout.dir().display());
+            let (now, then) = (self.base.path.shown(), before.base.path.shown());
+            log::warn!("{}: its base was at {then} and is at {now}", layout.dir().shown());
         }
         if before.kind == Kind::OwnTmpfs && self.max != before.max {
             super::place::resize(layout, self.max)?;
@@ -236,14 +237,14 @@ impl State {
     ) -> Result<(), Failure> {
         if !self.base.is_that_of(&base) && !config.rebase {
             let same_place = self.base.path == base.path;
-            let (now, then) = (base.path.display(), self.base.path.display());
+            let (now, then) = (base.path.shown(), self.base.path.shown());
             let reason = if same_place {
                 format!("another directory is at {now} than when the scratch was made")
             } else {
                 format!("it is a scratch of {then}, not of {now}")
             };
             let reason = format_args!("{reason}: -o rebase takes it for one of this directory");
-            return Err(Failure::failed(layout.dir().display(), reason));
+            return Err(Failure::failed(layout.dir().shown(), reason));
         }
         self.base = base;
         if let Some(limit) = config.max {

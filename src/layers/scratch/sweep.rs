@@ -16,6 +16,7 @@ use super::layout::{Layout, remove_tree};
 use super::marks::Marks;
 use super::usage::{Usage, visit};
 use crate::layers::pages::{Fingerprint, MapError, MapId, PageMap, Recovered};
+use crate::shown::Show;
 use crate::sys;
 
 /// How names begin that are there only within one request; hexadecimal digits follow.
@@ -76,7 +77,7 @@ impl<'a> Sweep<'a> {
             let path = layout.pages().join(id.to_string());
             match fs::remove_file(&path) {
                 Ok(()) => sweep.usage.bytes = sweep.usage.bytes.saturating_sub(bytes),
-                Err(error) => log::warn!("{}: nothing names it: {error}", path.display()),
+                Err(error) => log::warn!("{}: nothing names it: {error}", path.shown()),
             }
         }
         Ok((sweep.usage, sweep.partial))

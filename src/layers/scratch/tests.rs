@@ -1,3 +1,4 @@
+use crate::shown::{Name, Show};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -150,7 +151,7 @@ fn a_scratch_that_is_in_use_is_refused_by_name_of_its_user() {
     let scratch = world.open("disk").unwrap();
     let expected = format!(
         "the scratch is in use: it is mounted on {} by process {}",
-        world.path("mnt").display(),
+        world.path("mnt").shown(),
         std::process::id()
     );
     world.refused(&world.on_disk("disk"), &expected);
@@ -159,7 +160,7 @@ fn a_scratch_that_is_in_use_is_refused_by_name_of_its_user() {
     assert!(failure.to_string().contains("in use"), "{failure}");
     let listed = &list(&world.places)[0];
     assert!(listed.mounted && listed.pid == Some(std::process::id()));
-    assert_eq!(listed.mountpoint.as_deref(), world.path("mnt").to_str());
+    assert_eq!(listed.mountpoint, Some(Name::from(&world.path("mnt"))));
     drop(scratch);
     assert!(!list(&world.places)[0].mounted);
     world.open("disk").unwrap();

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::config::WatchMode;
 use crate::flags::ViewOptions;
+use crate::shown::Show;
 use crate::sys::handle::handle_of;
 use crate::volume::{Ino, Policy, VolumeOptions};
 
@@ -43,7 +44,7 @@ fn shown(work: Vec<Work>) -> Vec<String> {
     let mut shown: Vec<_> = work
         .into_iter()
         .map(|work| match work {
-            Work::Entry(parent, name) => format!("{parent}/{}", name.display()),
+            Work::Entry(parent, name) => format!("{parent}/{}", name.shown()),
             Work::Inode(ino, data) => format!("{ino} {}", if data { "data" } else { "attributes" }),
             Work::Everything => String::from("everything"),
         })

@@ -1,5 +1,6 @@
 //! Upper directories of others.
 
+use crate::shown::Show;
 use std::ffi::CString;
 use std::os::unix::fs::FileTypeExt;
 use std::process::Command;
@@ -51,7 +52,7 @@ fn change_by(world: &World, mount: impl FnOnce(&str, &Path) -> bool) -> bool {
     }
     let [base, upper, work, merged] =
         ["base", "disk/upper", "disk/work", "disk/merged"].map(|name| world.path(name));
-    let shown = [&base, &upper, &work].map(|path| path.display().to_string());
+    let shown = [&base, &upper, &work].map(|path| path.shown().to_string());
     let options = format!("lowerdir={},upperdir={},workdir={}", shown[0], shown[1], shown[2]);
     if !mount(&options, &merged) {
         return false;

@@ -49,7 +49,7 @@ fn a_scratch_whose_filesystem_may_not_be_mounted_is_not_forgotten() {
     for _ in 0..2 {
         let listed = list(&world.places);
         assert_eq!(listed.len(), 1, "{listed:?}");
-        assert!(listed[0].is_gone() && listed[0].place.ends_with("disk/point/there"));
+        assert!(listed[0].is_gone() && listed[0].place.as_path().ends_with("disk/point/there"));
         assert!(listed[0].trouble.as_ref().unwrap().contains("may not be mounted"));
     }
     // Something else lies where it was.
