@@ -17,6 +17,7 @@ use crate::control::directory::ControlDir;
 use crate::control::exec::{Context, Executor, Reload};
 use crate::control::report::{Feature, ReloadReport};
 use crate::error::Failure;
+use crate::flags::PlaneChoice;
 use crate::fuse::mount::{Mounted, mount};
 use crate::fuse::{Adapter, AdapterOptions, BusyPoll, Handlers, KernelCaches, Timeouts};
 use crate::layers::scratch::{Places, Scratch};
@@ -80,6 +81,12 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     let (device, polling) = (another()?, BusyPoll::new(another()?, config.busy_poll));
     executor.add_feature(busy_poll(&config, &polling));
     let session = start(&config, Handlers::new(adapter, config.threads, polling), fuse)?;
+    if let Some(why) = tree.passthrough_closed().filter(|_| wants_passthrough(&config)) {
+        let mountpoint = config.mountpoint.shown();
+        log::warn!(
+            "{mountpoint}: plane=passthrough cannot be had: {why}: the daemon moves the bytes"
+        );
+    }
     tree.connect(Box::new(KernelCaches::start(device)?));
     executor.add_feature(readahead(&mounted.lock()));
     let watching = match watch {
@@ -177,6 +184,12 @@ fn busy_poll(config: &MountConfig, polling: &BusyPoll) -> Feature {
     };
     let name = String::from("busy_poll");
     Feature { name, in_use: polling.is_on(), reason: reason.map(String::from) }
+}
+
+/// Whether files are to be handed to the kernel by what was said, not only where that can be.
+fn wants_passthrough(config: &MountConfig) -> bool {
+    let mut modes = config.rules.rules().iter().map(|rule| &rule.mode).chain([&config.mode]);
+    modes.any(|mode| mode.plane == PlaneChoice::Passthrough)
 }
 
 fn has_control(config: &MountConfig) -> bool {

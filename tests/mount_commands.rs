@@ -68,8 +68,8 @@ fn advice_is_given_to_files_anywhere_below_a_mount() {
             reports.iter().map(|report| report["path"].as_str().unwrap()).collect();
         assert_eq!(paths, ["data/a", "data/with blank"]);
         assert!(reports.iter().all(|report| report["resident_after"] == 3), "{reports:?}");
-        let printed = good(&mount.join("data"), &["advise", "MADV_RANDOM", "../b"]);
-        assert!(printed.contains("b") && printed.contains("random"), "{printed}");
+        let printed = good(&mount.join("data"), &["advise", "MADV_COLD", "../b"]);
+        assert!(printed.contains("b") && printed.contains("cold"), "{printed}");
     });
 }
 
@@ -106,7 +106,8 @@ fn status_and_maps_tell_of_mounts_and_files() {
         let status = &json(Path::new("/"), &["status", "--json", mount.to_str().unwrap()])[0];
         assert_eq!(status["source"], backing.to_str().unwrap());
         assert!(status["requests"].is_object() && status["uptime_s"].is_f64(), "{status}");
-        good(mount, &["advise", "random", "data/a"]);
+        // On the passthrough plane it is said that this reaches no reader.
+        assert!(output_in(mount, &["advise", "random", "data/a"]).status.success());
         let maps = &json(mount, &["maps", "--json", "."])[0];
         let map = &maps["mappings"][0];
         assert_eq!((&map["path"], &map["advice"]), (&"data/a".into(), &"random".into()));
@@ -126,7 +127,7 @@ fn failures_are_one_line_and_an_exit_code() {
             (&["advise", "--range", "9-3", "willneed", "b"], 2, "9-3"),
             (&["advise", "--range", "0-2M", "willneed", "b"], 1, "b"),
             (&["advise", "willneed", "missing"], 1, "missing"),
-            (&["advise", "remove", "b"], 1, "destroy"),
+            (&["advise", "remove", "b"], 1, ": say `--destroy` if that is meant"),
             (&["advise", "hwpoison", "b"], 1, "hwpoison"),
             (&["flush", "data/missing"], 1, "data/missing"),
             (&["lock", "data"], 1, "data"),
@@ -219,4 +220,127 @@ fn status_says_whether_the_event_loops_stay_awake() {
         assert_eq!(feature["in_use"], expected, "{options}: {feature}");
         assert_eq!(feature["reason"].is_null(), expected, "{options}: {feature}");
     }
+}
+
+/// The pages of a file in the page cache, asked of it by this process; `None` where the kernel does
+/// not tell (Linux 6.5), or where they have no other place to be (tmpfs).
+fn cached(path: &Path) -> Option<u64> {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    if rustix::fs::statfs(path).unwrap().f_type as i64 == TMPFS_MAGIC {
+        return None;
+    }
+    let file = fs::File::open(path).unwrap();
+    mmapfs::sys::residency::cachestat(&file, 0..LEN as u64).ok().map(|stat| stat.cached)
+}
+
+/// Runs a test on a mount on each plane that is to be had.
+fn on_each_plane(test: impl Fn(&MountedFs, &str)) {
+    if !require_fuse() {
+        return;
+    }
+    for plane in ["mapped", "auto"] {
+        let mounted = MountedFs::new(&format!("access=write,plane={plane}"));
+        fs::write(mounted.path().join("b"), pattern(LEN)).unwrap();
+        let status = json(mounted.path(), &["status", "--json", "b"]).remove(0);
+        test(&mounted, status["plane"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn what_is_paged_out_is_in_neither_cache() {
+    on_each_plane(|mounted, plane| {
+        let (file, backing) = (mounted.path().join("b"), mounted.backing().join("b"));
+        assert_content(&file, &pattern(LEN));
+        if cached(&backing).is_none() {
+            return eprintln!(
+                "SKIPPED: the cache of {} cannot be told or evicted",
+                backing.display()
+            );
+        }
+        let twice = plane == "mapped";
+        let status = &json(mounted.path(), &["status", "--json", "b"])[0];
+        assert_eq!(status["resident"], 256, "{status}");
+        assert_eq!(status["mount_resident"], if twice { 256 } else { 0 }, "{status}");
+        // What was just written is dirty.
+        let report = &json(mounted.path(), &["advise", "--json", "pageout", "b"])[0];
+        assert_eq!((&report["effect"], &report["left"]), (&"readers".into(), &Value::Null));
+        assert_eq!(report["resident_before"], 256, "{report}");
+        assert_eq!(report["mount_resident_before"], if twice { 256 } else { 0 }, "{report}");
+        assert_eq!(report["resident_after"], 0, "{report}");
+        assert_eq!(report["mount_resident_after"], 0, "{report}");
+        assert_eq!((cached(&backing), cached(&file)), (Some(0), Some(0)), "{plane}");
+        assert_content(&backing, &pattern(LEN));
+        assert_content(&file, &pattern(LEN));
+        let text = good(mounted.path(), &["advise", "pageout", "b"]);
+        assert_eq!(text.contains("in the cache of the mount 256 before, 0 after"), twice, "{text}");
+    });
+}
+
+#[test]
+fn pages_that_a_program_maps_stay_and_are_counted() {
+    on_each_plane(|mounted, plane| {
+        let (file, backing) = (mounted.path().join("b"), mounted.backing().join("b"));
+        if cached(&backing).is_none() || plane != "passthrough" {
+            return eprintln!(
+                "SKIPPED: on the plane {plane} the mapping is of the mount's own cache"
+            );
+        }
+        let open = fs::File::open(&file).unwrap();
+        let mapped = common::mapped::Mapped::shared_for_reading(&open, LEN).unwrap();
+        assert_bytes(&mapped.read(0, LEN), &pattern(LEN));
+        let report = &json(mounted.path(), &["advise", "--json", "pageout", "b"])[0];
+        let after = report["resident_after"].as_u64().unwrap();
+        assert!(after > 0, "{report}");
+        assert_eq!(
+            (&report["left"]["in_use"], &report["left"]["dirty"]),
+            (&after.into(), &0.into())
+        );
+        let text = good(mounted.path(), &["advise", "pageout", "b"]);
+        assert!(text.contains("; left: 0 dirty, 0 in writeback, "), "{text}");
+    });
+}
+
+#[test]
+fn an_advice_for_readahead_says_whether_it_reaches_a_reader() {
+    on_each_plane(|mounted, plane| {
+        let none = plane == "passthrough";
+        for advice in ["random", "sequential", "normal"] {
+            let output = output_in(mounted.path(), &["advise", "--json", advice, "b"]);
+            assert!(output.status.success());
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(report["effect"], if none { "none" } else { "readers" }, "{report}");
+            assert_eq!(report["effect_reason"].is_null(), !none, "{report}");
+            let error = text(&output.stderr);
+            let said = format!("mmapfs: b: {advice} has no effect: ");
+            assert_eq!(
+                (error.lines().count(), error.starts_with(&said)),
+                (usize::from(none), none)
+            );
+            assert_eq!(error.contains("plane=mapped"), none, "{error}");
+            let text = ask(mounted.path(), format!("advise {advice} b")).text();
+            assert_eq!(text.contains("effect: none: "), none, "{text}");
+        }
+        let report = &json(mounted.path(), &["advise", "--json", "dontneed", "b"])[0];
+        assert_eq!(report["effect"], "this mapping", "{report}");
+        assert!(report["effect_reason"].as_str().unwrap().contains("pageout"), "{report}");
+    });
+}
+
+#[test]
+fn a_plane_that_cannot_be_had_is_told_at_mount_and_by_status() {
+    if !require_fuse() {
+        return;
+    }
+    let dir = TestDir::new();
+    let (source, other) = (dir.directory("source"), dir.directory("mnt"));
+    let options = "access=read,ro,open=none,plane=passthrough";
+    let mounted = MountedFs::over(&source, options);
+    let warned = "plane=passthrough cannot be had: open=none";
+    wait_for("the warning", || mounted.log().contains(warned));
+    let status = good(mounted.path(), &["status"]);
+    assert!(status.contains("plane      passthrough, which cannot be had: open=none"), "{status}");
+    let words =
+        ["mount", "--check", "-o", options, source.to_str().unwrap(), other.to_str().unwrap()];
+    let plan = good(dir.path(), &words);
+    assert!(plan.contains("passthrough, which cannot be had: open=none"), "{plan}");
 }

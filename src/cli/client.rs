@@ -15,6 +15,7 @@ use crate::control::report::Report;
 use crate::error::Failure;
 use crate::shown::Show;
 
+mod cached;
 mod channel;
 mod target;
 
@@ -108,11 +109,17 @@ impl Client {
         let mut code = 0;
         for path in paths {
             let asked = Target::find(path).and_then(|target| {
-                let asked = channel::ask(&target, command(target.path.clone()))?;
-                succeeded(asked, Some(path))
+                let command = command(target.path.clone());
+                let before = cached::before(&command, path);
+                let mut report = succeeded(channel::ask(&target, command)?, Some(path))?;
+                cached::complete(&mut report, path, before);
+                Ok(report)
             });
             code = match asked {
-                Ok(report) => self.print(&report)?.max(code),
+                Ok(report) => {
+                    warn(path, &report);
+                    self.print(&report)?.max(code)
+                }
                 Err(failure) => tell(&failure).max(code),
             };
         }
@@ -129,11 +136,26 @@ impl Client {
     }
 }
 
+/// Says on standard error that an advice was given for nothing.
+fn warn(path: &Path, report: &Report) {
+    if let Report::Advise(report) = report
+        && report.effect == "none"
+    {
+        let reason = report.effect_reason.as_deref().unwrap_or("the reason is unknown");
+        let why = format!("{} has no effect: {reason}", report.advice);
+        tell(&Failure::failed(path.shown(), why));
+    }
+}
+
 /// A report of success. A failure that the daemon told is about the path as it was typed, not as
 /// the daemon names it.
 fn succeeded(report: Report, typed: Option<&Path>) -> Result<Report, Failure> {
     match (report, typed) {
-        (Report::Error(report), Some(path)) => Err(Failure::failed(path.shown(), report.reason)),
+        (Report::Error(report), Some(path)) => {
+            let remedy = report.needs.map(|word| format!(": say `--{word}` if that is meant"));
+            let reason = report.reason + remedy.as_deref().unwrap_or_default();
+            Err(Failure::failed(path.shown(), reason))
+        }
         (Report::Error(report), None) => Err(Failure::failed("", report.error)),
         (report, _) => Ok(report),
     }

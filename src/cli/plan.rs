@@ -4,11 +4,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::config::{Limit, MountConfig, ScratchConfig, SourceKind, may_mount};
+use crate::config::{Limit, MountConfig, OpenRequests, ScratchConfig, SourceKind, may_mount};
 use crate::error::Failure;
-use crate::flags::{MapMode, ViewOptions};
+use crate::flags::{MapMode, PlaneChoice, ViewOptions};
 use crate::layers::scratch::{COPY_UP, Outlook, Places, SHARE_OF_MEMORY, Scratch};
 use crate::shown::{Clean, Name};
+use crate::sys;
 use crate::units::format_size;
 
 /// A mount that was checked and not made.
@@ -27,6 +28,8 @@ pub struct Plan {
     prot: String,
     advice: String,
     plane: String,
+    /// Why no file will be on the plane `passthrough`, as far as is known without a mount.
+    no_passthrough: Option<&'static str>,
     rules_file: Option<Name>,
     rules: Vec<RulePlan>,
     options: Vec<String>,
@@ -98,6 +101,7 @@ impl Plan {
             prot,
             advice,
             plane,
+            no_passthrough: no_passthrough(config),
             rules_file: config.rules_file.as_ref().map(Name::from),
             rules: config.rules.rules().iter().map(RulePlan::of).collect(),
             options: options(config),
@@ -169,6 +173,16 @@ impl RulePlan {
     }
 }
 
+fn no_passthrough(config: &MountConfig) -> Option<&'static str> {
+    if config.open == OpenRequests::None {
+        return Some("open=none: the kernel does not ask when a file is opened");
+    }
+    if !may_mount() {
+        return Some("it needs CAP_SYS_ADMIN");
+    }
+    (sys::kernel_version() < (6, 9)).then_some("this kernel does not offer it: Linux 6.9 does")
+}
+
 fn words(view: &ViewOptions, mode: &MapMode) -> [String; 5] {
     let MapMode { flags, prot, advice, plane } = mode;
     let words: [&dyn fmt::Display; 5] = [&view.access, flags, prot, advice, plane];
@@ -208,7 +222,12 @@ impl fmt::Display for Plan {
         line("flags", &self.flags)?;
         line("prot", &self.prot)?;
         line("advice", &self.advice)?;
-        line("plane", &self.plane)?;
+        match &self.no_passthrough {
+            Some(why) if self.plane == PlaneChoice::Passthrough.to_string() => {
+                line("plane", &format_args!("passthrough, which cannot be had: {why}"))?
+            }
+            _ => line("plane", &self.plane)?,
+        }
         match &self.rules_file {
             Some(file) => line("rules", file)?,
             None => line("rules", &"none")?,

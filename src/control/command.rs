@@ -267,6 +267,8 @@ pub struct CommandError {
     pub path: Option<PathBuf>,
     /// What failed and the reason, as one line for a person without the path.
     pub message: String,
+    /// The advice that is carried out with the word `destroy` alone, where that was missing.
+    pub needs_destroy: Option<Advice>,
 }
 
 /// The kinds of failure of a command.
@@ -291,12 +293,17 @@ pub enum ErrorKind {
 impl CommandError {
     /// An error of a kind, with its line for a person.
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> CommandError {
-        CommandError { kind, path: None, message: message.to_string() }
+        CommandError { kind, path: None, message: message.to_string(), needs_destroy: None }
     }
 
     /// The same about a path.
     pub fn about(self, path: &Path) -> CommandError {
         CommandError { path: Some(path.to_owned()), ..self }
+    }
+
+    /// The same for an advice that needs the word `destroy`.
+    pub fn needing_destroy(self, advice: Advice) -> CommandError {
+        CommandError { needs_destroy: Some(advice), ..self }
     }
 
     /// The errno that write(2) on the control file fails with.
@@ -317,7 +324,11 @@ impl fmt::Display for CommandError {
         if let Some(path) = &self.path {
             write!(f, "{}: ", PathWord(path))?;
         }
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        match self.needs_destroy {
+            Some(advice) => write!(f, ": say `advise destroy {advice}` if that is meant"),
+            None => Ok(()),
+        }
     }
 }
 

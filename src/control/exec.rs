@@ -9,8 +9,10 @@ use rustix::io::Errno;
 
 use super::command::{Command, CommandError, ErrorKind, FlushMode, Line, help};
 use super::counters::Counters;
+use super::reach;
 use super::report::{
-    AdviseReport, Feature, FlushReport, Kernel, LockReport, ReloadReport, Report, VersionReport,
+    AdviseReport, Feature, FlushReport, Kernel, LeftReport, LockReport, ReloadReport, Report,
+    VersionReport,
 };
 use crate::advice::{Advice, Effect};
 use crate::error::Failure;
@@ -174,10 +176,22 @@ impl Executor {
             self.check_room(path)?;
         }
         let range = resolve(&found, range, path)?;
+        let reverts = destroy && self.tree.mode_at(&found).copies();
+        let (reach, why) = reach::of(advice, self.tree.why_mapped(&found), reverts);
         let effect = self
             .tree
             .advise(&found, range, advice, destroy)
             .map_err(|why| not_advised(path, advice, why))?;
+        let left = match effect.resident_after {
+            Some(pages @ 1..) if advice == Advice::PageOut => {
+                let state = self.tree.page_state(&found, effect.range);
+                let state = state.map_err(|err| failed(path, "counting its pages", err))?;
+                let told = state.dirty.unwrap_or(0) + state.writeback.unwrap_or(0);
+                let in_use = pages.saturating_sub(told);
+                Some(LeftReport { dirty: state.dirty, writeback: state.writeback, in_use })
+            }
+            _ => None,
+        };
         let page = sys::page_size() as u64;
         Ok(Report::Advise(AdviseReport {
             path: Name::from(&found.path),
@@ -186,6 +200,11 @@ impl Executor {
             pages: effect.range.len().div_ceil(page),
             resident_before: effect.resident_before,
             resident_after: effect.resident_after,
+            mount_resident_before: None,
+            mount_resident_after: None,
+            effect: reach.word().to_owned(),
+            effect_reason: why,
+            left,
             elapsed_us: microseconds(effect.elapsed),
         }))
     }
@@ -246,17 +265,17 @@ fn resolve(found: &Found, range: &RangeSpec, path: &Path) -> Result<ByteRange, C
 }
 
 fn not_advised(path: &Path, advice: Advice, why: NotAdvised) -> CommandError {
-    let said = format!("say `advise destroy {advice}` if that is meant");
     match why {
         NotAdvised::Destroys => CommandError::new(
             ErrorKind::NotAllowed,
-            format!("{advice} destroys the bytes of the backing file: {said}"),
+            format!("{advice} destroys the bytes of the backing file"),
         )
-        .about(path),
+        .about(path)
+        .needing_destroy(advice),
         NotAdvised::AtStake(pages) => {
             let those = if pages == 1 { "page that was" } else { "pages that were" };
             let what = format!("{advice} throws away {pages} {those} written in the scratch");
-            CommandError::new(ErrorKind::NotAllowed, format!("{what}: {said}")).about(path)
+            CommandError::new(ErrorKind::NotAllowed, what).about(path).needing_destroy(advice)
         }
         NotAdvised::Failed(Errno::OPNOTSUPP) => CommandError::new(
             ErrorKind::NotSupported,

@@ -39,6 +39,7 @@ pub mod command;
 pub mod counters;
 pub mod directory;
 pub mod exec;
+mod reach;
 pub mod report;
 mod session;
 mod state;

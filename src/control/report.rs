@@ -18,8 +18,10 @@ mod guard;
 #[cfg(test)]
 mod tests;
 mod text;
+mod verbs;
 
 pub use guard::GuardReport;
+pub use verbs::{AdviseReport, ErrorReport, FlushReport, LeftReport, LockReport};
 
 /// The answer to one command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,69 +54,6 @@ pub enum Report {
     Error(ErrorReport),
 }
 
-/// Why a command failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorReport {
-    /// The path and the reason, as one line.
-    pub error: String,
-    /// What write(2) failed with.
-    pub errno: i32,
-    /// The path that it is about, relative to the root of the mount.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<Name>,
-    /// What failed and the reason, without the path.
-    pub reason: String,
-}
-
-/// What an advice did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdviseReport {
-    /// The file, relative to the root of the mount.
-    pub path: Name,
-    /// The name of the advice.
-    pub advice: String,
-    /// The bytes it was given for, after rounding to pages.
-    pub range: [u64; 2],
-    /// The number of pages in the range.
-    pub pages: u64,
-    /// The pages of the range that were in the page cache before.
-    pub resident_before: Option<u64>,
-    /// The pages of the range that were in the page cache afterwards.
-    pub resident_after: Option<u64>,
-    /// How long it took, in microseconds.
-    pub elapsed_us: u64,
-}
-
-/// What a flush did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlushReport {
-    /// The file, relative to the root of the mount.
-    pub path: Name,
-    /// The way it was flushed: `sync`, `async` or `invalidate`.
-    pub mode: String,
-    /// The bytes that were flushed, after rounding to pages.
-    pub range: [u64; 2],
-    /// The pages of the range that were dirty before.
-    pub dirty_before: Option<u64>,
-    /// The pages of the range that were dirty afterwards.
-    pub dirty_after: Option<u64>,
-    /// How long it took, in microseconds.
-    pub elapsed_us: u64,
-}
-
-/// What a lock or an unlock did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockReport {
-    /// The file, relative to the root of the mount.
-    pub path: Name,
-    /// Whether the range is locked now.
-    pub locked: bool,
-    /// The bytes, after rounding to pages.
-    pub range: [u64; 2],
-    /// How long it took, in microseconds.
-    pub elapsed_us: u64,
-}
-
 /// The state of the mount.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -138,6 +77,9 @@ pub struct StatusReport {
     pub advice: String,
     /// Which plane is wanted for files that no rule matches: `auto`, `mapped`, `passthrough`.
     pub plane: String,
+    /// Why no file is on the plane `passthrough`, where that is so.
+    #[serde(default)]
+    pub no_passthrough: Option<String>,
     /// The rules file.
     pub rules: Option<Name>,
     /// Whether the whole mount refuses to be written.
@@ -346,17 +288,21 @@ pub struct FileReport {
     pub plane_reason: Option<String>,
     /// Its open handles.
     pub handles: u64,
-    /// Whether there is a mapping of it now.
+    /// Whether the daemon has a mapping of it now. Mappings of programs are not counted.
     pub mapped: bool,
-    /// The length of its mapping, in bytes.
+    /// The length of the daemon's mapping, in bytes.
     pub mapped_bytes: u64,
     /// The number of pages that it has.
     pub pages: u64,
     /// How many of them are in the scratch; only for a mount with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch_pages: Option<u64>,
-    /// Its pages in the page cache.
+    /// Its pages in the page cache of the backing file.
     pub resident: Option<u64>,
+    /// Its pages in the kernel's cache of the mount, which has a copy of its own unless the plane
+    /// is `passthrough`. The daemon cannot ask for them: the command line adds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_resident: Option<u64>,
     /// Its dirty pages; of a scratch those that it has written.
     pub dirty: Option<u64>,
     /// Its pages that are being written back.
@@ -401,7 +347,7 @@ pub struct MapReport {
     pub advice: String,
     /// The size of the file, in bytes.
     pub size: u64,
-    /// Its pages in the page cache.
+    /// Its pages in the page cache of the backing file.
     pub resident: Option<u64>,
 }
 
@@ -440,6 +386,7 @@ impl From<&CommandError> for Report {
         Report::Error(ErrorReport {
             error: error.to_string(),
             errno: error.errno(),
+            needs: error.needs_destroy.map(|_| String::from("destroy")),
             path: error.path.clone().map(Name::from),
             reason: error.message.clone(),
         })

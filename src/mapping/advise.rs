@@ -87,13 +87,35 @@ impl BackingFile {
                 }
                 Ok(())
             }
-            // Both act only on pages in our own page table.
-            Advice::Cold | Advice::PageOut => {
+            // It acts only on pages in our own page table.
+            Advice::Cold => {
                 self.enter_resident_pages(region, pages.clone());
                 sys::advise::advise(region, pages, advice)
             }
+            Advice::PageOut => self.evict(region, pages),
             _ => sys::advise::advise(region, pages, advice),
         }
+    }
+
+    /// Takes pages out of the page cache, written back where they are dirty. What programs map or
+    /// have locked stays.
+    fn evict(&self, region: &Region, pages: Range<usize>) -> Result<(), Errno> {
+        let range = ByteRange { start: pages.start as u64, end: pages.end as u64 };
+        let descriptor = self.descriptor();
+        let file = descriptor.any()?;
+        if self.cache_stat(range).is_none_or(|stat| stat.dirty + stat.writeback > 0) {
+            rustix::fs::fdatasync(file)?;
+        }
+        // A page in our page table would be kept for us.
+        sys::advise::advise(region, pages.clone(), Advice::DontNeed)?;
+        sys::residency::fadvise_dontneed(file, range.start..range.end)?;
+        if self.resident(range) == Some(0) {
+            return Ok(());
+        }
+        // What is left has no place on a disk, or is in use: the kernel may swap it out.
+        self.enter_resident_pages(region, pages.clone());
+        sys::advise::advise(region, pages.clone(), Advice::PageOut)?;
+        sys::advise::advise(region, pages, Advice::DontNeed)
     }
 
     /// Brings the pages that are in the page cache into our page table, without reading any.

@@ -244,8 +244,9 @@ impl Volume {
     }
 
     /// Gives the kernel an advice on a range of a file. Where that takes bytes away, the kernel's
-    /// own cache of them goes before, so that they are not written back, and after. Must not run
-    /// on a thread that answers the kernel.
+    /// own cache of them goes before, so that they are not written back, and after; where it evicts
+    /// pages, those of that cache go too, and first, since dirty ones are written to the file. Must
+    /// not run on a thread that answers the kernel.
     ///
     /// # Errors
     /// Those of [`BackingFile::advise`].
@@ -256,7 +257,7 @@ impl Volume {
         advice: Advice,
     ) -> Result<AdviceEffect, Errno> {
         let destroys = advice.effect() == Effect::Destroy;
-        if destroys {
+        if destroys || advice == Advice::PageOut {
             self.drop_cached(view, range);
         }
         let effect = view.file.advise(range, advice);

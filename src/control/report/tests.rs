@@ -22,6 +22,7 @@ fn status() -> StatusReport {
         prot: "rw".into(),
         advice: "normal".into(),
         plane: "auto".into(),
+        no_passthrough: None,
         rules: None,
         read_only: false,
         privileged: true,
@@ -78,6 +79,7 @@ fn file() -> FileReport {
         pages: 256,
         scratch_pages: None,
         resident: Some(64),
+        mount_resident: None,
         dirty: None,
         writeback: Some(0),
         locked_bytes: 0,
@@ -110,6 +112,11 @@ fn advise() -> AdviseReport {
         pages: 256,
         resident_before: Some(0),
         resident_after: Some(256),
+        mount_resident_before: None,
+        mount_resident_after: None,
+        effect: "readers".into(),
+        effect_reason: None,
+        left: None,
         elapsed_us: 1234,
     }
 }
@@ -180,7 +187,7 @@ fn short_reports_are_one_line_that_says_what_was_done() {
     let table = [
         (
             Report::Advise(advise()),
-            "willneed 0-1M of data/a.bin: 256 pages, resident 0 before, 256 after, in 1.2 ms\n",
+            "willneed 0-1M of data/a.bin: 256 pages, resident 0 before, 256 after, in 1.2 ms, effect: readers\n",
         ),
         (
             Report::Flush(flush()),
@@ -203,6 +210,40 @@ fn short_reports_are_one_line_that_says_what_was_done() {
     for (report, text) in table {
         assert_eq!(report.to_string(), text);
     }
+}
+
+#[test]
+fn an_advice_tells_its_effect_and_both_caches() {
+    let report = AdviseReport {
+        advice: "pageout".into(),
+        mount_resident_before: Some(256),
+        mount_resident_after: Some(0),
+        effect: "none".into(),
+        effect_reason: Some("so".into()),
+        left: Some(LeftReport { dirty: Some(1), writeback: None, in_use: 2 }),
+        ..advise()
+    };
+    let text = "pageout 0-1M of data/a.bin: 256 pages, resident 0 before, 256 after, in the cache \
+                of the mount 256 before, 0 after, in 1.2 ms, effect: none: so; left: 1 dirty, \
+                unknown in writeback, 2 in use\n";
+    assert_eq!(Report::Advise(report.clone()).to_string(), text);
+    let json = Report::Advise(report.clone()).to_json().unwrap();
+    assert_eq!(Report::from_json(&json).unwrap(), Report::Advise(report));
+    let both = FileReport { mount_resident: Some(128), ..file() };
+    let text = Report::File(Box::new(both)).to_string();
+    assert!(text.contains("\n           128 (50%) in the cache of the mount\n"), "{text}");
+}
+
+#[test]
+fn a_plane_that_cannot_be_had_is_told_with_the_reason() {
+    let status = StatusReport {
+        plane: "passthrough".into(),
+        no_passthrough: Some("it needs CAP_SYS_ADMIN".into()),
+        ..status()
+    };
+    let text = Report::Status(Box::new(status)).to_string();
+    let row = "\nplane      passthrough, which cannot be had: it needs CAP_SYS_ADMIN\n";
+    assert!(text.contains(row), "{text}");
 }
 
 #[test]
@@ -255,7 +296,7 @@ view       access=write flags=shared prot=rw advice=normal
            advice random for 0-64K
 plane      read/write: the file is larger than the address space
 handles    1
-mapped     1 MiB
+mapped     1 MiB by the daemon
 pages      256
 resident   64 (25%)
 dirty      unknown
@@ -270,5 +311,8 @@ faults     0
 fn a_file_without_pages_has_no_share_of_them() {
     let empty = FileReport { size: 0, pages: 0, resident: Some(0), mapped: false, ..file() };
     let text = Report::File(Box::new(empty)).to_string();
-    assert!(text.contains("\nresident   0\n") && text.contains("\nmapped     no\n"), "{text}");
+    assert!(
+        text.contains("\nresident   0\n") && text.contains("\nmapped     not by the daemon\n"),
+        "{text}"
+    );
 }

@@ -38,15 +38,30 @@ impl Display for Report {
 impl Display for AdviseReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let AdviseReport { path, advice, range, pages, .. } = self;
-        writeln!(
+        write!(
             f,
-            "{advice} {} of {}: {pages} pages, resident {} before, {} after, in {}",
+            "{advice} {} of {}: {}, resident {} before, {} after",
             Range(range),
             InMount(path),
+            Count(*pages, "page"),
             Known(self.resident_before),
             Known(self.resident_after),
-            Elapsed(self.elapsed_us)
-        )
+        )?;
+        if let (Some(before), Some(after)) = (self.mount_resident_before, self.mount_resident_after)
+            && (before, after) != (0, 0)
+        {
+            write!(f, ", in the cache of the mount {before} before, {after} after")?;
+        }
+        write!(f, ", in {}, effect: {}", Elapsed(self.elapsed_us), self.effect)?;
+        if let Some(reason) = &self.effect_reason {
+            write!(f, ": {}", Clean(reason))?;
+        }
+        if let Some(left) = &self.left {
+            let (dirty, writeback) = (Known(left.dirty), Known(left.writeback));
+            let in_use = left.in_use;
+            write!(f, "; left: {dirty} dirty, {writeback} in writeback, {in_use} in use")?;
+        }
+        f.write_str("\n")
     }
 }
 
@@ -76,7 +91,7 @@ impl Display for LockReport {
 impl Display for ReloadReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.path {
-            Some(path) => writeln!(f, "{} rules from {path}", self.rules),
+            Some(path) => writeln!(f, "{} from {path}", Count(self.rules, "rule")),
             None => writeln!(f, "no rules: the mount has no rules file"),
         }
     }
@@ -114,7 +129,13 @@ impl Display for StatusReport {
         let since = Uptime(self.uptime_s);
         row(f, "mount", format_args!("{} ({how}, for {since})", self.mountpoint))?;
         row(f, "view", View(&self.access, &self.flags, &self.prot, &self.advice))?;
-        row(f, "plane", &self.plane)?;
+        match self.no_passthrough.as_ref().filter(|_| self.plane == "passthrough") {
+            Some(why) => {
+                let why = Clean(why);
+                row(f, "plane", format_args!("passthrough, which cannot be had: {why}"))?;
+            }
+            None => row(f, "plane", &self.plane)?,
+        }
         match &self.rules {
             Some(rules) => row(f, "rules", rules)?,
             None => row(f, "rules", "none")?,
@@ -162,8 +183,11 @@ impl ScratchReport {
             f,
             "written",
             format_args!(
-                "{pages} pages of {partial_files} files in part, {copied_files} copied files, \
-                 {whiteouts} whiteouts"
+                "{} of {} in part, {}, {}",
+                Count(*pages, "page"),
+                Count(*partial_files, "file"),
+                Count(*copied_files, "copied file"),
+                Count(*whiteouts, "whiteout"),
             ),
         )?;
         let (used, left) = (human_size(self.used_bytes), human_size(self.left_bytes));
@@ -238,13 +262,21 @@ impl Display for FileReport {
             None => row(f, "plane", &self.plane)?,
         }
         row(f, "handles", self.handles)?;
-        let mapped = if self.mapped { human_size(self.mapped_bytes) } else { "no".to_owned() };
-        row(f, "mapped", mapped)?;
+        match self.mapped {
+            true => {
+                row(f, "mapped", format_args!("{} by the daemon", human_size(self.mapped_bytes)))?
+            }
+            false => row(f, "mapped", "not by the daemon")?,
+        }
         row(f, "pages", self.pages)?;
         if self.scratch_pages.is_some() {
             row(f, "scratch", Share(self.scratch_pages, self.pages))?;
         }
         row(f, "resident", Share(self.resident, self.pages))?;
+        if self.mount_resident.is_some() {
+            let share = Share(self.mount_resident, self.pages);
+            row(f, "", format_args!("{share} in the cache of the mount"))?;
+        }
         row(f, "dirty", Share(self.dirty, self.pages))?;
         row(f, "writeback", Share(self.writeback, self.pages))?;
         row(f, "locked", human_size(self.locked_bytes))?;
@@ -255,6 +287,17 @@ impl Display for FileReport {
 /// One line of a status report; a row without a name continues the row above.
 pub(super) fn row(f: &mut Formatter<'_>, name: &str, value: impl Display) -> fmt::Result {
     writeln!(f, "{name:NAME_WIDTH$} {value}")
+}
+
+/// A number of things, in the singular or the plural.
+struct Count(u64, &'static str);
+
+impl Display for Count {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Count(number, thing) = self;
+        let ending = if *number == 1 { "" } else { "s" };
+        write!(f, "{number} {thing}{ending}")
+    }
 }
 
 /// A number, or `unknown`.

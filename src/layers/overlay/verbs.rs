@@ -243,7 +243,7 @@ impl Overlay {
             Effect::Hint => range.outward(page),
             _ => whole_pages(range, page, found.stat.size),
         };
-        if throws_away(advice) {
+        if throws_away(advice) || advice == Advice::PageOut {
             // What a client has stored in a mapping is written by it, and counts.
             self.drop_cached(node, range);
         }
