@@ -4,10 +4,13 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::mapped::Mapped;
@@ -315,4 +318,60 @@ fn with_a_timeout_changes_are_seen_within_it() {
         within_the_timeout("a new name", || fs::read(at("comes")).is_ok());
         within_the_timeout("a replacement", || fs::read(at("replaced")).unwrap() == b"replaced");
     });
+}
+
+/// Replaces `x` in a directory by rename, each time by a whole file that says who made it.
+fn replace(dir: &Path, tag: &str, count: usize) {
+    for round in 0..count {
+        let new = dir.join(format!("new-{tag}"));
+        fs::write(&new, format!("full-{tag}-{round:08}")).unwrap();
+        fs::rename(&new, dir.join("x")).unwrap();
+    }
+}
+
+/// Opens and reads `x`; tells what is wrong with it.
+fn look_at(mount: &Path) -> Result<(), String> {
+    let told = |what: &str| {
+        let what = what.to_owned();
+        move |err: std::io::Error| format!("{what}: {err}")
+    };
+    let file = File::open(mount.join("x")).map_err(told("open"))?;
+    let mut bytes = [0; 100];
+    let count = file.read_at(&mut bytes, 0).map_err(told("read"))?;
+    let size = file.metadata().map_err(told("fstat"))?.len();
+    match (count, size, &bytes[..5]) {
+        (15, 15, b"full-") => Ok(()),
+        _ => Err(format!("{count} bytes read, {size} by fstat")),
+    }
+}
+
+#[test]
+fn a_name_that_is_replaced_on_both_sides_opens_as_one_of_its_files() {
+    for plane in ["passthrough", "mapped"] {
+        on_a_mount(&format!("access=write,plane={plane}"), |mount, backing| {
+            replace(backing, "s", 1);
+            let (ended, wrong) = (AtomicBool::new(false), Mutex::new(BTreeMap::new()));
+            let read = || {
+                let mut opens = 0;
+                while !ended.load(Ordering::Relaxed) {
+                    opens += 1;
+                    if let Err(what) = look_at(mount) {
+                        *wrong.lock().unwrap().entry(what).or_insert(0) += 1;
+                    }
+                }
+                opens
+            };
+            let opens: u64 = std::thread::scope(|scope| {
+                let readers = [(); 3].map(|()| scope.spawn(read));
+                let writers = [(backing, "s"), (mount, "m")]
+                    .map(|(dir, tag)| scope.spawn(move || replace(dir, tag, 700)));
+                let written = writers.map(|writer| writer.join());
+                ended.store(true, Ordering::Relaxed);
+                written.into_iter().for_each(|written| written.unwrap());
+                readers.into_iter().map(|reader| reader.join().unwrap()).sum()
+            });
+            let wrong = wrong.into_inner().unwrap();
+            assert!(wrong.is_empty(), "plane={plane}, {opens} opens: {wrong:?}");
+        });
+    }
 }

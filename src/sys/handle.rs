@@ -81,6 +81,12 @@ impl FileHandle {
         [u64::from(word(0)), long.map_or(0, u64::from_ne_bytes), halves]
     }
 
+    /// 32 bits made of it (FNV-1a), for where a number is asked for.
+    pub fn digest(&self) -> u32 {
+        let bytes = self.kind().to_ne_bytes().into_iter().chain(self.bytes().iter().copied());
+        bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    }
+
     fn raw(&self) -> Result<Raw, Errno> {
         let bytes = self.bytes();
         let mut raw = Raw { len: bytes.len() as u32, kind: self.kind(), bytes: [0; LONGEST] };
@@ -118,6 +124,11 @@ pub fn handle_of(dir: impl AsFd, name: &CStr) -> Result<FileHandle, Errno> {
 
 /// Opens a file by its handle. `mount` is anything open on its filesystem, and not by O_PATH.
 ///
+/// ext4 and other filesystems answer ENOMEM while the inode number of the handle is being given to
+/// a new file: iget_locked() of the kernel has no other error for an inode that is not ready
+/// (`I_CREATING`). The file of the handle is gone then, and ESTALE is the answer. Memory for one
+/// inode is never refused otherwise: such small requests of the kernel wait for it.
+///
 /// # Errors
 /// EBADF for a `mount` that was opened with O_PATH; ESTALE when the file is gone; EPERM without
 /// CAP_DAC_READ_SEARCH; those of open(2).
@@ -128,7 +139,10 @@ pub fn open_handle(mount: impl AsFd, handle: &FileHandle, flags: OFlags) -> Resu
     // SAFETY: `raw` has the kernel's layout, states its length and outlives the call.
     let fd = unsafe { libc::open_by_handle_at(fd, (&raw mut raw).cast(), flags) };
     if fd < 0 {
-        return Err(last_errno());
+        return Err(match last_errno() {
+            Errno::NOMEM => Errno::STALE,
+            err => err,
+        });
     }
     // SAFETY: the kernel has just given this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -57,8 +57,11 @@ pub struct Stat {
     /// Last change of the attributes.
     pub ctime: Time,
     /// A number made from the time of birth, which tells a file from a later one with the same
-    /// inode number; 0 where the filesystem keeps no such time.
+    /// inode number that was not born in the same tick of the clock; 0 where the filesystem keeps
+    /// no such time.
     pub birth: u32,
+    /// The time of birth; the epoch where the filesystem keeps none.
+    pub born: Time,
     /// It cannot be changed (`chattr +i`).
     pub immutable: bool,
     /// It can only grow (`chattr +a`).
@@ -103,6 +106,7 @@ impl From<Statx> for Stat {
             mtime: stat.stx_mtime.into(),
             ctime: stat.stx_ctime.into(),
             birth: fold(birth),
+            born: birth,
             immutable: stat.stx_attributes.contains(StatxAttributes::IMMUTABLE),
             append_only: stat.stx_attributes.contains(StatxAttributes::APPEND),
         }

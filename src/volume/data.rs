@@ -148,7 +148,10 @@ impl Volume {
             return Err(Errno::ACCESS);
         }
         let open = how.mode();
-        let file = match self.files.reopen(node.key(), open, &mode) {
+        // Held until it is reopened: what is in use by the number is this very file then.
+        let used = self.in_use_by(node);
+        let reopened = used.as_ref().and_then(|_| self.files.reopen(node.key(), open, &mode));
+        let file = match reopened {
             Some(file) => {
                 check_guards(&file, open).inspect_err(|_| self.files.release(&file, open))?;
                 file
@@ -424,7 +427,7 @@ impl Volume {
         caller: &Caller,
     ) -> Result<(), Errno> {
         self.check_changeable(node)?;
-        let file = self.files.get(node.key());
+        let file = self.in_use_by(node).map(|(file, _)| file);
         let open = handle
             .and_then(|id| self.writable_handle(id).ok())
             .map(|open| open.file.descriptor())

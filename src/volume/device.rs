@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use super::attr::{Stat, stat_of};
+use super::identity::{Identity, Seen};
 use super::inode::Ino;
 use crate::mapping::FileKey;
 use crate::sys;
@@ -29,6 +30,13 @@ const KEEP_COOKIES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
 
 /// TMPFS_MAGIC of linux/magic.h.
 const TMPFS: u64 = 0x0102_1994;
+
+/// Where a file has one handle for all of its life, and no later file has the same: the handle is
+/// the inode number and a generation (ext2 to ext4, XFS, btrfs, f2fs, tmpfs, bcachefs, JFS). Not
+/// so where it is what a server or a daemon calls the file, nor on overlayfs, where it changes at
+/// copy-up.
+const KEEP_HANDLES: [u64; 7] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, TMPFS, 0xca45_1a4e, 0x3153_464a];
 
 /// Since this kernel an entry of a tmpfs has a number of its own in its directory; before, the
 /// place of an entry was a count.
@@ -82,6 +90,8 @@ pub(super) struct Devices {
     /// A file keeps its time of birth while it has its inode number. Not so on overlayfs, where a
     /// file that is copied up has that of the copy.
     births: bool,
+    /// A file handle tells a file from every other one, earlier or later.
+    keeps_handles: bool,
     /// A listing may go on where another one of the same directory has come to.
     keeps_cookies: bool,
     /// The place of an entry in a listing is its own while nothing is mounted anew.
@@ -92,12 +102,14 @@ pub(super) struct Devices {
 impl Devices {
     /// `source` is the open source directory.
     pub(super) fn new(source: OwnedFd) -> Result<Devices, Errno> {
-        let main = Origin::from(&stat_of(&source)?);
+        let stat = stat_of(&source)?;
+        let main = Origin::from(&stat);
         let kind = rustix::fs::fstatfs(&source)?.f_type as u64 & 0xffff_ffff; // May be negative.
         Ok(Devices {
             main,
             source: Arc::new(source),
             births: kind != OVERLAYFS,
+            keeps_handles: KEEP_HANDLES.contains(&kind),
             keeps_cookies: KEEP_COOKIES.contains(&kind),
             numbers_entries: kind == TMPFS && sys::kernel_version() >= NUMBERED_TMPFS,
             others: RwLock::default(),
@@ -133,9 +145,17 @@ impl Devices {
         self.others.read().iter().any(|other| other.dev == self.main.dev)
     }
 
-    /// What tells a file from a later one with its inode number; 0 is nothing.
-    pub(super) fn birth(&self, stat: &Stat) -> u32 {
-        if self.births && self.is_main(stat) { stat.birth } else { 0 }
+    /// What tells a file from others with its inode number.
+    pub(super) fn identity(&self, seen: &Seen<'_>) -> Identity {
+        if !self.is_main(&seen.stat) {
+            return Identity::default();
+        }
+        let birth = if self.births { seen.stat.birth } else { 0 };
+        let handle = seen.handle().cloned();
+        let ambiguous = self.keeps_handles
+            && handle.is_some()
+            && (birth == 0 || !seen.has_outlived_its_birth());
+        Identity { birth, handle, ambiguous }
     }
 
     /// The number in the mount of a backing file. On the source's own mount it is the same

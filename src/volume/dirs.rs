@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::attr::{Entry, Stat, stat_at, stat_of};
 use super::device::Origin;
 use super::handle::OpenDir;
+use super::identity::Seen;
 use super::inode::Ino;
 use super::{HandleId, Volume};
 use crate::sys::{self, dir::DirStream};
@@ -170,8 +171,7 @@ impl Volume {
                             mode: item.kind,
                             ..Stat::default()
                         };
-                        item.entry =
-                            Some(self.remember(dir.ino, &dir.fd, raw.name, &stat, raw.name));
+                        item.entry = Some(self.remember(dir.ino, &Seen::bare(&stat), raw.name));
                         item.known = false;
                     }
                 }

@@ -14,8 +14,12 @@ use parking_lot::{Mutex, RwLock};
 
 use super::attr::Stat;
 use super::device::{FIRST_SUBSTITUTE, Origin, PLACE_SHIFT};
+use super::identity::{Identity, Seen};
 use crate::mapping::FileKey;
 use crate::sys::handle::FileHandle;
+
+#[cfg(test)]
+mod tests;
 
 /// An inode number in the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +48,9 @@ pub(super) struct Place {
     pub(super) pinned: Option<Arc<OwnedFd>>,
 }
 
+/// Where the type bits of a mode begin (S_IFMT).
+const KIND_SHIFT: u32 = 12;
+
 /// A file that the kernel knows.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -51,11 +58,12 @@ pub(super) struct Node {
     /// The backing file: its place, and its number there.
     origin: &'static Origin,
     number: u64,
-    /// Type bits of the mode, of which there are 16.
-    kind: u16,
-    /// See [`Stat::birth`]; 0 where it says nothing.
-    pub(super) birth: u32,
+    /// Type bits of the mode: the four from the 12th on.
+    kind: u8,
+    /// See [`Identity`].
+    birth: u32,
     pub(super) handle: Option<FileHandle>,
+    ambiguous: AtomicBool,
     /// It was lent to the kernel: a client may still map it, though all descriptors are closed.
     pub(super) lent: AtomicBool,
     /// It was lent to somebody who writes, and may still map it.
@@ -68,18 +76,19 @@ impl Node {
     pub(super) fn new(
         ino: Ino,
         stat: &Stat,
-        birth: u32,
-        handle: Option<FileHandle>,
+        identity: Identity,
         parent: Ino,
         name: &OsStr,
     ) -> Node {
+        let Identity { birth, handle, ambiguous } = identity;
         Node {
             ino,
             origin: Origin::from(stat).kept(),
             number: stat.ino,
-            kind: stat.kind() as u16,
+            kind: (stat.kind() >> KIND_SHIFT) as u8,
             birth,
             handle,
+            ambiguous: AtomicBool::new(ambiguous),
             lent: AtomicBool::new(false),
             stored_to: AtomicBool::new(false),
             lookups: AtomicU64::new(1),
@@ -95,14 +104,33 @@ impl Node {
 
     /// Type bits of the mode.
     pub(super) fn kind(&self) -> u32 {
-        u32::from(self.kind)
+        u32::from(self.kind) << KIND_SHIFT
     }
 
-    /// Whether `stat` is of this very file and not of another one that took its number.
-    pub(super) fn is(&self, stat: &Stat) -> bool {
+    /// Whether what was found is this very file and not another one that took its number.
+    pub(super) fn is(&self, seen: &Seen<'_>) -> bool {
+        let stat = &seen.stat;
         self.key() == stat.key()
             && self.kind() == stat.kind()
             && (self.birth == 0 || self.birth == stat.birth)
+            && (!self.is_ambiguous() || self.handle.as_ref() == seen.handle())
+    }
+
+    /// Whether attributes alone do not tell this file from another one.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.ambiguous.load(Ordering::Acquire)
+    }
+
+    /// Notes that it was found once more.
+    pub(super) fn confirm(&self, seen: &Seen<'_>) {
+        if self.is_ambiguous() && self.birth != 0 && seen.has_outlived_its_birth() {
+            self.ambiguous.store(false, Ordering::Release);
+        }
+    }
+
+    /// Tells the kernel's inode from that of an earlier file with the same number.
+    pub(super) fn generation(&self) -> u32 {
+        self.birth ^ self.handle.as_ref().map_or(0, FileHandle::digest)
     }
 
     pub(super) fn is_dir(&self) -> bool {
@@ -173,7 +201,8 @@ impl InodeTable {
             substituted: AtomicBool::new(false),
             reuse: Mutex::new(()),
         };
-        let node = Node::new(Ino::ROOT, root, root.birth, None, Ino::ROOT, OsStr::new(""));
+        let identity = Identity { birth: root.birth, ..Identity::default() };
+        let node = Node::new(Ino::ROOT, root, identity, Ino::ROOT, OsStr::new(""));
         node.place.lock().pinned = Some(Arc::new(fd));
         table.shard(Ino::ROOT).write().insert(Ino::ROOT.0, Arc::new(node));
         table
@@ -191,11 +220,17 @@ impl InodeTable {
     }
 
     /// Counts one more lookup of a known file.
-    fn acquire(&self, ino: Ino, stat: &Stat) -> Option<Arc<Node>> {
+    fn acquire(&self, ino: Ino, seen: &Seen<'_>) -> Option<Arc<Node>> {
         let shard = self.shard(ino).read();
-        let node = shard.get(&ino.0).filter(|node| node.is(stat))?;
+        let node = shard.get(&ino.0).filter(|node| node.is(seen))?;
         node.lookups.fetch_add(1, Ordering::Relaxed);
+        node.confirm(seen);
         Some(Arc::clone(node))
+    }
+
+    /// Counts one more lookup of a file if it is known, by whatever number it has.
+    pub(super) fn look_up_known(&self, number: Ino, seen: &Seen<'_>) -> Option<Arc<Node>> {
+        self.find_and(number, seen, InodeTable::acquire)
     }
 
     /// Counts a lookup of a file, which `make` makes a node of when it is not known. Its number is
@@ -204,21 +239,21 @@ impl InodeTable {
     pub(super) fn remember(
         &self,
         number: Ino,
-        stat: &Stat,
+        seen: &Seen<'_>,
         make: impl FnOnce(Ino) -> Node,
     ) -> Arc<Node> {
-        if let Some(node) = self.find_and(number, stat, InodeTable::acquire) {
+        if let Some(node) = self.look_up_known(number, seen) {
             return node;
         }
         let node = make(number);
-        let mut node = match self.insert_if_vacant(node, stat) {
+        let mut node = match self.insert_if_vacant(node, seen) {
             Ok(node) => return node,
             Err(node) => node,
         };
         let _one_at_a_time = self.reuse.lock();
         for ino in substitutes(number) {
             node.ino = ino;
-            node = match self.insert_if_vacant(node, stat) {
+            node = match self.insert_if_vacant(node, seen) {
                 Ok(known) => {
                     self.substituted.store(true, Ordering::Release);
                     return known;
@@ -231,8 +266,13 @@ impl InodeTable {
     }
 
     /// The node of a file, by whatever number it has.
-    pub(super) fn find(&self, number: Ino, stat: &Stat) -> Option<Arc<Node>> {
-        self.find_and(number, stat, |table, ino, stat| table.get(ino).filter(|node| node.is(stat)))
+    pub(super) fn find(&self, number: Ino, seen: &Seen<'_>) -> Option<Arc<Node>> {
+        self.find_and(number, seen, |table, ino, seen| table.get(ino).filter(|node| node.is(seen)))
+    }
+
+    /// Whether some file may be known by a number: none is, where this says so.
+    pub(super) fn may_know(&self, number: Ino) -> bool {
+        self.substituted.load(Ordering::Acquire) || self.get(number).is_some()
     }
 
     /// The node with this number, or one instead of it, that is the one looked for.
@@ -256,24 +296,24 @@ impl InodeTable {
     fn find_and(
         &self,
         number: Ino,
-        stat: &Stat,
-        get: impl Fn(&InodeTable, Ino, &Stat) -> Option<Arc<Node>>,
+        seen: &Seen<'_>,
+        get: impl Fn(&InodeTable, Ino, &Seen<'_>) -> Option<Arc<Node>>,
     ) -> Option<Arc<Node>> {
-        if let Some(node) = get(self, number, stat) {
+        if let Some(node) = get(self, number, seen) {
             return Some(node);
         }
         if !self.substituted.load(Ordering::Acquire) {
             return None;
         }
-        substitutes(number).find_map(|ino| get(self, ino, stat))
+        substitutes(number).find_map(|ino| get(self, ino, seen))
     }
 
     /// Adds a node with its first lookup, or counts one of the same file that another thread has
     /// added. Gives the node back when its number is another file's.
-    fn insert_if_vacant(&self, node: Node, stat: &Stat) -> Result<Arc<Node>, Node> {
+    fn insert_if_vacant(&self, node: Node, seen: &Seen<'_>) -> Result<Arc<Node>, Node> {
         let mut shard = self.shard(node.ino).write();
         if let Some(known) = shard.get(&node.ino.0) {
-            if !known.is(stat) {
+            if !known.is(seen) {
                 return Err(node);
             }
             known.lookups.fetch_add(1, Ordering::Relaxed);
@@ -333,81 +373,5 @@ impl InodeTable {
                 shard.values().map(|node| node.lookups.load(Ordering::Relaxed)).sum::<u64>();
         }
         counts
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::volume::attr::stat_of;
-
-    fn root() -> (Stat, OwnedFd) {
-        let fd: OwnedFd = std::fs::File::open("/").unwrap().into();
-        (stat_of(&fd).unwrap(), fd)
-    }
-
-    fn add(table: &InodeTable, stat: &Stat) -> Arc<Node> {
-        table.remember(Ino(stat.ino), stat, |ino| {
-            Node::new(ino, stat, stat.birth, None, Ino::ROOT, OsStr::new("f"))
-        })
-    }
-
-    #[test]
-    fn a_node_is_known_until_its_last_lookup_is_forgotten() {
-        let (stat, fd) = root();
-        let table = InodeTable::new(&stat, fd);
-        let file = Stat { ino: 77, ..stat };
-        add(&table, &file);
-        add(&table, &file);
-        assert_eq!(table.counts(), (2, 3));
-        assert!(table.forget(Ino(77), 1).is_none());
-        assert!(table.get(Ino(77)).is_some());
-        assert!(table.forget(Ino(77), 1).is_some());
-        assert!(table.get(Ino(77)).is_none());
-    }
-
-    #[test]
-    fn a_reused_inode_number_is_another_inode_while_the_first_is_known() {
-        let (stat, fd) = root();
-        let table = InodeTable::new(&stat, fd);
-        let old = Stat { ino: 78, birth: 1, ..stat };
-        let new = Stat { ino: 78, birth: 2, ..stat };
-        let (first, second) = (add(&table, &old), add(&table, &new));
-        assert_eq!(first.ino, Ino(78));
-        assert_ne!(second.ino, Ino(78));
-        assert!(table.forget(Ino(78), 1).is_some());
-        assert_eq!(add(&table, &new).ino, second.ino, "it keeps its number");
-        assert_eq!(table.find(Ino(78), &new).map(|node| node.ino), Some(second.ino));
-        assert!(table.forget(second.ino, 2).is_some());
-        assert_eq!(add(&table, &new).ino, Ino(78));
-    }
-
-    #[test]
-    fn when_every_number_is_taken_the_first_is_given_anew_with_its_lookups() {
-        let (stat, fd) = root();
-        let table = InodeTable::new(&stat, fd);
-        for birth in 1..=SUBSTITUTES as u32 + 1 {
-            add(&table, &Stat { ino: 78, birth, ..stat });
-        }
-        let last = Stat { ino: 78, birth: 1000, ..stat };
-        assert_eq!(add(&table, &last).ino, Ino(78));
-        assert!(table.forget(Ino(78), 1).is_none());
-        assert!(table.forget(Ino(78), 1).is_some());
-    }
-
-    #[test]
-    fn forgetting_too_much_or_the_root_or_the_unknown_does_no_harm() {
-        let (stat, fd) = root();
-        let table = InodeTable::new(&stat, fd);
-        add(&table, &Stat { ino: 79, ..stat });
-        assert!(table.forget(Ino(79), 100).is_some());
-        assert!(table.forget(Ino(79), 1).is_none());
-        assert!(table.forget(Ino::ROOT, 100).is_none());
-        assert!(table.get(Ino::ROOT).is_some());
-    }
-
-    #[test]
-    fn a_node_stays_small() {
-        assert!(size_of::<Node>() <= 104, "{} bytes", size_of::<Node>());
     }
 }

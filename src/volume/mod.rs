@@ -16,6 +16,7 @@ mod dircache;
 mod dirs;
 mod guard_counts;
 mod handle;
+mod identity;
 mod inode;
 mod names;
 mod plane;

@@ -1,6 +1,6 @@
 //! Names: look up, make, link, rename, remove.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::attr::{Attr, Entry, Stat, stat_at, stat_of};
+use super::attr::{Attr, Entry, Stat, stat_at};
+use super::identity::Seen;
 use super::inode::{Ino, Node};
 use super::plane::Lend;
 use super::{Open, Opened, Volume};
@@ -47,16 +48,15 @@ impl Volume {
             return Err(Errno::NOENT);
         }
         let dir = self.open_parent(parent)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = match rustix::fs::openat(&*dir, name, flags, Mode::empty()) {
+        let fd = match open_path(&*dir, name) {
             Ok(fd) => fd,
             Err(Errno::MFILE | Errno::NFILE) => return self.enter(parent, &*dir, name),
             Err(err) => return Err(err),
         };
         let changes = self.watched.changes();
-        let stat = stat_of(&fd)?;
-        let entry = self.remember(parent, &fd, OsStr::new(""), &stat, name);
-        let entry = self.settled(entry, changes);
+        let seen = Seen::by(&fd)?;
+        let entry = self.settled(self.remember(parent, &seen, name), changes);
+        let stat = seen.stat;
         if stat.is_dir() && self.devices.is_main(&stat) {
             self.directories.put(entry.attr.ino, &Arc::new(fd));
         } else {
@@ -75,47 +75,59 @@ impl Volume {
         if !self.visible(parent, name) {
             return Err(Errno::NOENT);
         }
-        let stat = stat_at(&*self.open_parent(parent)?, name)?;
-        let node = self.inodes.find(self.devices.number(&stat, stat.ino), &stat);
+        let (stat, node) = self.known_at(&*self.open_parent(parent)?, name)?;
         Ok((stat, node.map(|node| node.ino)))
+    }
+
+    /// What a name in an open directory leads to, and its node if it is known.
+    fn known_at(&self, dir: impl AsFd, name: &OsStr) -> Result<(Stat, Option<Arc<Node>>), Errno> {
+        let stat = stat_at(&dir, name)?;
+        let number = self.devices.number(&stat, stat.ino);
+        let node = self.inodes.find(number, &Seen::bare(&stat));
+        if node.is_some() || !self.inodes.may_know(number) {
+            return Ok((stat, node));
+        }
+        let fd = self.with_a_descriptor(|| open_path(&dir, name))?;
+        let seen = Seen::by(&fd)?;
+        let number = self.devices.number(&seen.stat, seen.stat.ino);
+        Ok((seen.stat, self.inodes.find(number, &seen)))
     }
 
     /// Counts a lookup of a name in an open directory.
     pub(super) fn enter(&self, parent: Ino, dir: impl AsFd, name: &OsStr) -> Result<Entry, Errno> {
         let changes = self.watched.changes();
         let stat = stat_at(&dir, name)?;
-        Ok(self.settled(self.remember(parent, dir, name, &stat, name), changes))
+        let number = self.devices.number(&stat, stat.ino);
+        // What is known, and by its attributes alone, needs no descriptor.
+        if let Some(node) = self.inodes.look_up_known(number, &Seen::bare(&stat)) {
+            return Ok(self.settled(self.entry_of(&node, &stat, parent, name), changes));
+        }
+        let entry = match open_path(&dir, name) {
+            Ok(fd) => self.remember(parent, &Seen::by(&fd)?, name),
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.remember(parent, &seen_from(&dir, name)?, name)
+            }
+            Err(err) => return Err(err),
+        };
+        Ok(self.settled(entry, changes))
     }
 
-    /// Counts a lookup of the file that has `stat` and is called `name` in `parent`. It is reached
-    /// by the step `from` the descriptor, or is what that is open on when the step is empty.
-    pub(super) fn remember(
-        &self,
-        parent: Ino,
-        from: impl AsFd,
-        step: &OsStr,
-        stat: &Stat,
-        name: &OsStr,
-    ) -> Entry {
-        let number = self.devices.number(stat, stat.ino);
-        let node = self.inodes.remember(number, stat, |ino| {
-            let main = self.devices.is_main(stat);
-            let handle = if main { self.handle_of(&from, step) } else { None };
-            Node::new(ino, stat, self.devices.birth(stat), handle, parent, name)
+    /// Counts a lookup of a file that was found at `name` in `parent`.
+    pub(super) fn remember(&self, parent: Ino, seen: &Seen<'_>, name: &OsStr) -> Entry {
+        let number = self.devices.number(&seen.stat, seen.stat.ino);
+        let node = self.inodes.remember(number, seen, |ino| {
+            Node::new(ino, &seen.stat, self.devices.identity(seen), parent, name)
         });
+        self.entry_of(&node, &seen.stat, parent, name)
+    }
+
+    /// The answer to a lookup that was counted.
+    fn entry_of(&self, node: &Node, stat: &Stat, parent: Ino, name: &OsStr) -> Entry {
         let ino = node.ino;
         node.seen_at(parent, name, stat.nlink > 0);
         let attr = Attr { ino, stat: *stat, trust: self.trust_in_attr(ino, stat) };
         let trust = self.trust_in_entry(parent, stat);
-        Entry { attr, generation: node.birth, trust }
-    }
-
-    fn handle_of(&self, dir: impl AsFd, name: &OsStr) -> Option<sys::handle::FileHandle> {
-        if !self.by_handle && !self.watched.needs_handles() {
-            return None;
-        }
-        let name = std::ffi::CString::new(name.as_bytes()).ok()?;
-        sys::handle::handle_of(dir, &name).ok()
+        Entry { attr, generation: node.generation(), trust }
     }
 
     /// Takes back `count` lookups of an inode.
@@ -248,9 +260,7 @@ impl Volume {
         // By its descriptor: whatever has become of the name, this is the file that was made. That
         // the name leads elsewhere by now is told after the answer to this request.
         let changes = self.watched.changes();
-        let stat = stat_of(&fd)?;
-        let entry = self.remember(parent, &fd, OsStr::new(""), &stat, name);
-        let entry = self.settled(entry, changes);
+        let entry = self.settled(self.remember(parent, &Seen::by(&fd)?, name), changes);
         let opened = self
             .adopt(&entry, fd, how, (new.caller, lend))
             .and_then(|opened| self.checked_for_direct(opened, *how));
@@ -320,10 +330,10 @@ impl Volume {
     /// while the kernel still knows it.
     fn hold(&self, parent: Ino, dir: &OwnedFd, name: &OsStr) -> Option<Held> {
         // Opened first: what the kernel removes it has looked up, and one look says what it is.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
-        let stat = stat_of(&fd).ok()?;
-        let node = self.inodes.find(self.devices.number(&stat, stat.ino), &stat)?;
+        let fd = open_path(dir, name).ok()?;
+        let seen = Seen::by(&fd).ok()?;
+        let stat = seen.stat;
+        let node = self.inodes.find(self.devices.number(&stat, stat.ino), &seen)?;
         // One of several names: the file lives on, and its handle finds it.
         if !stat.is_dir() && stat.nlink > 1 && self.by_handle && node.handle.is_some() {
             return None;
@@ -381,12 +391,8 @@ impl Volume {
         if moved.is_dir() && self.has_mixed_rules() {
             return Err(Errno::XDEV); // What is in it would come under other rules.
         }
-        let exchanged =
-            if flags.contains(RenameFlags::EXCHANGE) { Some(stat_at(&*new, to.1)?) } else { None };
-        let held = match exchanged {
-            None => self.hold(to.0, &new, to.1),
-            Some(_) => None,
-        };
+        let exchanges = flags.contains(RenameFlags::EXCHANGE);
+        let held = if exchanges { None } else { self.hold(to.0, &new, to.1) };
         {
             // RENAME_WHITEOUT makes a node, which belongs to the caller.
             let whiteout = flags.contains(RenameFlags::WHITEOUT);
@@ -397,19 +403,36 @@ impl Volume {
         if held.as_ref().is_none_or(|held| held.node.key() != moved.key()) {
             self.keep(held);
         }
-        self.moved_to(&moved, to.0, to.1);
-        if let Some(stat) = exchanged {
-            self.moved_to(&stat, from.0, from.1);
+        self.look_for_moved(&new, to);
+        if exchanges {
+            self.look_for_moved(&old, from);
         }
         Ok(())
     }
 
-    fn moved_to(&self, stat: &Stat, parent: Ino, name: &OsStr) {
-        let number = self.devices.number(stat, stat.ino);
-        if let Some(node) = self.inodes.find(number, stat) {
+    /// Notes what is at a name to which something was moved, directly in the backing tree or by us.
+    fn look_for_moved(&self, dir: &OwnedFd, (parent, name): (Ino, &OsStr)) {
+        if let Ok((_, Some(node))) = self.known_at(dir, name) {
             node.seen_at(parent, name, true);
         }
     }
+}
+
+/// A descriptor of what one name in an open directory leads to; a symbolic link is itself.
+fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// What a name leads to, where there is no descriptor to be had. The handle is that of the file
+/// with these attributes where the name had it before and after.
+fn seen_from(dir: impl AsFd, name: &OsStr) -> Result<Seen<'static>, Errno> {
+    let step = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
+    let handle = || sys::handle::handle_of(&dir, &step).ok();
+    let before = handle();
+    let stat = stat_at(&dir, name)?;
+    let same = before == handle();
+    Ok(Seen::with_handle(&stat, before.filter(|_| same)))
 }
 
 /// A file whose name is about to go.

@@ -3,6 +3,9 @@
 //! A file is looked for where it was seen last: one name in an open directory, links not
 //! followed. What is found there is compared with what was looked up; if it is another file, or
 //! nothing, the file handle still leads to the right one, or says that it is gone (ESTALE).
+//!
+//! An inode number says nothing by itself: a later file may have it. So whatever is found by one,
+//! what is in use included, is compared before it is used ([`Node::is`]).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -11,9 +14,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attr::{Attr, Stat, stat_at, stat_of};
+use super::identity::Seen;
 use super::inode::{Ino, Node};
 use super::{FIRST_RESERVED, HandleId, Volume};
-use crate::mapping::{Descriptor, OpenMode};
+use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
 
 /// Deeper than any tree that is used; ends a way through names that renames behind our back have
@@ -67,11 +71,8 @@ impl Volume {
         {
             return stat_of(&*fd);
         }
-        if let Some(file) = self.files.get(node.key()) {
-            let stat = stat_of(file.descriptor().any()?)?;
-            if node.is(&stat) {
-                return Ok(stat);
-            }
+        if let Some((_, stat)) = self.in_use_by(node) {
+            return Ok(stat);
         }
         if let Some(fd) = self.recent.get(node.ino) {
             return stat_of(&*fd);
@@ -82,10 +83,23 @@ impl Volume {
         stat_of(&self.pin(node)?)
     }
 
+    /// Attributes of the file at the name where a node was seen, if they show that it is the node's.
     fn stat_by_name(&self, node: &Node) -> Option<Stat> {
+        if node.is_ambiguous() {
+            return None;
+        }
         let (parent, name) = node.seen();
         let dir = self.directory(&*self.inodes.get(parent)?).ok()?;
-        stat_at(&*dir, &name).ok().filter(|stat| node.is(stat))
+        stat_at(&*dir, &name).ok().filter(|stat| node.is(&Seen::bare(stat)))
+    }
+
+    /// The backing file of a node with its attributes, if it is in use. While the value lives, no
+    /// other file has its number.
+    pub(super) fn in_use_by(&self, node: &Node) -> Option<(Arc<BackingFile>, Stat)> {
+        let file = self.files.get(node.key())?;
+        let descriptor = file.descriptor();
+        let seen = Seen::by(descriptor.any().ok()?).ok()?;
+        node.is(&seen).then_some((file, seen.stat))
     }
 
     /// A descriptor of the very file that a node stands for, for what O_PATH is good for.
@@ -100,10 +114,8 @@ impl Volume {
             return Ok(fd);
         }
         // What is open is at hand: nothing has to be opened and closed for each request.
-        let open = self.files.get(node.key()).and_then(|file| file.descriptor().shared());
-        if let Some(fd) = open
-            && stat_of(&*fd).is_ok_and(|stat| node.is(&stat))
-        {
+        let open = self.in_use_by(node).and_then(|(file, _)| file.descriptor().shared());
+        if let Some(fd) = open {
             return Ok(fd);
         }
         if let Some(fd) = self.pin_by_name(node) {
@@ -238,5 +250,10 @@ impl Volume {
 
 /// Passes a descriptor on if it is of the node's file.
 fn verified(node: &Node, fd: OwnedFd) -> Result<OwnedFd, Errno> {
-    if node.is(&stat_of(&fd)?) { Ok(fd) } else { Err(Errno::STALE) }
+    let seen = Seen::by(&fd)?;
+    if !node.is(&seen) {
+        return Err(Errno::STALE);
+    }
+    node.confirm(&seen);
+    Ok(fd)
 }

@@ -9,7 +9,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Volume;
-use super::attr::{Stat, stat_of};
+use super::attr::Stat;
+use super::identity::Seen;
 use super::inode::Ino;
 use crate::advice::{Advice, Effect};
 use crate::flags::MapMode;
@@ -162,12 +163,13 @@ impl Volume {
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
         )?;
-        let stat = stat_of(&fd)?;
+        let seen = Seen::by(&fd)?;
+        let stat = seen.stat;
         let ino = match below.as_path() == Path::new(".") || self.root_is_file {
             true => Ino::ROOT,
             false => {
                 let number = self.devices.number(&stat, stat.ino);
-                self.inodes.find(number, &stat).map_or(number, |node| node.ino)
+                self.inodes.find(number, &seen).map_or(number, |node| node.ino)
             }
         };
         let path = self.real_path(&fd).unwrap_or(below);

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
 
-use super::attr::{Entry, Stat, stat_of};
+use super::attr::{Entry, Stat};
+use super::identity::Seen;
 use super::inode::{Ino, Node};
 use super::{Invalidate, Volume};
 use crate::mapping::OpenMode;
@@ -102,11 +103,6 @@ impl Watched {
             Coverage::Filesystem => None,
             Coverage::Directories(directories) => Some(&**directories),
         }
-    }
-
-    /// Nodes need their handles, which is how changes name them.
-    pub(super) fn needs_handles(&self) -> bool {
-        self.coverage.get().is_some()
     }
 
     /// How many changes were told so far.
@@ -214,9 +210,9 @@ impl Volume {
         // Where the handle does not carry the number, the file itself tells it.
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let fd = sys::handle::open_handle(self.watch_point(), handle, flags).ok()?;
-        let stat = stat_of(&fd).ok()?;
-        let node = self.inodes.find(self.devices.number(&stat, stat.ino), &stat)?;
-        Some(node.ino)
+        let seen = Seen::by(&fd).ok()?;
+        let number = self.devices.number(&seen.stat, seen.stat.ino);
+        Some(self.inodes.find(number, &seen)?.ino)
     }
 
     /// Whether the kernel knows an inode, or is about to.
