@@ -152,6 +152,7 @@ fn volume_options(config: &MountConfig) -> VolumeOptions {
         // Half of what the kernel allows: advice on a part of a mapping splits it.
         max_mappings: config.max_mappings.unwrap_or_else(|| sys::file::max_map_count() / 2),
         keeps_atime: !config.kernel.flags.contains(MountFlags::NOATIME),
+        keeps_attributes: config.attr_timeout.is_none_or(|timeout| !timeout.is_zero()),
     };
     if let Some(name) = options.reserved.as_ref().filter(|_| !file)
         && config.source.join(name).symlink_metadata().is_ok()

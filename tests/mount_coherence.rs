@@ -375,3 +375,48 @@ fn a_name_that_is_replaced_on_both_sides_opens_as_one_of_its_files() {
         });
     }
 }
+
+/// Whether two changes never have the same time (multigrain timestamps, since Linux 6.13).
+fn has_exact_times() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|at: char| !at.is_ascii_digit()).map(str::parse::<u32>);
+    let version = (numbers.next(), numbers.next());
+    matches!(version, (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 13))
+}
+
+#[test]
+fn a_size_set_directly_is_that_of_the_next_read() {
+    if !has_exact_times() {
+        return eprintln!("SKIPPED: times of change are not exact before Linux 6.13");
+    }
+    on_a_mount(&format!("{AT_ONCE},plane=mapped"), |mount, backing| {
+        let direct = create(backing.join("file"));
+        let file = File::open(mount.join("file")).unwrap();
+        let mut bytes = vec![0; 10_000];
+        for (round, size) in [1, 9_000, 5_000, 100].into_iter().cycle().take(3_000).enumerate() {
+            direct.set_len(size).unwrap();
+            let count = file.read_at(&mut bytes, 0).unwrap();
+            assert_eq!(count as u64, size, "round {round}");
+        }
+    });
+}
+
+#[test]
+fn a_byte_written_directly_is_in_the_next_read() {
+    if !has_exact_times() {
+        return eprintln!("SKIPPED: times of change are not exact before Linux 6.13");
+    }
+    on_a_mount(&format!("{AT_ONCE},plane=mapped"), |mount, backing| {
+        fs::write(backing.join("file"), vec![0; 100_000]).unwrap();
+        let direct = create(backing.join("file"));
+        let file = File::open(mount.join("file")).unwrap();
+        let (mut right, mut bytes) = (vec![0_u8; 100_000], vec![0; 100_000]);
+        for round in 0..3_000_usize {
+            let at = round * 1_999 % right.len();
+            right[at] = right[at].wrapping_add(round as u8 | 1);
+            direct.write_all_at(&right[at..=at], at as u64).unwrap();
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            assert!(bytes == right, "round {round}: the read shows what was there before");
+        }
+    });
+}

@@ -41,6 +41,7 @@ impl Served {
             policy: Policy { mode: view.resolve().unwrap(), rules: RuleSet::default() },
             max_mappings: 10_000,
             keeps_atime: false,
+            keeps_attributes: true,
         };
         let volume = Arc::new(Volume::open_source(options).unwrap());
         let expiring = Arc::clone(&volume);

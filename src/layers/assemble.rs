@@ -53,6 +53,7 @@ pub fn assemble(
         policy: Policy { mode: writing()?, rules: RuleSet::default() },
         max_mappings,
         keeps_atime: options.keeps_atime,
+        keeps_attributes: options.keeps_attributes,
     };
     let place = scratch.layout().dir().to_owned();
     let shown = place.shown().to_string();

@@ -316,7 +316,7 @@ impl Volume {
     }
 
     fn invalidate_soon(&self, ino: Ino) {
-        if let Some(invalidate) = self.invalidate.get() {
+        if let Some(invalidate) = self.invalidate.get().filter(|_| self.is_told_of(ino)) {
             invalidate.soon(ino);
         }
     }

@@ -38,6 +38,12 @@ const TMPFS: u64 = 0x0102_1994;
 const KEEP_HANDLES: [u64; 7] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, TMPFS, 0xca45_1a4e, 0x3153_464a];
 
+/// Where a change always gives a time that nobody was told before (multigrain timestamps: ext4,
+/// XFS, btrfs, tmpfs), since this kernel. Elsewhere two changes in one tick of the clock have the
+/// same time.
+const EXACT_TIMES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, TMPFS];
+const EXACT_SINCE: (u32, u32) = (6, 13);
+
 /// Since this kernel an entry of a tmpfs has a number of its own in its directory; before, the
 /// place of an entry was a count.
 const NUMBERED_TMPFS: (u32, u32) = (6, 6);
@@ -92,6 +98,8 @@ pub(super) struct Devices {
     births: bool,
     /// A file handle tells a file from every other one, earlier or later.
     keeps_handles: bool,
+    /// See [`EXACT_TIMES`].
+    exact_times: bool,
     /// A listing may go on where another one of the same directory has come to.
     keeps_cookies: bool,
     /// The place of an entry in a listing is its own while nothing is mounted anew.
@@ -110,6 +118,10 @@ impl Devices {
             source: Arc::new(source),
             births: kind != OVERLAYFS,
             keeps_handles: KEEP_HANDLES.contains(&kind),
+            // ext4 with small inodes keeps whole seconds, and no time of birth.
+            exact_times: EXACT_TIMES.contains(&kind)
+                && stat.birth != 0
+                && sys::kernel_version() >= EXACT_SINCE,
             keeps_cookies: KEEP_COOKIES.contains(&kind),
             numbers_entries: kind == TMPFS && sys::kernel_version() >= NUMBERED_TMPFS,
             others: RwLock::default(),
@@ -156,6 +168,11 @@ impl Devices {
             && handle.is_some()
             && (birth == 0 || !seen.has_outlived_its_birth());
         Identity { birth, handle, ambiguous }
+    }
+
+    /// Whether a change always moves the times of a file, as far as anybody was told of them.
+    pub(super) fn has_exact_times(&self) -> bool {
+        self.exact_times
     }
 
     /// The number in the mount of a backing file. On the source's own mount it is the same

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -51,6 +51,11 @@ pub(super) struct Place {
 /// Where the type bits of a mode begin (S_IFMT).
 const KIND_SHIFT: u32 = 12;
 
+/// The time of birth of a node may be another file's too.
+const AMBIGUOUS: u8 = 1;
+/// It was seen with setuid or setgid: its attributes are asked for at every use.
+const HAD_SET_ID: u8 = 2;
+
 /// A file that the kernel knows.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -63,7 +68,8 @@ pub(super) struct Node {
     /// See [`Identity`].
     birth: u32,
     pub(super) handle: Option<FileHandle>,
-    ambiguous: AtomicBool,
+    /// [`AMBIGUOUS`] and [`HAD_SET_ID`].
+    flags: AtomicU8,
     /// It was lent to the kernel: a client may still map it, though all descriptors are closed.
     pub(super) lent: AtomicBool,
     /// It was lent to somebody who writes, and may still map it.
@@ -88,7 +94,7 @@ impl Node {
             kind: (stat.kind() >> KIND_SHIFT) as u8,
             birth,
             handle,
-            ambiguous: AtomicBool::new(ambiguous),
+            flags: AtomicU8::new(if ambiguous { AMBIGUOUS } else { 0 }),
             lent: AtomicBool::new(false),
             stored_to: AtomicBool::new(false),
             lookups: AtomicU64::new(1),
@@ -118,19 +124,29 @@ impl Node {
 
     /// Whether attributes alone do not tell this file from another one.
     pub(super) fn is_ambiguous(&self) -> bool {
-        self.ambiguous.load(Ordering::Acquire)
+        self.flags.load(Ordering::Acquire) & AMBIGUOUS != 0
     }
 
     /// Notes that it was found once more.
     pub(super) fn confirm(&self, seen: &Seen<'_>) {
         if self.is_ambiguous() && self.birth != 0 && seen.has_outlived_its_birth() {
-            self.ambiguous.store(false, Ordering::Release);
+            self.flags.fetch_and(!AMBIGUOUS, Ordering::AcqRel);
         }
     }
 
     /// Tells the kernel's inode from that of an earlier file with the same number.
     pub(super) fn generation(&self) -> u32 {
         self.birth ^ self.handle.as_ref().map_or(0, FileHandle::digest)
+    }
+
+    /// Notes that it was seen with setuid or setgid.
+    pub(super) fn note_set_id(&self) {
+        self.flags.fetch_or(HAD_SET_ID, Ordering::AcqRel);
+    }
+
+    /// Whether it ever was, while the kernel knows it.
+    pub(super) fn had_set_id(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & HAD_SET_ID != 0
     }
 
     pub(super) fn is_dir(&self) -> bool {

@@ -73,6 +73,8 @@ pub struct VolumeOptions {
     pub max_mappings: u64,
     /// Reading moves the time of last access, as far as the backing filesystem keeps it.
     pub keeps_atime: bool,
+    /// The kernel may use attributes again that it was told of: their timeout is not 0.
+    pub keeps_attributes: bool,
 }
 
 /// Tells the kernel that what it has cached of a file is no longer so.
@@ -126,6 +128,7 @@ pub struct Volume {
     root_is_file: bool,
     reserved: Option<OsString>,
     keeps_atime: bool,
+    keeps_attributes: bool,
     /// File handles can be opened.
     by_handle: bool,
     watched: watched::Watched,
@@ -176,6 +179,7 @@ impl Volume {
             root_is_file: options.root_is_file,
             reserved: options.reserved,
             keeps_atime: options.keeps_atime,
+            keeps_attributes: options.keeps_attributes,
             by_handle,
             watched,
             invalidate: OnceLock::new(),

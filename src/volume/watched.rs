@@ -215,6 +215,22 @@ impl Volume {
         Some(self.inodes.find(number, &seen)?.ino)
     }
 
+    /// Whether the kernel has to be told that an inode has changed, since it may use what it was
+    /// told before. Where it asks at every use, being told would do harm: the kernel drops the
+    /// answer to a question that is older than the invalidation, so whoever asks just then goes on
+    /// with what was known before, though the answer has said better: with pages and a size that
+    /// are no longer so, or with the setuid bit of a program that somebody else has written to.
+    /// Cached pages are dropped there because the time of change in the answer is another one,
+    /// which takes times that are exact.
+    pub fn is_told_of(&self, ino: Ino) -> bool {
+        let Some(node) = self.inodes.get(ino) else { return self.keeps_attributes };
+        if node.had_set_id() {
+            return false;
+        }
+        let by_its_times = node.kind() != libc::S_IFREG || self.devices.has_exact_times();
+        self.keeps_attributes || !by_its_times
+    }
+
     /// Whether the kernel knows an inode, or is about to.
     pub fn is_known(&self, ino: Ino) -> bool {
         self.inodes.get(ino).is_some()
@@ -274,10 +290,19 @@ impl Volume {
     }
 
     /// How long the kernel may use the attributes of a file. Setuid and setgid may go with the next
-    /// write, of which the kernel's inode would not know when it is executed.
+    /// write, of which the kernel's inode would not know when it is executed. A file that had them
+    /// stays so, since the answer that first says that they are gone must not be dropped for a
+    /// notice: see [`Volume::is_told_of`].
     pub fn trust_in_attr(&self, ino: Ino, stat: &Stat) -> Trust {
-        if !stat.is_dir() && stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-            return Trust::Once;
+        if !stat.is_dir() {
+            let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+            let node = self.inodes.get(ino);
+            if let Some(node) = node.as_ref().filter(|_| set_id) {
+                node.note_set_id();
+            }
+            if set_id || node.is_some_and(|node| node.had_set_id()) {
+                return Trust::Once;
+            }
         }
         let told = self.devices.is_main(stat)
             && match self.watched.coverage() {

@@ -235,6 +235,9 @@ impl Senders {
     }
 
     fn inode(&self, caches: &dyn Invalidate, ino: Ino, data: bool) -> Option<(Ino, bool)> {
+        if !self.volume.is_told_of(ino) {
+            return None;
+        }
         match caches.inode(ino, data) {
             Err(Errno::NOENT) => self.volume.is_known(ino).then_some((ino, data)),
             result => {

@@ -335,7 +335,8 @@ impl Overlay {
     pub(super) fn just_made(&self, inner: Ino, stat: Stat) -> Sought {
         let null_device = is_whiteout(&stat);
         let parts = Parts { upper: Some(inner), null_device, ..Parts::default() };
-        Sought { ino: born(inner), parts, stat, trust: Trust::UntilTold }
+        let trust = self.upper.trust_in_attr(inner, &stat);
+        Sought { ino: born(inner), parts, stat, trust }
     }
 
     /// Takes the lookups of parts back.

@@ -13,12 +13,12 @@ use crate::config::RuleSet;
 use crate::flags::ViewOptions;
 use crate::sys::cred::Caller;
 use crate::volume::{
-    HandleId, Ino, Lent, NewNode, Open, Policy, Volume, VolumeOptions, WriteRequest,
+    HandleId, Ino, Lent, NewNode, Open, Policy, Trust, Volume, VolumeOptions, WriteRequest,
 };
 
 use super::*;
 
-fn volume(source: &Path) -> Volume {
+fn volume(source: &Path, keeps_attributes: bool) -> Volume {
     let options = VolumeOptions {
         source: source.to_owned(),
         only: None,
@@ -30,6 +30,7 @@ fn volume(source: &Path) -> Volume {
         },
         max_mappings: 10,
         keeps_atime: true,
+        keeps_attributes,
     };
     Volume::open_source(options).unwrap()
 }
@@ -84,7 +85,7 @@ impl World {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
         World {
             dir: dir.to_owned(),
-            volume: volume(dir),
+            volume: volume(dir, true),
             caller: Caller { uid: uid.as_raw(), gid: gid.as_raw(), pid: std::process::id() },
             made: 0,
             named: [None; 3],
@@ -280,4 +281,38 @@ fn an_inode_number_means_one_file_while_two_sides_reuse_it() {
 #[test]
 fn an_inode_number_means_one_file_on_a_tmpfs() {
     numbers_mean_what_they_meant(Path::new("/dev/shm"));
+}
+
+#[test]
+fn a_file_that_had_setuid_is_asked_for_at_every_use_and_never_told_of() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("program");
+    std::fs::write(&path, "x").unwrap();
+    let mode = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let volume = volume(dir.path(), true);
+    let ino = volume.lookup(Ino::ROOT, OsStr::new("program")).unwrap().attr.ino;
+    assert!(volume.is_told_of(ino));
+    mode(0o4755);
+    assert_eq!(volume.attr(ino, None).unwrap().trust, Trust::Once);
+    assert!(!volume.is_told_of(ino));
+    // The notice of this change may come when its answer is on its way.
+    mode(0o755);
+    assert_eq!(volume.attr(ino, None).unwrap().trust, Trust::Once);
+    assert!(!volume.is_told_of(ino));
+}
+
+#[test]
+fn the_kernel_is_not_told_of_what_it_asks_for_at_every_use() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "x").unwrap();
+    std::fs::create_dir(dir.path().join("dir")).unwrap();
+    let volume = volume(dir.path(), false);
+    let ino = |name: &str| volume.lookup(Ino::ROOT, OsStr::new(name)).unwrap().attr.ino;
+    assert!(!volume.is_told_of(ino("dir")));
+    // Where two changes may have the same time, only a notice has the second one's pages dropped.
+    assert_eq!(volume.is_told_of(ino("file")), !volume.devices.has_exact_times());
 }

@@ -22,6 +22,7 @@ fn volume(dir: &Path) -> (Volume, Ino) {
         },
         max_mappings: 10,
         keeps_atime: true,
+        keeps_attributes: true,
     };
     let volume = Volume::open_source(options).unwrap();
     // Marked or not: it only has to keep handles.
