@@ -26,6 +26,10 @@ use crate::volume::{Managed, Policy, Trust, Volume, VolumeOptions};
 use crate::watch::Watch;
 use crate::{layers, sys};
 
+mod sandbox;
+
+use sandbox::Sandbox;
+
 /// How much the kernel reads ahead of a sequential reader, in KiB: one request of the largest size.
 const READAHEAD_KIB: u32 = 1024;
 
@@ -42,6 +46,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// Why it could not be mounted or served; nothing is left mounted then.
 pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(), Failure> {
     let source = config.source.shown().to_string();
+    let sandbox = Sandbox::enter(&config);
     sys::file::raise_descriptor_limit();
     sys::file::ignore_lease_breaks();
     sys::guard::install()
@@ -73,6 +78,7 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     };
     let adapter = Adapter::new(tree.clone(), control, counters, options);
     let (fuse, mounted) = mount(&config)?;
+    sandbox.close(&mounted).into_iter().for_each(|feature| executor.add_feature(feature));
     let mounted = Arc::new(Mutex::new(mounted));
     let another = || {
         rustix::io::fcntl_dupfd_cloexec(&fuse, 0)

@@ -176,6 +176,36 @@ pub struct UmountArgs {
     pub mountpoint: PathBuf,
 }
 
+/// The arguments of `umount.mmapfs`, as umount(8) gives them to its helpers.
+#[derive(Debug, Parser)]
+#[command(name = "umount.mmapfs", version, about = "Unmount for umount(8)")]
+pub struct UmountHelperArgs {
+    /// Free the mount point at once; the mount goes when the last file in it is closed
+    #[arg(short)]
+    pub lazy: bool,
+    /// Abort every request first
+    #[arg(short)]
+    pub force: bool,
+    /// Write no mtab: there is none
+    #[arg(short)]
+    pub no_mtab: bool,
+    /// Mount read-only where unmounting fails: not done
+    #[arg(short)]
+    pub read_only: bool,
+    /// Say what was done: nothing is said
+    #[arg(short)]
+    pub verbose: bool,
+    /// The type, `mmapfs` or `fuse.mmapfs`
+    #[arg(short, value_name = "TYPE")]
+    pub type_: Option<OsString>,
+    /// The mount namespace, in which umount(8) has called the helper
+    #[arg(short = 'N', value_name = "NAMESPACE")]
+    pub namespace: Option<OsString>,
+    /// The mount point
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
+}
+
 /// How a client command prints its answer.
 #[derive(Debug, Args)]
 pub struct Form {

@@ -32,7 +32,10 @@ the root itself.";
 /// What `umount` does.
 pub const UMOUNT: &str = "\
 Unmounts a mount of mmapfs. --stale is for a mount whose daemon is gone, where every access says \
-`Transport endpoint is not connected`: it frees the mount point, and refuses if the daemon lives.";
+`Transport endpoint is not connected`: it frees the mount point, and refuses if the daemon lives. \
+The command ends after the daemon has, for at most 30 seconds: then the source and the disk of a \
+scratch are free to be unmounted themselves. It does not wait with --lazy or --stale, where the \
+mount is shown at another place too, or for a user who may not enter the mount.";
 
 /// What `scratches` does.
 pub const SCRATCHES: &str = "\

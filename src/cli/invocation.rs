@@ -1,7 +1,8 @@
 //! What is to be done, from the words of the command line.
 //!
 //! Three forms: `mmapfs COMMAND ...`; `mmapfs SRC MNT ...`, which is `mmapfs mount`; and the form
-//! of mount(8)'s helpers under the name `mount.mmapfs` or `mount.fuse.mmapfs`. Only whether the
+//! of mount(8)'s helpers under the names `mount.mmapfs`, `mount.fuse.mmapfs`, `umount.mmapfs`
+//! and `umount.fuse.mmapfs`. Only whether the
 //! first word names an existing file is asked of the disk, and only where that decides.
 
 use std::ffi::{OsStr, OsString};
@@ -11,7 +12,7 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use super::args::{Cli, HelperArgs, Verb};
+use super::args::{Cli, HelperArgs, UmountHelperArgs, Verb};
 use crate::error::Failure;
 use crate::units::{nearest, quote};
 
@@ -21,6 +22,9 @@ mod tests;
 /// The names under which mount(8) calls its helper.
 const HELPERS: [&str; 2] = ["mount.mmapfs", "mount.fuse.mmapfs"];
 
+/// The names under which umount(8) does.
+const UMOUNT_HELPERS: [&str; 2] = ["umount.mmapfs", "umount.fuse.mmapfs"];
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Invocation {
@@ -28,6 +32,8 @@ pub enum Invocation {
     Verb(Verb),
     /// A mount for mount(8).
     Helper(HelperArgs),
+    /// The end of a mount for umount(8).
+    UmountHelper(UmountHelperArgs),
     /// A text that was asked for, `--help` or `--version`.
     Text(String),
     /// The help, since nothing was asked for: an error.
@@ -42,6 +48,9 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, Failure> {
     let name = argv.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
     if HELPERS.iter().any(|helper| name == *helper) {
         return finish(HelperArgs::try_parse_from(argv).map(Invocation::Helper));
+    }
+    if UMOUNT_HELPERS.iter().any(|helper| name == *helper) {
+        return finish(UmountHelperArgs::try_parse_from(argv).map(Invocation::UmountHelper));
     }
     let mut words = vec![OsString::from("mmapfs")];
     if let Some(first) = argv.get(1)

@@ -45,6 +45,7 @@ fn dispatch(invocation: Invocation, argv: &[OsString]) -> Result<u8, Failure> {
     match invocation {
         Invocation::Verb(verb) => run_verb(verb, argv),
         Invocation::Helper(args) => mount::run_helper(&args, argv),
+        Invocation::UmountHelper(args) => umount::run_helper(&args).map(|()| 0),
         Invocation::Text(text) => output::print(&text).map(|()| 0),
         Invocation::Nothing(text) => {
             let _ = write!(io::stderr(), "{}", CleanLines(&text));

@@ -44,6 +44,7 @@ pub struct Plan {
     threads: usize,
     busy_poll_us: u128,
     clone_fd: bool,
+    sandbox: bool,
     max_mappings: Option<u64>,
     log: Option<String>,
     log_file: Option<Name>,
@@ -116,6 +117,7 @@ impl Plan {
             threads: config.threads,
             busy_poll_us: config.busy_poll.as_micros(),
             clone_fd: config.clone_fd,
+            sandbox: config.sandbox,
             max_mappings: config.max_mappings,
             log: config.log.map(|level| level.as_str().to_ascii_lowercase()),
             log_file: config.log_file.as_ref().map(Name::from),
@@ -254,6 +256,7 @@ impl fmt::Display for Plan {
         line("watch", &self.watch)?;
         line("timeouts", &format_args!("entry {entry}, attr {attr}, negative {negative}"))?;
         line("threads", &format_args!("{} (clone_fd {})", self.threads, on_off(self.clone_fd)))?;
+        line("sandbox", &on_off(self.sandbox))?;
         match self.busy_poll_us {
             0 => line("busy poll", &"off")?,
             most => line("busy poll", &format_args!("at most {most} us"))?,

@@ -1,17 +1,27 @@
 //! `mmapfs umount`.
 
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
-use super::args::UmountArgs;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::args::{UmountArgs, UmountHelperArgs};
 use crate::config::MountTable;
 use crate::config::mountinfo::{Answer, Mount};
+use crate::control::directory::DAEMON_XATTR;
 use crate::error::Failure;
-use crate::fuse::mount::unmount;
+use crate::fuse::mount::{abort_and_unmount, unmount};
 use crate::shown::Show;
+use crate::sys::process::Identity;
 
-/// Unmounts a mount of mmapfs. The mount itself is asked nothing but, for `--stale`, whether its
-/// daemon is there.
+/// How long the end of a daemon is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Unmounts a mount of mmapfs, and waits until its daemon has let go of everything: the source, and
+/// the disk of a scratch. The mount itself is asked whether its daemon is there, and which it is.
 pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let given = args.mountpoint.shown();
     let failed = |error: io::Error| Failure::failed(given, format_args!("unmounting it: {error}"));
@@ -21,7 +31,62 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     if args.stale {
         is_stale(mount)?;
     }
-    unmount(&path, args.lazy || args.stale)
+    let lazy = args.lazy || args.stale;
+    let daemon = if lazy { None } else { Daemon::of(mount, &table) };
+    unmount(&path, lazy)?;
+    if let Some(daemon) = daemon
+        && !daemon.has_ended_within(PATIENCE).map_err(failed)?
+    {
+        // It was unmounted, as was asked.
+        let (pid, seconds) = (daemon.pid, PATIENCE.as_secs());
+        let _ = writeln!(
+            io::stderr(),
+            "mmapfs: {given}: it is unmounted, but its daemon (process {pid}) has not ended for \
+             {seconds} s: it may be in use in another mount namespace"
+        );
+    }
+    Ok(())
+}
+
+/// Unmounts for umount(8).
+pub fn run_helper(args: &UmountHelperArgs) -> Result<(), Failure> {
+    if args.force {
+        return abort_and_unmount(&args.mountpoint);
+    }
+    run(&UmountArgs { lazy: args.lazy, stale: false, mountpoint: args.mountpoint.clone() })
+}
+
+/// The process behind a mount.
+struct Daemon {
+    pid: i32,
+    end: OwnedFd,
+}
+
+impl Daemon {
+    /// The daemon that ends when this mount goes; `None` where nobody can say, or where it goes on
+    /// serving another mount.
+    fn of(mount: &Mount, table: &MountTable) -> Option<Daemon> {
+        if table.all().filter(|other| other.dev == mount.dev).count() != 1
+            || mount.answer() != Answer::Alive
+        {
+            return None;
+        }
+        let mut text = [0; 64];
+        let len = rustix::fs::getxattr(&mount.mountpoint, DAEMON_XATTR, &mut text).ok()?;
+        let identity = Identity::parse(std::str::from_utf8(text.get(..len)?).ok()?)?;
+        if !identity.is_of_our_namespace() {
+            return None;
+        }
+        let end = pidfd_open(identity.pid, PidfdFlags::empty()).ok()?;
+        Some(Daemon { pid: identity.pid.as_raw_pid(), end })
+    }
+
+    /// A process has closed everything that it had open when its descriptor says that it ended.
+    fn has_ended_within(&self, time: Duration) -> io::Result<bool> {
+        let timeout = Timespec::try_from(time).map_err(io::Error::other)?;
+        let mut events = [PollFd::new(&self.end, PollFlags::IN)];
+        Ok(rustix::io::retry_on_intr(|| poll(&mut events, Some(&timeout)))? > 0)
+    }
 }
 
 fn find<'a>(table: &'a MountTable, path: &Path) -> Result<&'a Mount, Failure> {

@@ -165,6 +165,8 @@ pub struct MountConfig {
     pub busy_poll: Duration,
     /// Whether every event loop has a `/dev/fuse` descriptor of its own.
     pub clone_fd: bool,
+    /// Whether the daemon gives away the rights that it does not need.
+    pub sandbox: bool,
     /// The greatest number of mappings kept; `None` leaves it to the daemon.
     pub max_mappings: Option<u64>,
     /// `-o log=`.

@@ -57,6 +57,8 @@ pub struct MountOptions {
     pub busy_poll: Duration,
     /// `clone_fd`.
     pub clone_fd: bool,
+    /// `sandbox`.
+    pub sandbox: bool,
     /// `max_mappings=`.
     pub max_mappings: Option<u64>,
     /// `log=`.
@@ -85,6 +87,7 @@ impl Default for MountOptions {
             threads: 4,
             busy_poll: Duration::from_micros(50),
             clone_fd: true,
+            sandbox: true,
             max_mappings: None,
             log: None,
             log_file: None,

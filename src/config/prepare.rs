@@ -101,6 +101,7 @@ impl MountConfig {
             threads: options.threads,
             busy_poll: options.busy_poll,
             clone_fd: options.clone_fd,
+            sandbox: options.sandbox,
             max_mappings: options.max_mappings,
             log: options.log,
             log_file: options.log_file.as_deref().map(absolute).transpose()?,

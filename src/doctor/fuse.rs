@@ -6,6 +6,7 @@ use serde_json::json;
 use super::subject::Subject;
 use super::{Check, Finding, Group, Probed, Topic};
 use crate::config::may_mount;
+use crate::fuse as features;
 
 const PROTOCOL: Topic = Topic("fuse_protocol", "every request", "nothing is served");
 const PASSTHROUGH: Topic = Topic(
@@ -17,6 +18,12 @@ const READ_AHEAD: Topic = Topic(
     "read_ahead",
     "readahead of 1 MiB for cold sequential reads",
     "the kernel reads 128 KiB ahead: about 0.6 times the speed",
+);
+
+const IDMAP: Topic = Topic(
+    "idmapped_mounts",
+    "bind mounts of a mount with other users (containers with user namespaces)",
+    "mount_setattr(2) says EINVAL: map the source's mount and serve that",
 );
 
 /// The capabilities of the protocol that matter, by the names of `mmapfs status`.
@@ -47,6 +54,7 @@ pub(super) fn checks(probed: &Probed, subject: &Subject) -> Vec<Check> {
         PASSTHROUGH.found(Group::Fuse, passthrough(probed, subject)),
         READ_AHEAD.found(Group::Fuse, read_ahead(probed)),
     ];
+    found.push(IDMAP.found(Group::Fuse, Finding::no(features::WITHOUT_IDMAP)));
     let offered = probed.as_ref().ok().map(|found| found.offer.names());
     found.extend(CAPABILITIES.iter().map(|topic| {
         let finding = match &offered {

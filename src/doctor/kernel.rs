@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::subject::Subject;
 use super::{Check, Finding, Group, Topic};
 use crate::sys::region::Region;
-use crate::sys::{advise, page_size, probe, residency};
+use crate::sys::{advise, confine, page_size, probe, residency};
 
 const OPENAT2: Topic = Topic(
     "openat2",
@@ -31,12 +31,25 @@ const POPULATE_READ: Topic = Topic(
     "every page is a fault of its own",
 );
 
+const LANDLOCK: Topic = Topic(
+    "landlock",
+    "taking TCP and signals to others from the daemon",
+    "nothing of the kernel's side takes the network from a daemon that was taken over",
+);
+const SECCOMP: Topic = Topic(
+    "seccomp",
+    "leaving the daemon the system calls that serving takes",
+    "a daemon that was taken over can make every system call",
+);
+
 pub(super) fn checks(subject: &Subject) -> Vec<Check> {
     let found = [
         OPENAT2.found(Group::Kernel, of(resolve(subject))),
         CACHESTAT.found(Group::Kernel, of(count_pages())),
         PAGEMAP_SCAN.found(Group::Kernel, of(scan())),
         POPULATE_READ.found(Group::Kernel, of(populate())),
+        LANDLOCK.found(Group::Kernel, landlock()),
+        SECCOMP.found(Group::Kernel, of(confine::filters_are_there())),
     ];
     found.into()
 }
@@ -48,6 +61,17 @@ fn of(result: Result<(), Errno>) -> Finding {
         Err(Errno::NOSYS | Errno::NOTTY) => Finding::no("this kernel does not have it"),
         Err(Errno::PERM) => Finding::no("it is forbidden (EPERM), perhaps by the container"),
         Err(errno) => Finding::no(std::io::Error::from(errno)),
+    }
+}
+
+fn landlock() -> Finding {
+    match confine::landlock_version() {
+        Ok(version @ confine::LANDLOCK_WITH_NETWORK..) => {
+            Finding::yes(format!("version {version}"))
+        }
+        Ok(version) => Finding::limited(format!("version {version}: without network")),
+        Err(Errno::OPNOTSUPP) => Finding::no("the kernel was started without it (lsm=)"),
+        Err(errno) => of(Err(errno)),
     }
 }
 

@@ -23,6 +23,11 @@ const WANTED: &[Wanted] = &[
     Wanted(InitFlags::FUSE_MAX_PAGES, "max_pages", "requests of at most 128 KiB"),
 ];
 
+/// Why FUSE_ALLOW_IDMAP (Linux 6.12) is not asked for.
+pub const WITHOUT_IDMAP: &str = "not asked for: with it the kernel names who asks only where \
+                                 something is made, and writing needs to know it (setuid bits, \
+                                 reserved blocks, who may enter)";
+
 /// The number of the capability that lending a file to the kernel needs.
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -42,7 +47,7 @@ pub(super) fn negotiate(config: &mut KernelConfig, tree: &dyn Tree) -> Vec<Featu
     if config.set_max_background(64).is_err() {
         log::debug!("the number of background requests stays as it is");
     }
-    let features = WANTED
+    let mut features: Vec<Feature> = WANTED
         .iter()
         .map(|Wanted(flag, name, loss)| {
             let in_use = config.add_capabilities(*flag).is_ok();
@@ -50,6 +55,8 @@ pub(super) fn negotiate(config: &mut KernelConfig, tree: &dyn Tree) -> Vec<Featu
             Feature { name: (*name).to_owned(), in_use, reason }
         })
         .collect();
+    let idmapped = String::from("idmapped_mounts");
+    features.push(Feature { name: idmapped, in_use: false, reason: Some(WITHOUT_IDMAP.into()) });
     tree.close_passthrough(ask_for_passthrough(config, tree));
     features
 }

@@ -19,7 +19,7 @@ pub const LOG_TARGETS: (&str, &str) = ("fuser", "fuser::reply");
 
 pub use adapter::{Adapter, AdapterOptions};
 pub use busy_poll::BusyPoll;
-pub use features::wanted;
+pub use features::{WITHOUT_IDMAP, wanted};
 pub use handlers::Handlers;
 pub use notify::KernelCaches;
 pub use timeouts::Timeouts;

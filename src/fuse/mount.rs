@@ -35,6 +35,8 @@ pub struct Mounted {
     mountpoint: PathBuf,
     /// Major and minor number of the mount's device.
     dev: (u32, u32),
+    /// Whether this process could not mount, and so cannot unmount, by itself.
+    needs_fusermount: bool,
     /// The fusermount3 that waits for the end of this process, with `auto_unmount`.
     keeper: Option<Keeper>,
 }
@@ -45,14 +47,18 @@ pub struct Mounted {
 /// Why not, in the words of the kernel or of fusermount3. Nothing is mounted then.
 pub fn mount(config: &MountConfig) -> Result<(OwnedFd, Mounted), Failure> {
     let by_kernel = may_mount() && !config.kernel.auto_unmount;
+    let mut needs_fusermount = false;
     let (device, keeper) = match by_kernel.then(|| by_kernel_call(config)) {
         Some(Ok(device)) => (device, None),
         Some(Err(Refusal::Failure(failure))) => return Err(failure),
-        Some(Err(Refusal::NotPermitted)) | None => fusermount::mount(config)?,
+        Some(Err(Refusal::NotPermitted)) | None => {
+            needs_fusermount = by_kernel || !may_mount();
+            fusermount::mount(config)?
+        }
     };
     let mountpoint = config.mountpoint.clone();
     match own_device(&mountpoint, &config.kernel.fstype()) {
-        Ok(dev) => Ok((device, Mounted { mountpoint, dev, keeper })),
+        Ok(dev) => Ok((device, Mounted { mountpoint, dev, needs_fusermount, keeper })),
         Err(failure) => {
             drop(device);
             // What failed is the table of mounts: the mount is undone blindly, and the first
@@ -165,6 +171,11 @@ impl Mounted {
         self.dev
     }
 
+    /// Whether fusermount3 is needed to unmount.
+    pub fn needs_fusermount(&self) -> bool {
+        self.needs_fusermount
+    }
+
     /// Whether the mount is still in the table of mounts.
     ///
     /// # Errors
@@ -227,6 +238,21 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
     match rustix::mount::unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => fusermount::unmount(mountpoint, lazy),
+        Err(Errno::BUSY) => Err(busy(mountpoint)),
+        Err(errno) => {
+            let reason = format_args!("unmounting it: {}", io::Error::from(errno));
+            Err(Failure::failed(mountpoint.shown(), reason))
+        }
+    }
+}
+
+/// Aborts the connection of the mount at a path, so that every request in it fails, and unmounts.
+///
+/// # Errors
+/// It is in use all the same, or why else not.
+pub fn abort_and_unmount(mountpoint: &Path) -> Result<(), Failure> {
+    match rustix::mount::unmount(mountpoint, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(busy(mountpoint)),
         Err(errno) => {
             let reason = format_args!("unmounting it: {}", io::Error::from(errno));

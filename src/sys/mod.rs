@@ -9,6 +9,7 @@
 //! routine that survives a page that is gone ([`guard`]).
 
 pub mod advise;
+pub mod confine;
 pub mod cred;
 pub mod detached;
 pub mod dir;
@@ -21,6 +22,7 @@ pub mod probe;
 pub mod process;
 pub mod region;
 pub mod residency;
+mod syscalls;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;

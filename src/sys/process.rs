@@ -1,10 +1,11 @@
-//! The process itself: what it was started with.
+//! The process itself: what it was started with, and how others wait for its end.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::FdFlags;
+use rustix::process::Pid;
 
 #[cfg(test)]
 mod tests;
@@ -32,4 +33,41 @@ fn is_inherited(fd: RawFd) -> bool {
     // but the listing itself, which is open until all were asked.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::io::fcntl_getfd(fd).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
+}
+
+/// A process as another one finds it again: its number, and the namespace that the number is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The number.
+    pub pid: Pid,
+    namespace: u64,
+}
+
+impl Identity {
+    /// Of this process.
+    ///
+    /// # Errors
+    /// /proc does not tell the namespace.
+    pub fn own() -> io::Result<Identity> {
+        let namespace = rustix::fs::stat("/proc/self/ns/pid")?.st_ino;
+        Ok(Identity { pid: rustix::process::getpid(), namespace })
+    }
+
+    /// From its text; `None` for any other.
+    pub fn parse(text: &str) -> Option<Identity> {
+        let (pid, namespace) = text.split_once(' ')?;
+        let pid = Pid::from_raw(pid.parse().ok().filter(|pid| *pid > 0)?)?;
+        Some(Identity { pid, namespace: namespace.parse().ok()? })
+    }
+
+    /// Whether its number is one of this process's namespace.
+    pub fn is_of_our_namespace(&self) -> bool {
+        Identity::own().is_ok_and(|own| own.namespace == self.namespace)
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.pid.as_raw_pid(), self.namespace)
+    }
 }

@@ -7,6 +7,8 @@
 mod common;
 
 mod background;
+mod sandbox;
+mod umount;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -244,6 +244,13 @@ static KNOWN: &[Known] = &[
         doc: "a /dev/fuse descriptor for every event loop; on by default",
         action: Action::Switch(|options, on| options.clone_fd = on),
     },
+    Known {
+        name: "sandbox",
+        group: Group::Daemon,
+        doc: "as root, give away every capability and system call that serving does not need, and \
+              the network; off to find out whether that is what something fails of; on by default",
+        action: Action::Switch(|options, on| options.sandbox = on),
+    },
     flag("no_clone_fd", Group::Daemon, |options| options.clone_fd = false, "as clone_fd=off"),
     value(
         "max_mappings",

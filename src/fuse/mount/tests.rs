@@ -27,6 +27,7 @@ fn config(options: &str, fsname: &str, mountpoint_kind: SourceKind) -> MountConf
         threads: 1,
         busy_poll: std::time::Duration::ZERO,
         clone_fd: false,
+        sandbox: true,
         max_mappings: None,
         log: None,
         log_file: None,
@@ -68,7 +69,8 @@ fn fusermount_is_told_everything_with_commas_escaped() {
 #[test]
 fn what_is_not_mounted_is_not_unmounted_again() {
     let mountpoint = PathBuf::from("/nowhere/mounted");
-    let mut mounted = Mounted { mountpoint, dev: (0, u32::MAX), keeper: None };
+    let mut mounted =
+        Mounted { mountpoint, dev: (0, u32::MAX), needs_fusermount: false, keeper: None };
     assert!(!mounted.is_mounted().unwrap());
     assert_eq!(mounted.unmount(false), Ok(()));
 }

@@ -26,3 +26,15 @@ fn what_a_parent_left_open_is_found_and_nothing_else() {
     assert!(output.status.success(), "{text}");
     assert!(text.contains("given: 7 true 9 true"), "{text}");
 }
+
+#[test]
+fn an_identity_is_read_as_it_was_written() {
+    let own = Identity::own().unwrap();
+    assert_eq!(Identity::parse(&own.to_string()), Some(own));
+    assert!(own.is_of_our_namespace());
+    let elsewhere = Identity::parse(&format!("{} 1", own.pid.as_raw_pid())).unwrap();
+    assert!(!elsewhere.is_of_our_namespace());
+    for nothing in ["", "1", "0 1", "-1 1", "x 1", "1 x"] {
+        assert_eq!(Identity::parse(nothing), None, "{nothing}");
+    }
+}
