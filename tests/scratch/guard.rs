@@ -107,6 +107,7 @@ fn a_file_that_is_open_keeps_its_base_though_nobody_has_written_to_it() {
         open.read_to_string(&mut rest).unwrap();
         let all = String::from_utf8_lossy(&start).into_owned() + &rest;
         assert!(all == lines(100_000), "{how}");
+        assert_eq!(guard(&kept, "unguarded"), serde_json::json!([]), "{how}");
         assert!(fs::read_to_string(kept.at("log")).unwrap() == lines(100_000), "{how}, anew");
     }
 }

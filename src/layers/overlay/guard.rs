@@ -296,14 +296,15 @@ impl Guard {
         jobs.busy -= 1;
         let bytes = jobs.under_way.remove(&node.ino).map_or(0, |(_, bytes)| bytes);
         drop(jobs);
-        match failure {
-            None => {
-                self.rescued.fetch_add(1, Ordering::Relaxed);
-                self.rescued_bytes.fetch_add(bytes, Ordering::Relaxed);
-            }
-            Some(reason) => self.failed.lock().push((path, reason)),
-        }
         let mut held = self.held.lock();
+        let Some(reason) = failure else {
+            self.rescued.fetch_add(1, Ordering::Relaxed);
+            self.rescued_bytes.fetch_add(bytes, Ordering::Relaxed);
+            // Nothing of the base shows any more, whoever has the file open.
+            drop(held.remove(node.ino));
+            return bytes;
+        };
+        self.failed.lock().push((path, reason));
         if let Some(entry) = held.entries.get_mut(&node.ino) {
             lease::give_back(&entry.file);
             entry.asked = None;
