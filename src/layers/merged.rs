@@ -37,7 +37,7 @@ use rustix::io::Errno;
 pub use super::base::Base;
 use super::base::{blocks_of, ctime_of, size_of};
 pub use super::base_state::BaseState;
-use super::pages::{Fingerprint, MapId, PAGE, PageMap, read_at, sync_file};
+use super::pages::{Fingerprint, MapId, PAGE, PageMap, UpperId, read_at, sync_file};
 use crate::sys::cred::{AsCaller, Caller};
 pub use copy::STEP;
 
@@ -95,7 +95,8 @@ impl Merged {
         id: MapId,
     ) -> Result<Merged, Errno> {
         rustix::fs::ftruncate(&upper, fingerprint.size)?;
-        let map = PageMap::create(maps, id, fingerprint, fingerprint.size)?;
+        let owner = UpperId::of(&Fingerprint::of(&upper)?);
+        let map = PageMap::create(maps, id, fingerprint, fingerprint.size, owner)?;
         Merged::new(base, upper, map)
     }
 

@@ -1,28 +1,12 @@
 //! Which pages of an upper file are its own, on disk and in memory.
 //!
 //! A page map is one file, `pages/ID` of a scratch, ID being 16 lower case hexadecimal digits.
-//! All numbers are little endian; a page is 4096 bytes on every machine.
+//! docs/scratch-format.md has its layout: two headers, of which the later one counts, and turns of
+//! both bitmaps, each of them a record of 512 bytes with a checksum. A record is written by one
+//! pwrite(2) inside a block, so that it is the old one or the new one whenever this process is
+//! killed, and a sector, so that it is after most power cuts. A page is 4096 bytes on every machine.
 //!
-//! | offset | bytes | what                                                              |
-//! |-------:|------:|-------------------------------------------------------------------|
-//! |      0 |     8 | magic: `mmapfspm`                                                 |
-//! |      8 |     4 | version: 3; any other is refused                                   |
-//! |     12 |     4 | page size in bytes: 4096                                          |
-//! |     16 |     8 | `base_limit` in bytes, at most the base's size; it only shrinks   |
-//! |     24 |     8 | `base_limit` at the last synchronisation                          |
-//! |     32 |     8 | ctime of the upper file when `base_limit` was lowered: seconds    |
-//! |     40 |     4 | the same: nanoseconds                                             |
-//! |     44 |     4 | zeros                                                             |
-//! |     48 |     8 | ID                                                                |
-//! |     56 |    56 | the base at first touch: see [`Fingerprint::encode`]              |
-//! |    112 |   400 | zeros                                                             |
-//! |    512 |     n | the bitmaps                                                       |
-//!
-//! There are two bitmaps, in turns of 512 bytes for 4096 pages each: the bits themselves, and those
-//! that are firm. Page `p` is bit `p % 8` (1 << it) of byte `q = p / 8`, which is at
-//! `512 + q / 512 * 1024 + q % 512`, and 512 further on in the other. They have
-//! `n = 1024 * ceil(ceil(base_limit / 4096) / 4096)` bytes at least, mostly holes: a
-//! map that is shorter is an error, since pages would be missing from it. The base may show itself
+//! There are two bitmaps: the bits themselves, and those that are firm. The base may show itself
 //! below `base_limit` only. A page that starts there or behind is the upper file's own without a
 //! bit, and bits of such pages mean nothing. In a page below whose bit is clear, the bytes before
 //! `base_limit` are the base's and those behind it are zeros, whatever the upper file has there.
@@ -37,9 +21,10 @@
 //! When the machine stops, a bit may have reached the disk before its data. A firm bit says that
 //! the data had been synchronised, or that the page is zeros, which a hole is as well. A page with
 //! a bit that is not firm, and a hole in the upper file, was never written for good: then
-//! [`PageMap::recover`] takes the bit away.
+//! [`PageMap::recover`] takes the bit away. Found at any other time, it is an error
+//! ([`PageMap::check_data`]).
 //!
-//! In memory there are the parts of the bitmaps that have a bit set: 1 KiB for 16 MiB of file.
+//! In memory there are the turns that have a bit set: 512 bytes for 8 MiB of file.
 //! Nothing is mapped, so nothing here raises SIGBUS.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,14 +45,9 @@ mod tests;
 
 pub(super) use disk::{read_at, sync_file};
 pub use fingerprint::{Comparison, Doubt, Fingerprint};
-use format::{CHUNK, CHUNK_PAGES, Header};
-pub use format::{MapError, MapId, PAGE};
+use format::{Bits, Header, TURN_PAGES, Turn};
+pub use format::{MapError, MapId, PAGE, UpperId};
 pub use recover::Recovered;
-
-const WORDS: usize = CHUNK as usize / 8;
-
-/// The bits of [`CHUNK_PAGES`] pages.
-type Chunk = [u64; WORDS];
 
 /// Whether a page map is to be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +72,7 @@ enum Change {
 /// The bits and the limit at a moment, before the data is synchronised.
 #[derive(Debug)]
 pub struct Unsynced {
-    chunks: Vec<(u64, Box<Chunk>)>,
+    turns: Vec<(u64, Bits)>,
     limit: u64,
 }
 
@@ -103,18 +83,18 @@ pub struct PageMap {
     id: MapId,
     access: MapAccess,
     base: Fingerprint,
+    upper: UpperId,
+    /// That of the header which counts.
+    sequence: AtomicU64,
     base_limit: u64,
     /// The limit on disk is the one here.
     limit_saved: AtomicBool,
     /// Something was written since the last synchronisation.
     dirty: AtomicBool,
-    /// By their number: the parts of the bitmap that have a bit set. No bit at or behind
-    /// `base_pages` is set.
-    chunks: BTreeMap<u64, Box<Chunk>>,
-    /// The same of the bits that are firm. Those at and behind `base_pages` are as they are on
-    /// disk.
-    firm: BTreeMap<u64, Box<Chunk>>,
-    /// The parts of which bits were set since the last synchronisation that are not firm.
+    /// By their number: the turns that have a bit set. No bit of their own at or behind
+    /// `base_pages` is set; those that are firm are there as they are on disk.
+    turns: BTreeMap<u64, Box<Turn>>,
+    /// The turns with bits that are not firm.
     touched: BTreeSet<u64>,
     /// The limit at the last synchronisation.
     firm_limit: u64,
@@ -122,11 +102,23 @@ pub struct PageMap {
     lowered: (i64, u32),
     /// Bits that are set.
     own: u64,
+    /// Pages of the base that show, for who asks without the map at hand.
+    shown: Arc<AtomicU64>,
     /// Where the bits of all maps are counted.
     tally: Option<Arc<AtomicU64>>,
 }
 
 impl PageMap {
+    /// Its name.
+    pub fn id(&self) -> MapId {
+        self.id
+    }
+
+    /// The upper file that it was made for.
+    pub fn upper(&self) -> UpperId {
+        self.upper
+    }
+
     /// The base as it was at first touch.
     pub fn base(&self) -> &Fingerprint {
         &self.base
@@ -147,6 +139,11 @@ impl PageMap {
         self.own
     }
 
+    /// How many pages of the base show, now and after every change of this map.
+    pub fn shown(&self) -> &Arc<AtomicU64> {
+        &self.shown
+    }
+
     /// Whether nothing of the base shows any more.
     pub fn is_whole(&self) -> bool {
         self.own == self.base_pages()
@@ -164,8 +161,8 @@ impl PageMap {
         if page >= pages {
             return (true, max);
         }
-        let (chunk, word, bit) = place(page);
-        let own = self.chunks.get(&chunk).is_some_and(|words| words[word] >> bit & 1 == 1);
+        let (number, word, bit) = place(page);
+        let own = self.turns.get(&number).is_some_and(|turn| turn.own[word] >> bit & 1 == 1);
         let stop = page.saturating_add(max).min(pages);
         let end = self.end_of_run(page, stop, own);
         // What is behind the limit goes on with the run.
@@ -176,16 +173,16 @@ impl PageMap {
     fn end_of_run(&self, from: u64, stop: u64, own: bool) -> u64 {
         let mut at = from;
         while at < stop {
-            let (chunk, word, bit) = place(at);
-            let Some(words) = self.chunks.get(&chunk) else {
+            let (number, word, bit) = place(at);
+            let Some(turn) = self.turns.get(&number) else {
                 if own {
                     return at;
                 }
-                let next = self.chunks.range(chunk..).next();
-                at = next.map_or(stop, |(number, _)| number * CHUNK_PAGES);
+                let next = self.turns.range(number..).next();
+                at = next.map_or(stop, |(number, _)| number * TURN_PAGES);
                 continue;
             };
-            let others = if own { !words[word] } else { words[word] } >> bit;
+            let others = if own { !turn.own[word] } else { turn.own[word] } >> bit;
             if others != 0 {
                 return stop.min(at + u64::from(others.trailing_zeros()));
             }
@@ -215,8 +212,8 @@ impl PageMap {
         let stop = pages.end.min(self.base_pages());
         let mut at = pages.start;
         while at < stop {
-            let end = stop.min((at / CHUNK_PAGES + 1) * CHUNK_PAGES);
-            self.change_in_chunk(at, end, change)?;
+            let end = stop.min((at / TURN_PAGES + 1) * TURN_PAGES);
+            self.change_in_turn(at, end, change)?;
             at = end;
         }
         Ok(())
@@ -247,6 +244,8 @@ impl PageMap {
     fn header(&self) -> Header {
         Header {
             id: self.id,
+            sequence: self.sequence.load(Ordering::Relaxed),
+            upper: self.upper,
             base_limit: self.base_limit,
             base: self.base,
             firm_limit: self.firm_limit,
@@ -254,20 +253,24 @@ impl PageMap {
         }
     }
 
-    /// Drops the bits from a page on, in memory.
+    /// Drops the bits from a page on, in memory. Those that are firm stay: the limit may be what it
+    /// was after a power cut.
     fn forget_from(&mut self, page: u64) {
-        let (chunk, word, bit) = place(page);
-        let mut behind = self.chunks.split_off(&chunk);
-        if let Some(mut words) = behind.remove(&chunk) {
-            let before = ones(&words);
-            words[word] &= !(u64::MAX << bit);
-            words.iter_mut().skip(word + 1).for_each(|word| *word = 0);
-            self.count_change(before, ones(&words));
-            if *words != [0; WORDS] {
-                self.chunks.insert(chunk, words);
-            }
+        let (first, word, bit) = place(page);
+        let (mut before, mut after) = (0, 0);
+        for (number, turn) in self.turns.range_mut(first..) {
+            before += ones(&turn.own);
+            let (word, bit) = if *number == first { (word, bit) } else { (0, 0) };
+            turn.own[word] &= !(u64::MAX << bit);
+            turn.own.iter_mut().skip(word + 1).for_each(|word| *word = 0);
+            after += ones(&turn.own);
         }
-        self.count_change(behind.values().map(|words| ones(words)).sum(), 0);
+        let behind = self.turns.range(first..).filter(|(_, turn)| ***turn == Turn::NONE);
+        let empty: Vec<u64> = behind.map(|(number, _)| *number).collect();
+        for number in empty {
+            self.turns.remove(&number);
+        }
+        self.count_change(before, after);
     }
 
     /// Counts the bits of this map in a sum that has them already: what is set and cleared from
@@ -278,6 +281,7 @@ impl PageMap {
 
     fn count_change(&mut self, before: u64, after: u64) {
         self.own = self.own + after - before;
+        self.shown.store(self.base_pages().saturating_sub(self.own), Ordering::Relaxed);
         if let Some(tally) = &self.tally {
             tally.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
         }
@@ -293,11 +297,11 @@ impl PageMap {
     }
 }
 
-/// The chunk of a page, the word in it, and the bit in that.
+/// The turn of a page, the word in it, and the bit in that.
 fn place(page: u64) -> (u64, usize, u64) {
-    (page / CHUNK_PAGES, (page % CHUNK_PAGES / 64) as usize, page % 64)
+    (page / TURN_PAGES, (page % TURN_PAGES / 64) as usize, page % 64)
 }
 
-fn ones(words: &Chunk) -> u64 {
-    words.iter().map(|word| u64::from(word.count_ones())).sum()
+fn ones(bits: &Bits) -> u64 {
+    bits.iter().map(|word| u64::from(word.count_ones())).sum()
 }

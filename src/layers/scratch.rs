@@ -51,6 +51,7 @@ pub use usage::{Usage, bytes_used};
 
 use layout::Content;
 use lock::Lock;
+use state::Whereabouts;
 
 /// The size up to which files are copied whole where nothing else is said, in bytes.
 pub const COPY_UP: u64 = 128 << 10;
@@ -182,11 +183,13 @@ impl Scratch {
         layout.empty_work()?;
         layout.close_to_others();
         let root = open_directory(layout.dir())?;
-        let base = state.may_be_cut().then_some(state.base.path.as_path());
-        let (found, partial) = sweep::Sweep::run(&layout, state.marks, base)
+        let here = Whereabouts::of(&root)
+            .map_err(|errno| told(layout.dir(), "looking at it", errno.into()))?;
+        let swept = sweep::Sweep::run(&layout, &state, &here)
             .map_err(|error| told(layout.dir(), "counting what is in it", error))?;
+        let (found, partial) = swept.usage()?;
         // Before anything is written.
-        state.note_boot(&layout)?;
+        state.begin(&layout, &here)?;
         let used = match state.kind {
             Kind::OwnTmpfs => 0,
             Kind::SharedMemory | Kind::Disk => found.bytes,
@@ -311,6 +314,26 @@ impl Scratch {
     /// Whether it goes when the mount goes.
     pub fn is_temporary(&self) -> bool {
         self.temporary.load(Ordering::Relaxed)
+    }
+
+    /// Makes everything in it durable and says so in its state, where it is kept on disk. `note` is
+    /// called when the data is durable, and what it writes is durable as well then. Nothing may be
+    /// written afterwards.
+    ///
+    /// # Errors
+    /// Those of syncfs(2) and of `note`: then it is not in order, and is put in order when it is
+    /// opened on another mount.
+    pub fn put_in_order(&self, note: impl FnOnce() -> Result<(), Errno>) -> Result<(), Failure> {
+        if self.state.kind != Kind::Disk || self.is_temporary() {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.root)
+            .and_then(|()| note())
+            .and_then(|()| rustix::fs::syncfs(&self.root))
+            .map_err(|errno| told(self.layout.dir(), "leaving it in order", errno.into()))?;
+        let mut state = self.state.clone();
+        state.in_order = true;
+        state.write(&self.layout)
     }
 
     /// Lets it outlive the mount, whatever it was made for.

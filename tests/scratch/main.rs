@@ -19,6 +19,7 @@ mod base_changed;
 mod bound;
 mod bound_full;
 mod coherence;
+mod damaged;
 mod exerciser;
 mod full;
 mod guard;

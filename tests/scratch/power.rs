@@ -89,13 +89,33 @@ fn what_was_synchronised_is_there_and_nothing_else_turns_to_zeros() {
     }
     for kind in ["ext4", "xfs"] {
         if require_program(&format!("mkfs.{kind}")) {
-            cut_power_on(kind);
+            cut_power_on(kind, Stop::OfMachine);
         }
     }
 }
 
-fn cut_power_on(kind: &'static str) {
-    eprintln!("-- {kind}");
+#[test]
+fn a_disk_that_is_lost_while_the_machine_goes_on_is_put_in_order_as_after_a_power_cut() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    for kind in ["ext4", "xfs"] {
+        if require_program(&format!("mkfs.{kind}")) {
+            cut_power_on(kind, Stop::OfDisk);
+        }
+    }
+}
+
+/// What stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    OfMachine,
+    /// The machine goes on, and so does the daemon that has lost its disk.
+    OfDisk,
+}
+
+fn cut_power_on(kind: &'static str, stop: Stop) {
+    eprintln!("-- {kind}, {stop:?}");
     let place = TestDir::new();
     let base = place.directory("base");
     fs::create_dir_all(base.join("a/b/c")).unwrap();
@@ -145,7 +165,9 @@ fn cut_power_on(kind: &'static str) {
     let state = fs::read_to_string(scratch.join("state.json")).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     assert!(state.contains(boot.trim()));
-    fs::write(scratch.join("state.json"), state.replace(boot.trim(), "before")).unwrap();
+    if stop == Stop::OfMachine {
+        fs::write(scratch.join("state.json"), state.replace(boot.trim(), "before")).unwrap();
+    }
 
     let second = mounted(&base, &after);
     let at = |name: &str| second.path().join(name);

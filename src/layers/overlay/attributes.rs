@@ -73,7 +73,7 @@ impl Overlay {
         if let Some(below) = parts.lowers.first().filter(|_| parts.upper.is_some())
             && node.is_regular()
         {
-            stat.blocks = self.blocks(*below, &stat);
+            stat.blocks = self.blocks(node, *below, &stat);
         }
         // Others may change the base.
         let trust = match trust {

@@ -13,7 +13,7 @@ use super::Overlay;
 use super::node::{At, Node, Parts};
 use super::space::TWO_PAGES;
 use crate::layers::merged::{Base, Merged};
-use crate::layers::pages::{Fingerprint, MapAccess, MapId, PageMap};
+use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, UpperId};
 use crate::mapping::OpenMode;
 use crate::shown::Show;
 use crate::volume::Ino;
@@ -111,11 +111,18 @@ impl Overlay {
             Some(id) => id,
             None => self.map_of_others(node, upper)?,
         };
-        let map = PageMap::open(&self.pages, MapId(id), MapAccess::Write).map_err(|err| {
-            log::error!("{}: {err}", self.path_of(node).shown());
+        let told = |err: MapError| {
+            log::error!("{}: page map {}: {err}", self.path_of(node).shown(), MapId(id));
             err.errno()
-        })?;
+        };
+        let map = PageMap::open(&self.pages, MapId(id), MapAccess::Write).map_err(told)?;
         let file = self.upper.open_descriptor(upper, OpenMode::Write)?.shared_writer()?;
+        if !self.used_maps.lock().contains(&id) {
+            // Everything since is this daemon's own.
+            map.check_data(&file).map_err(told)?;
+            self.used_maps.lock().insert(id);
+        }
+        *node.shown.lock() = Some(Arc::clone(map.shown()));
         let base = Base::File(Arc::clone(&content.base));
         let state = self.base_state(node, map.base());
         let merged = Arc::new(Merged::new(base, file, self.counted(map))?.over(state));
@@ -127,7 +134,7 @@ impl Overlay {
     pub(super) fn map_of_others(&self, node: &Node, upper: Ino) -> Result<u64, Errno> {
         let below = node.parts().lowers.first().copied().filter(|_| node.is_linked());
         let below = below.ok_or(Errno::IO)?;
-        let pages = self.new_page_map(&self.fingerprint(below)?)?;
+        let pages = self.new_page_map(&self.fingerprint(below)?, upper)?;
         self.marks
             .write(&self.upper, upper, "mmapfs.pages", pages.to_string().as_bytes())
             .inspect_err(|_| self.drop_page_map(pages))?;
@@ -183,11 +190,13 @@ impl Overlay {
     }
 
     /// A new page map for a copy of a lower file, without a page yet.
-    pub(super) fn new_page_map(&self, base: &Fingerprint) -> Result<u64, Errno> {
+    pub(super) fn new_page_map(&self, base: &Fingerprint, upper: Ino) -> Result<u64, Errno> {
+        let upper = UpperId::of(&Fingerprint::of(self.upper.open_path(upper)?)?);
         loop {
             let id = MapId::random();
-            match PageMap::create(&self.pages, id, *base, base.size) {
+            match PageMap::create(&self.pages, id, *base, base.size, upper) {
                 Ok(_) => {
+                    self.used_maps.lock().insert(id.0);
                     self.counts.partial_files.fetch_add(1, Ordering::Relaxed);
                     return Ok(id.0);
                 }
@@ -199,10 +208,30 @@ impl Overlay {
 
     pub(super) fn drop_page_map(&self, id: u64) {
         self.uncount_map(id);
+        self.used_maps.lock().remove(&id);
         if let Err(err) = PageMap::remove(&self.pages, MapId(id)) {
             log::warn!("page map {}: removing it: {err}", MapId(id));
         }
         self.count_own();
+    }
+
+    /// Notes in the maps that were in use that all of their pages are durable, when they are.
+    pub(super) fn make_maps_firm(&self) -> Result<(), Errno> {
+        let used = std::mem::take(&mut *self.used_maps.lock());
+        for id in used {
+            match PageMap::open(&self.pages, MapId(id), MapAccess::Write) {
+                Ok(mut map) => {
+                    if let Some(seen) = map.unsynced() {
+                        map.make_firm(&seen)?;
+                        map.save_limit()?;
+                    }
+                }
+                Err(MapError::Io(err)) if err != Errno::NOENT => return Err(err),
+                // Whoever opens its file is told.
+                Err(err) => log::warn!("page map {}: {err}", MapId(id)),
+            }
+        }
+        Ok(())
     }
 
     /// Drops the page map of a file that is gone.

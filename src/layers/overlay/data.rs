@@ -10,6 +10,7 @@ use super::Overlay;
 use super::content::read_base;
 use super::handles::Handle;
 use super::node::{At, Node};
+use crate::layers::pages::{MapAccess, MapId, PAGE, PageMap};
 use crate::mapping::OpenMode;
 use crate::sys;
 use crate::sys::cred::Caller;
@@ -300,11 +301,28 @@ impl Overlay {
         sys::file::ioctl_attr(descriptor.any()?, command, data, out_size)
     }
 
-    /// Blocks of 512 bytes of a file with pages below: at most as many as the whole would have.
-    pub(super) fn blocks(&self, below: At, upper: &Stat) -> u64 {
+    /// Blocks of 512 bytes of a file with pages below: those of its upper file, and of those of the
+    /// base the share of the pages that show. A base with holes has its blocks spread evenly then.
+    pub(super) fn blocks(&self, node: &Node, below: At, upper: &Stat) -> u64 {
         let base = self.layer(below).and_then(|volume| volume.attr(below.ino, None));
-        let base = base.map_or(0, |attr| attr.stat.blocks);
-        let full = upper.size.div_ceil(4096) * 8;
-        (upper.blocks + base).min(full.max(base).max(upper.blocks))
+        let Ok(base) = base.map(|attr| attr.stat) else { return upper.blocks };
+        let pages = base.size.div_ceil(PAGE).max(1);
+        let shown = self.shown_pages(node).unwrap_or(pages).min(pages);
+        let share = u128::from(base.blocks) * u128::from(shown) / u128::from(pages);
+        // In whole pages, as filesystems count.
+        let share = u64::try_from(share).unwrap_or(u64::MAX).next_multiple_of(PAGE / 512);
+        upper.blocks.saturating_add(share)
+    }
+
+    /// How many pages of the base show; `None` where all do, or where it cannot be told.
+    fn shown_pages(&self, node: &Node) -> Option<u64> {
+        if let Some(shown) = &*node.shown.lock() {
+            return Some(shown.load(Ordering::Relaxed));
+        }
+        let map = PageMap::open(&self.pages, MapId(node.parts().pages?), MapAccess::Read).ok()?;
+        let mut known = node.shown.lock();
+        // Whoever has opened the file meanwhile knows better.
+        let shown = known.get_or_insert_with(|| Arc::clone(map.shown()));
+        Some(shown.load(Ordering::Relaxed))
     }
 }

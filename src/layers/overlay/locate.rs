@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::marks::{Links, MarkSet};
 use super::node::{At, Node, Parts};
+use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, Stat, Trust};
 
@@ -130,6 +131,10 @@ impl Overlay {
         let lowers = match stat.kind() {
             libc::S_IFDIR if !marks.opaque => self.lower_directories(dirs, name, &marks)?,
             libc::S_IFREG if marks.metacopy => vec![self.lower_data(dirs, name, &marks)?],
+            libc::S_IFREG => {
+                marks.pages.map_or(Ok(()), |id| self.check_whole(name, id))?;
+                Vec::new()
+            }
             _ => Vec::new(),
         };
         let number = match marks.ino {
@@ -201,6 +206,19 @@ impl Overlay {
                 Err(Errno::IO)
             }
         }
+    }
+
+    /// A file that names its page map and nothing below is whole, and was to lose the name of the
+    /// map next. Else a mark was lost.
+    fn check_whole(&self, name: &OsStr, id: u64) -> Result<(), Errno> {
+        let map = PageMap::open(&self.pages, MapId(id), MapAccess::Read);
+        let reason = match map {
+            Ok(map) if map.is_whole() => return Ok(()),
+            Ok(_) => "the mark of what is below it is lost".to_owned(),
+            Err(err) => err.to_string(),
+        };
+        log::error!("{}: page map {}: {reason}", name.shown(), MapId(id));
+        Err(Errno::IO)
     }
 
     /// What a redirect leads to: a path from the root of the lower layers, or another name in the

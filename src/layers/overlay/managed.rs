@@ -334,6 +334,12 @@ impl Managed for Overlay {
         self.lowers.iter().for_each(|volume| volume.end());
         self.upper.end();
         self.sweeper.end();
-        drop(self.scratch.lock().take());
+        let Some(scratch) = self.scratch.lock().take() else { return };
+        for node in self.nodes.without_names() {
+            self.drop_pages_of(&node);
+        }
+        if let Err(failure) = scratch.put_in_order(|| self.make_maps_firm()) {
+            log::error!("{failure}");
+        }
     }
 }

@@ -34,6 +34,7 @@ mod rescue;
 mod space;
 mod verbs;
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -110,6 +111,8 @@ pub struct Overlay {
     guard: guard::Guard,
     /// Pages of a base that has changed are shown as they are.
     mixes_bases: bool,
+    /// The page maps that were in use since the start.
+    used_maps: Mutex<HashSet<u64>>,
     /// The way to the kernel's caches, once there is one.
     caches: OnceLock<Arc<dyn Invalidate>>,
 }
@@ -158,6 +161,7 @@ impl Overlay {
             counts: Counts::of(&scratch),
             guard: guard::Guard::default(),
             mixes_bases: base_changed == BaseChanged::Mix,
+            used_maps: Mutex::default(),
             caches: OnceLock::new(),
             lowers,
             upper,

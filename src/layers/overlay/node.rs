@@ -63,6 +63,8 @@ pub(super) struct Node {
     parts: RwLock<Parts>,
     /// What all open descriptors of a file with parts in several layers share.
     pub(super) content: Mutex<Weak<Content>>,
+    /// How many pages of the base show, of a file with a page map that was looked at.
+    pub(super) shown: Mutex<Option<Arc<AtomicU64>>>,
     /// Bytes that its upper file and its page map were last counted with; see [`super::space`].
     pub(super) stored: Mutex<u64>,
     /// What the kernel reads of it in the base itself.
@@ -313,6 +315,12 @@ impl NodeTable {
         gone
     }
 
+    /// The nodes that have lost their last name.
+    pub(super) fn without_names(&self) -> Vec<Arc<Node>> {
+        let nodes = self.nodes.lock();
+        nodes.values().filter(|node| !node.is_linked()).cloned().collect()
+    }
+
     /// The numbers of all directories.
     pub(super) fn directories(&self) -> Vec<Ino> {
         let nodes = self.nodes.lock();
@@ -341,6 +349,7 @@ fn insert(
         place: Mutex::new(place),
         parts: RwLock::new(parts),
         content: Mutex::default(),
+        shown: Mutex::default(),
         stored: Mutex::new(stored),
         loan: Loan::new(ino),
         whole_opens: AtomicU64::new(0),

@@ -160,7 +160,7 @@ impl Overlay {
         let size = SetAttr { size: Some(base.size), ..SetAttr::default() };
         self.upper.set_attr(upper, None, size, &self.me)?;
         let path = self.path_below(node);
-        let pages = self.new_page_map(&base)?;
+        let pages = self.new_page_map(&base, upper)?;
         let mark = |name: &str, value: &[u8]| self.marks.write(&self.upper, upper, name, value);
         use std::os::unix::ffi::OsStrExt;
         mark("mmapfs.pages", pages.to_string().as_bytes())

@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::format::{CHUNK, HEADER, Header, STRIDE, decode, encode, length_for};
-use super::{
-    Change, Chunk, Fingerprint, MapAccess, MapError, MapId, PageMap, Unsynced, WORDS, ones, place,
+use super::format::{
+    HEADER, Header, RECORD, Record, TURN_PAGES, Turn, decode, encode, length_for, offset_of,
 };
+use super::{Change, Fingerprint, MapAccess, MapError, MapId, PageMap, Unsynced, UpperId};
+use super::{ones, place};
 
 impl PageMap {
     /// Makes the map of a file that shows the first `base_limit` bytes of its base, and none of
@@ -25,6 +26,7 @@ impl PageMap {
         id: MapId,
         base: Fingerprint,
         base_limit: u64,
+        upper: UpperId,
     ) -> Result<PageMap, Errno> {
         if base_limit > base.size || i64::try_from(base.size).is_err() {
             return Err(Errno::INVAL);
@@ -33,10 +35,11 @@ impl PageMap {
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&directory, id.to_string(), flags, mode)?;
         let lowered = (i64::MIN, 0);
-        let header = Header { id, base_limit, base, firm_limit: base_limit, lowered };
+        let header =
+            Header { id, sequence: 0, base_limit, base, upper, firm_limit: base_limit, lowered };
         let map = PageMap::empty(file, MapAccess::Write, &header);
         let made = rustix::fs::ftruncate(&map.file, length_for(map.base_pages()));
-        if let Err(err) = made.and_then(|()| map.save_limit()) {
+        if let Err(err) = made.and_then(|()| map.write_headers()) {
             PageMap::remove(directory, id)?;
             return Err(err);
         }
@@ -56,19 +59,26 @@ impl PageMap {
         let flags = mode | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::openat(directory, id.to_string(), flags, Mode::empty())?;
         let len = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
-        let mut header = [0; HEADER as usize];
-        if read_at(&file, 0, &mut header)? < header.len() {
-            return Err(MapError::Short { len, least: HEADER });
+        let mut headers = [[0; RECORD as usize]; 2];
+        if read_at(&file, 0, headers.as_flattened_mut())? < HEADER as usize {
+            return match decode(&headers[0]) {
+                // A map of another version may be shorter.
+                Err(err @ (MapError::Older { .. } | MapError::Newer { .. })) => Err(err),
+                _ => Err(MapError::Short { len, least: HEADER }),
+            };
         }
-        let mut map = PageMap::empty(file, access, &decode(&header)?);
+        let mut map = PageMap::empty(file, access, &sound(&headers)?);
         map.check_id(id)?;
         map.limit_saved = AtomicBool::new(true);
         let least = length_for(map.base_pages());
         if len < least {
             return Err(MapError::Short { len, least });
         }
-        map.load(least)?;
-        Ok(map)
+        let torn = map.load(least)?;
+        match torn.first() {
+            Some(number) => Err(MapError::Turn { page: number * TURN_PAGES }),
+            None => Ok(map),
+        }
     }
 
     /// A map under the name of another is that of another file.
@@ -86,15 +96,17 @@ impl PageMap {
             access,
             id: header.id,
             base: header.base,
+            upper: header.upper,
+            sequence: AtomicU64::new(header.sequence),
             base_limit: header.base_limit,
             limit_saved: AtomicBool::new(false),
             dirty: AtomicBool::new(true),
-            chunks: BTreeMap::new(),
-            firm: BTreeMap::new(),
+            turns: BTreeMap::new(),
             touched: BTreeSet::new(),
             firm_limit: header.firm_limit,
             lowered: header.lowered,
             own: 0,
+            shown: Arc::new(AtomicU64::new(header.base_limit.div_ceil(super::PAGE))),
             tally: None,
         }
     }
@@ -107,9 +119,10 @@ impl PageMap {
         rustix::fs::unlinkat(directory, id.to_string(), AtFlags::empty())
     }
 
-    /// Reads the bitmaps, data only, up to `end` bytes.
-    pub(super) fn load(&mut self, end: u64) -> Result<(), MapError> {
-        let mut at = HEADER;
+    /// Reads the turns, data only, up to `end` bytes. Returns the numbers of those whose checksum
+    /// is wrong, which are read as they are.
+    pub(super) fn load(&mut self, end: u64) -> Result<Vec<u64>, MapError> {
+        let (mut at, mut torn) = (HEADER, Vec::new());
         while at < end {
             let data = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
                 Ok(data) => data.max(at),
@@ -117,42 +130,38 @@ impl PageMap {
                 Err(_) => at,
             };
             let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(data)).unwrap_or(end);
-            let stop = hole.next_multiple_of(CHUNK).min(end);
-            at = data - (data - HEADER) % STRIDE;
+            let stop = hole.max(data + 1).next_multiple_of(RECORD).min(end);
+            at = data - data % RECORD;
             while at < stop {
-                self.load_chunk(at, end)?;
-                at += STRIDE;
+                let mut record = [0; RECORD as usize];
+                let count = read_at(&self.file, at, &mut record)?;
+                if count < record.len() {
+                    return Err(MapError::Short { len: at + count as u64, least: end });
+                }
+                torn.extend(self.load_turn((at - HEADER) / RECORD, &record));
+                at += RECORD;
             }
         }
         let behind = self.base_pages();
         self.forget_from(behind);
-        Ok(())
+        Ok(torn)
     }
 
-    fn load_chunk(&mut self, at: u64, least: u64) -> Result<(), MapError> {
-        let mut bytes = [0; STRIDE as usize];
-        let count = read_at(&self.file, at, &mut bytes)?;
-        if count < bytes.len() {
-            return Err(MapError::Short { len: at + count as u64, least });
-        }
-        let (own, firm) = bytes.split_at(CHUNK as usize);
-        let (own, firm) = (words_of(own), words_of(firm));
-        let number = (at - HEADER) / STRIDE;
-        if own != [0; WORDS] {
-            self.own += ones(&own);
-            self.chunks.insert(number, Box::new(own));
-        }
-        if firm != [0; WORDS] {
-            self.firm.insert(number, Box::new(firm));
-        }
-        if own.iter().zip(&firm).any(|(own, firm)| own & !firm != 0) {
+    /// Returns the number of the turn where its checksum is wrong.
+    fn load_turn(&mut self, number: u64, record: &Record) -> Option<u64> {
+        let (turn, sound) = Turn::decode(record, self.id, number);
+        self.own += ones(&turn.own);
+        if has_unsynced(&turn) {
             self.touched.insert(number);
         }
-        Ok(())
+        if turn != Turn::NONE {
+            self.turns.insert(number, Box::new(turn));
+        }
+        (!sound).then_some(number)
     }
 
-    /// Changes the pages `start..end`, which are not none and lie in one chunk.
-    pub(super) fn change_in_chunk(
+    /// Changes the pages `start..end`, which are not none and lie in one turn.
+    pub(super) fn change_in_turn(
         &mut self,
         start: u64,
         end: u64,
@@ -160,54 +169,45 @@ impl PageMap {
     ) -> Result<(), Errno> {
         let (number, first, start_bit) = place(start);
         let (_, last, end_bit) = place(end - 1);
-        let changed = |words: Option<&Box<Chunk>>, set: bool| {
-            let mut words = words.map_or([0; WORDS], |words| **words);
-            for (index, word) in words.iter_mut().enumerate().take(last + 1).skip(first) {
-                let from = if index == first { start_bit } else { 0 };
-                let to = if index == last { end_bit } else { 63 };
-                let bits = u64::MAX << from & u64::MAX >> (63 - to);
-                *word = if set { *word | bits } else { *word & !bits };
-            }
-            words
-        };
-        // Nothing is firm that is not set.
-        if change == Change::Base {
-            let words = changed(self.firm.get(&number), false);
-            self.write_firm(number, words)?;
-        }
-        let before = self.chunks.get(&number).map_or([0; WORDS], |words| **words);
-        let words = changed(self.chunks.get(&number), change != Change::Base);
-        if words != before {
-            let bytes = words.map(u64::to_le_bytes);
-            let bytes = bytes.get(first..=last).unwrap_or_default().as_flattened();
-            self.dirty.store(true, Ordering::Release);
-            if before == [0; WORDS] && !self.firm.contains_key(&number) {
-                // No fsync may fail for want of room for what it notes.
-                write_at(&self.file, HEADER + number * STRIDE + CHUNK, &[0; CHUNK as usize])?;
-            }
-            write_at(&self.file, HEADER + number * STRIDE + first as u64 * 8, bytes)?;
-            self.count_change(ones(&before), ones(&words));
-            put(&mut self.chunks, number, words);
-            if change == Change::Own {
-                self.touched.insert(number);
+        let mut turn = self.turn(number);
+        for index in first..=last {
+            let from = if index == first { start_bit } else { 0 };
+            let to = if index == last { end_bit } else { 63 };
+            let bits = u64::MAX << from & u64::MAX >> (63 - to);
+            let (own, firm) = (&mut turn.own[index], &mut turn.firm[index]);
+            match change {
+                Change::Own => *own |= bits,
+                Change::Zeros => (*own, *firm) = (*own | bits, *firm | bits),
+                // Nothing is firm that is not set.
+                Change::Base => (*own, *firm) = (*own & !bits, *firm & !bits),
             }
         }
-        if change == Change::Zeros {
-            let words = changed(self.firm.get(&number), true);
-            self.write_firm(number, words)?;
-        }
-        Ok(())
+        self.write_turn(number, turn)
     }
 
-    fn write_firm(&mut self, number: u64, words: Chunk) -> Result<(), Errno> {
-        let before = self.firm.get(&number).map_or([0; WORDS], |words| **words);
-        if words == before {
-            return Ok(());
-        }
+    /// The bits of a turn.
+    pub(super) fn turn(&self, number: u64) -> Turn {
+        self.turns.get(&number).map_or(Turn::NONE, |turn| **turn)
+    }
+
+    /// Writes a turn where it has changed.
+    fn write_turn(&mut self, number: u64, turn: Turn) -> Result<(), Errno> {
+        if turn == self.turn(number) { Ok(()) } else { self.rewrite_turn(number, turn) }
+    }
+
+    /// Writes a turn, with its checksum.
+    pub(super) fn rewrite_turn(&mut self, number: u64, turn: Turn) -> Result<(), Errno> {
         self.dirty.store(true, Ordering::Release);
-        let bytes = words.map(u64::to_le_bytes);
-        write_at(&self.file, HEADER + number * STRIDE + CHUNK, bytes.as_flattened())?;
-        put(&mut self.firm, number, words);
+        write_at(&self.file, offset_of(number), &turn.encode(self.id, number))?;
+        self.count_change(ones(&self.turn(number).own), ones(&turn.own));
+        match has_unsynced(&turn) {
+            true => self.touched.insert(number),
+            false => self.touched.remove(&number),
+        };
+        match turn == Turn::NONE {
+            true => self.turns.remove(&number),
+            false => self.turns.insert(number, Box::new(turn)),
+        };
         Ok(())
     }
 
@@ -218,9 +218,8 @@ impl PageMap {
         if none || self.access == MapAccess::Read {
             return None;
         }
-        let chunk = |number: &u64| Some((*number, self.chunks.get(number)?.clone()));
-        let chunks = self.touched.iter().filter_map(chunk).collect();
-        Some(Unsynced { chunks, limit: self.base_limit })
+        let turns = self.touched.iter().map(|number| (*number, self.turn(*number).own)).collect();
+        Some(Unsynced { turns, limit: self.base_limit })
     }
 
     /// Makes firm what was set when the synchronisation of the data began, and is still.
@@ -237,20 +236,13 @@ impl PageMap {
                 log::debug!("shortening a page map: {err}"); // It is longer than it need be.
             }
         }
-        for (number, then) in &seen.chunks {
-            let now = self.chunks.get(number).map_or([0; WORDS], |words| **words);
-            let mut words = self.firm.get(number).map_or([0; WORDS], |words| **words);
-            for (word, (then, now)) in words.iter_mut().zip(then.iter().zip(&now)) {
-                *word |= then & now;
+        for (number, then) in &seen.turns {
+            let mut turn = self.turn(*number);
+            for (firm, (then, own)) in turn.firm.iter_mut().zip(then.iter().zip(&turn.own)) {
+                *firm |= then & own;
             }
-            self.write_firm(*number, words)?;
+            self.write_turn(*number, turn)?;
         }
-        let (chunks, firm) = (&self.chunks, &self.firm);
-        self.touched.retain(|number| {
-            let Some(own) = chunks.get(number) else { return false };
-            let Some(firm) = firm.get(number) else { return true };
-            own.iter().zip(firm.iter()).any(|(own, firm)| own & !firm != 0)
-        });
         Ok(())
     }
 
@@ -263,10 +255,21 @@ impl PageMap {
         if self.limit_saved.load(Ordering::Acquire) {
             return Ok(());
         }
+        // The other header stays what it is, should the machine stop in the middle of this one.
+        self.sequence.fetch_add(1, Ordering::Relaxed);
         self.dirty.store(true, Ordering::Release);
-        write_at(&self.file, 0, &encode(&self.header()))?;
+        let header = self.header();
+        write_at(&self.file, header.sequence % 2 * RECORD, &encode(&header))?;
         self.limit_saved.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Writes both headers.
+    pub(super) fn write_headers(&self) -> Result<(), Errno> {
+        self.limit_saved.store(false, Ordering::Release);
+        self.save_limit()?;
+        self.limit_saved.store(false, Ordering::Release);
+        self.save_limit()
     }
 
     /// Makes the map durable, if it was changed. The data of the upper file comes first.
@@ -303,19 +306,38 @@ impl PageMap {
     }
 }
 
-fn words_of(bytes: &[u8]) -> Chunk {
-    let mut chunk = [0; WORDS];
-    for (word, bytes) in chunk.iter_mut().zip(bytes.as_chunks().0) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    chunk
+fn has_unsynced(turn: &Turn) -> bool {
+    turn.own.iter().zip(&turn.firm).any(|(own, firm)| own & !firm != 0)
 }
 
-fn put(chunks: &mut BTreeMap<u64, Box<Chunk>>, number: u64, words: Chunk) {
-    match words == [0; WORDS] {
-        true => chunks.remove(&number),
-        false => chunks.insert(number, Box::new(words)),
+/// The header that counts, of a map of which both are whole.
+pub(super) fn sound(headers: &[Record; 2]) -> Result<Header, MapError> {
+    let missing = MapError::Damaged { what: "one of its headers is missing" };
+    let first = decode(&headers[0])?.ok_or(MapError::Magic)?;
+    let second = decode(&headers[1])?.ok_or(missing)?;
+    let (older, later) = match first.sequence < second.sequence {
+        true => (first, second),
+        false => (second, first),
     };
+    let follows = older.sequence + 1 == later.sequence && first.sequence % 2 == 0;
+    let alike = (older.id, older.base, older.upper) == (later.id, later.base, later.upper);
+    match follows && alike {
+        true => Ok(later),
+        false => Err(MapError::Damaged { what: "its headers do not belong together" }),
+    }
+}
+
+/// The later header of those that are whole, after the machine has stopped; `None` where neither
+/// was ever written. And whether both are.
+pub(super) fn whole(headers: &[Record; 2]) -> Result<(Option<Header>, bool), MapError> {
+    let found = [decode(&headers[0]), decode(&headers[1])];
+    let both = sound(headers).is_ok();
+    let later = found.iter().flatten().flatten().max_by_key(|header| header.sequence).copied();
+    match (later, found) {
+        (Some(later), _) => Ok((Some(later), both)),
+        (None, [Err(err), _] | [_, Err(err)]) => Err(err),
+        (None, _) => Ok((None, false)),
+    }
 }
 
 /// pread(2) until the buffer is full or the file ends.

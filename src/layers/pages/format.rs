@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use rustix::io::Errno;
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, Moment};
 
 /// The first bytes of every page map.
 const MAGIC: [u8; 8] = *b"mmapfspm";
@@ -14,21 +14,33 @@ const MAGIC: [u8; 8] = *b"mmapfspm";
 /// The newest version that is understood.
 const VERSION: u32 = 3;
 
-/// Bytes of the header; the bitmap follows it.
-pub(super) const HEADER: u64 = 512;
+/// Bytes that are written together and checked together: a sector of a disk, which power cuts
+/// leave old or new.
+pub(super) const RECORD: u64 = 512;
+
+/// Bytes of both headers; the bitmaps follow them.
+pub(super) const HEADER: u64 = 2 * RECORD;
 
 /// Bytes of a page, on every machine.
 pub const PAGE: u64 = 4096;
 
-/// Bytes of a bitmap that are read, kept and written together. They never cross a block of the
-/// filesystem, so a write of them is done or not done.
-pub(super) const CHUNK: u64 = 512;
+/// Words of each of the two bitmaps in a turn.
+pub(super) const WORDS: usize = 31;
 
-/// Bytes from one chunk of a bitmap to the next: that of the firm bits lies between.
-pub(super) const STRIDE: u64 = 2 * CHUNK;
+/// Bytes of those.
+const BITS: usize = WORDS * 8;
 
-/// Pages that a chunk speaks of.
-pub(super) const CHUNK_PAGES: u64 = CHUNK * 8;
+/// Pages that a turn speaks of.
+pub(super) const TURN_PAGES: u64 = WORDS as u64 * 64;
+
+/// Where the checksum of a record is.
+const SUM: usize = RECORD as usize - 4;
+
+/// The bits of [`TURN_PAGES`] pages.
+pub(super) type Bits = [u64; WORDS];
+
+/// A header or a turn as it is on disk.
+pub(super) type Record = [u8; RECORD as usize];
 
 /// The name of a page map: 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,7 +101,17 @@ pub enum MapError {
         /// The shortest length that is possible, in bytes.
         least: u64,
     },
-    /// Its header contradicts itself.
+    /// A checksum of the bitmaps is wrong.
+    Turn {
+        /// The first page that it is about.
+        page: u64,
+    },
+    /// Pages that were written have no data in the upper file.
+    Missing {
+        /// The first of them.
+        page: u64,
+    },
+    /// Its headers contradict themselves or each other.
     Damaged {
         /// The field, and what is wrong with it.
         what: &'static str,
@@ -132,6 +154,12 @@ impl fmt::Display for MapError {
             MapError::Short { len, least } => {
                 write!(f, "page map is cut off: {len} bytes, at least {least} are needed")
             }
+            MapError::Turn { page } => {
+                write!(f, "page map is damaged: the checksum for page {page} and on is wrong")
+            }
+            MapError::Missing { page } => {
+                write!(f, "page {page} was written, and its data is not in the scratch")
+            }
             MapError::Damaged { what } => write!(f, "page map is damaged: {what}"),
         }
     }
@@ -141,15 +169,39 @@ impl std::error::Error for MapError {}
 
 /// Bytes of a whole page map whose base part has so many pages.
 pub(super) fn length_for(base_pages: u64) -> u64 {
-    HEADER + base_pages.div_ceil(CHUNK_PAGES) * STRIDE
+    HEADER + base_pages.div_ceil(TURN_PAGES) * RECORD
+}
+
+/// Where a turn is in its file.
+pub(super) fn offset_of(turn: u64) -> u64 {
+    HEADER + turn * RECORD
+}
+
+/// The file that a page map is of, as far as it is known by anything but its marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct UpperId {
+    /// Inode number. A copy of the scratch has another.
+    pub ino: u64,
+    /// Birth, by which a later file of the same number is told; 0 where it is not known.
+    pub birth: Moment,
+}
+
+impl UpperId {
+    /// That of a file.
+    pub fn of(file: &Fingerprint) -> UpperId {
+        UpperId { ino: file.ino, birth: file.birth.unwrap_or_default() }
+    }
 }
 
 /// What the header of a map says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) id: MapId,
+    /// The higher one of the two headers counts.
+    pub(super) sequence: u64,
     pub(super) base_limit: u64,
     pub(super) base: Fingerprint,
+    pub(super) upper: UpperId,
     pub(super) firm_limit: u64,
     pub(super) lowered: (i64, u32),
 }
@@ -160,30 +212,35 @@ const FIRM_LIMIT: usize = 24;
 const LOWERED: usize = 32;
 const ID: usize = 48;
 const BASE: usize = 56;
-const BEHIND: usize = BASE + Fingerprint::LEN;
+const UPPER: usize = BASE + Fingerprint::LEN;
+const SEQUENCE: usize = UPPER + 24;
 
 /// The bytes of a header.
-pub(super) fn encode(said: &Header) -> [u8; HEADER as usize] {
-    let mut header = [0; HEADER as usize];
-    let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(place) = header.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-    };
-    put(0, &MAGIC);
-    put(8, &VERSION.to_le_bytes());
-    put(12, &(PAGE as u32).to_le_bytes());
-    put(BASE_LIMIT, &said.base_limit.to_le_bytes());
-    put(FIRM_LIMIT, &said.firm_limit.to_le_bytes());
-    put(LOWERED, &said.lowered.0.to_le_bytes());
-    put(LOWERED + 8, &said.lowered.1.to_le_bytes());
-    put(ID, &said.id.0.to_le_bytes());
-    put(BASE, &said.base.encode());
+pub(super) fn encode(said: &Header) -> Record {
+    let mut header = [0; RECORD as usize];
+    put(&mut header, 0, &MAGIC);
+    put(&mut header, 8, &VERSION.to_le_bytes());
+    put(&mut header, 12, &(PAGE as u32).to_le_bytes());
+    put(&mut header, BASE_LIMIT, &said.base_limit.to_le_bytes());
+    put(&mut header, FIRM_LIMIT, &said.firm_limit.to_le_bytes());
+    put(&mut header, LOWERED, &said.lowered.0.to_le_bytes());
+    put(&mut header, LOWERED + 8, &said.lowered.1.to_le_bytes());
+    put(&mut header, ID, &said.id.0.to_le_bytes());
+    put(&mut header, BASE, &said.base.encode());
+    put(&mut header, UPPER, &said.upper.ino.to_le_bytes());
+    put(&mut header, UPPER + 8, &said.upper.birth.0.to_le_bytes());
+    put(&mut header, UPPER + 16, &said.upper.birth.1.to_le_bytes());
+    put(&mut header, SEQUENCE, &said.sequence.to_le_bytes());
+    let sum = crc32fast::hash(before_sum(&header));
+    put(&mut header, SUM, &sum.to_le_bytes());
     header
 }
 
-/// What a header says.
-pub(super) fn decode(header: &[u8; HEADER as usize]) -> Result<Header, MapError> {
+/// What a header says; `None` where nothing was ever written.
+pub(super) fn decode(header: &Record) -> Result<Option<Header>, MapError> {
+    if *header == [0; RECORD as usize] {
+        return Ok(None);
+    }
     if header.first_chunk() != Some(&MAGIC) {
         return Err(MapError::Magic);
     }
@@ -193,22 +250,86 @@ pub(super) fn decode(header: &[u8; HEADER as usize]) -> Result<Header, MapError>
         version if version < VERSION => return Err(MapError::Older { version }),
         version => return Err(MapError::Newer { version }),
     }
+    if word(header, SUM) != crc32fast::hash(before_sum(header)) {
+        return Err(MapError::Damaged { what: "the checksum of its header is wrong" });
+    }
     if u64::from(word(header, 12)) != PAGE {
         return Err(MapError::Damaged { what: "its page size is not 4096" });
     }
-    let base = header.get(BASE..BEHIND).and_then(Fingerprint::decode);
+    let base = header.get(BASE..UPPER).and_then(Fingerprint::decode);
     let base = base.ok_or(MapError::Damaged { what: "the fingerprint of the base is none" })?;
+    let birth = (long(header, UPPER + 8) as i64, word(header, UPPER + 16));
     let said = Header {
         id: MapId(long(header, ID)),
+        sequence: long(header, SEQUENCE),
         base_limit: long(header, BASE_LIMIT),
         base,
+        upper: UpperId { ino: long(header, UPPER), birth },
         firm_limit: long(header, FIRM_LIMIT),
         lowered: (long(header, LOWERED) as i64, word(header, LOWERED + 8)),
     };
     if said.base_limit.max(said.firm_limit) > base.size {
         return Err(MapError::Damaged { what: "its base limit is behind the end of the base" });
     }
-    Ok(said)
+    Ok(Some(said))
+}
+
+/// The bits of a turn, and those that are firm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) own: Bits,
+    pub(super) firm: Bits,
+}
+
+impl Turn {
+    pub(super) const NONE: Turn = Turn { own: [0; WORDS], firm: [0; WORDS] };
+
+    /// The bytes of the turn with this number in the map with this id: the checksum is of both as
+    /// well, so that no turn is taken for another.
+    pub(super) fn encode(&self, id: MapId, number: u64) -> Record {
+        let mut record = [0; RECORD as usize];
+        put(&mut record, 0, self.own.map(u64::to_le_bytes).as_flattened());
+        put(&mut record, BITS, self.firm.map(u64::to_le_bytes).as_flattened());
+        let sum = sum_of_turn(&record, id, number);
+        put(&mut record, SUM, &sum.to_le_bytes());
+        record
+    }
+
+    /// The turn that a record has, and whether its checksum is right. Zeros are a turn that was
+    /// never written.
+    pub(super) fn decode(record: &Record, id: MapId, number: u64) -> (Turn, bool) {
+        let (own, rest) = record.split_at(BITS);
+        let firm = rest.get(..BITS).unwrap_or_default();
+        let turn = Turn { own: words_of(own), firm: words_of(firm) };
+        let sound = word(record, SUM) == sum_of_turn(record, id, number);
+        (turn, sound || *record == [0; RECORD as usize])
+    }
+}
+
+fn words_of(bytes: &[u8]) -> Bits {
+    let mut bits = [0; WORDS];
+    for (word, bytes) in bits.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    bits
+}
+
+fn sum_of_turn(record: &Record, id: MapId, number: u64) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&id.0.to_le_bytes());
+    sum.update(&number.to_le_bytes());
+    sum.update(before_sum(record));
+    sum.finalize()
+}
+
+fn before_sum(record: &Record) -> &[u8] {
+    record.get(..SUM).unwrap_or_default()
+}
+
+fn put(record: &mut Record, at: usize, bytes: &[u8]) {
+    if let Some(place) = record.get_mut(at..at + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
 }
 
 fn word(header: &[u8], at: usize) -> u32 {

@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::format::{HEADER, decode};
+use super::disk::sound;
+use super::format::{HEADER, RECORD};
 use super::{Fingerprint, MapError, MapId, PageMap, read_at};
 
 impl PageMap {
@@ -15,11 +16,11 @@ impl PageMap {
     pub fn fingerprint(directory: impl AsFd, id: MapId) -> Result<Fingerprint, MapError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::openat(directory, id.to_string(), flags, Mode::empty())?;
-        let mut header = [0; HEADER as usize];
-        let len = read_at(&file, 0, &mut header)? as u64;
+        let mut headers = [[0; RECORD as usize]; 2];
+        let len = read_at(&file, 0, headers.as_flattened_mut())? as u64;
         if len < HEADER {
             return Err(MapError::Short { len, least: HEADER });
         }
-        Ok(decode(&header)?.base)
+        Ok(sound(&headers)?.base)
     }
 }

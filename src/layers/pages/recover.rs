@@ -4,14 +4,13 @@
 //! blocks only when their data is there (ext4 in its default mode, xfs, btrfs).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::disk::read_at;
-use super::format::{HEADER, Header, STRIDE, decode, length_for};
-use super::{Fingerprint, MapAccess, MapError, MapId, PAGE, PageMap, WORDS};
+use super::disk::{read_at, whole};
+use super::format::{Bits, Header, RECORD, TURN_PAGES, WORDS, length_for};
+use super::{Fingerprint, MapAccess, MapError, MapId, PAGE, PageMap, UpperId};
 use crate::layers::base::{ctime_of, size_of};
 
 /// What the disk had of a page map.
@@ -40,13 +39,12 @@ impl PageMap {
     ) -> Result<Recovered, MapError> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::openat(directory, id.to_string(), flags, Mode::empty())?;
-        let mut header = [0; HEADER as usize];
-        read_at(&file, 0, &mut header)?;
-        if header == [0; HEADER as usize] {
+        let mut headers = [[0; RECORD as usize]; 2];
+        read_at(&file, 0, headers.as_flattened_mut())?;
+        let (Some(said), both) = whole(&headers)? else {
             let base = base()?;
             return PageMap::anew(file, id, upper, base).map(|()| Recovered::Anew);
-        }
-        let said = decode(&header)?;
+        };
         let changed = ctime_of(upper)?;
         // What lowers the limit is on the disk with the time that it left on the upper file.
         let lowered = changed >= said.lowered;
@@ -57,21 +55,30 @@ impl PageMap {
         if u64::try_from(rustix::fs::fstat(&map.file)?.st_size).unwrap_or(0) < least {
             rustix::fs::ftruncate(&map.file, least)?;
         }
-        map.load(least)?;
-        let lost = map.take_unwritten(upper)?;
-        if base_limit == said.base_limit && lost == Some(0) {
+        let torn = map.load(least)?;
+        let (lost, changed) = map.take_unwritten(upper, &torn)?;
+        if base_limit == said.base_limit && both && torn.is_empty() && !changed {
             return Ok(Recovered::Whole);
         }
-        map.limit_saved.store(base_limit == said.base_limit, Ordering::Release);
+        map.write_headers()?;
         map.sync(false)?;
-        Ok(Recovered::Without(lost.unwrap_or(0)))
+        Ok(Recovered::Without(lost))
     }
 
     /// A map that says what the upper file has.
     fn anew(file: OwnedFd, id: MapId, upper: &OwnedFd, base: Fingerprint) -> Result<(), MapError> {
         let base_limit = base.size.min(size_of(upper)?);
         let lowered = (i64::MIN, 0);
-        let header = Header { id, base_limit, base, firm_limit: base_limit, lowered };
+        let owner = UpperId::of(&Fingerprint::of(upper)?);
+        let header = Header {
+            id,
+            sequence: 0,
+            base_limit,
+            base,
+            upper: owner,
+            firm_limit: base_limit,
+            lowered,
+        };
         rustix::fs::ftruncate(&file, 0)?;
         let mut map = PageMap::empty(file, MapAccess::Write, &header);
         rustix::fs::ftruncate(&map.file, length_for(map.base_pages()))?;
@@ -83,54 +90,120 @@ impl PageMap {
             }
             at = stop;
         }
+        map.write_headers()?;
         Ok(map.sync(false)?)
     }
 
     /// Sets the bits that are firm, and takes those away that are not and whose pages were not
-    /// written. Returns how many went; `None` when nothing went and something was set.
-    fn take_unwritten(&mut self, upper: &OwnedFd) -> Result<Option<u64>, Errno> {
+    /// written. A turn that is `torn` is partly that before a change and partly that after it:
+    /// there a firm bit without its bit says nothing. Returns how many bits went, and whether
+    /// anything was changed.
+    fn take_unwritten(&mut self, upper: &OwnedFd, torn: &[u64]) -> Result<(u64, bool), Errno> {
         let pages = self.base_pages();
-        let mut missing = Vec::new();
-        for (number, firm) in &self.firm {
-            let own = self.chunks.get(number).map_or([0; WORDS], |words| **words);
-            for page in bits(*number, |word| firm[word] & !own[word]) {
-                missing.push(page);
+        let (mut lost, mut changed) = (0, false);
+        let numbers: Vec<u64> = self.turns.keys().copied().chain(torn.iter().copied()).collect();
+        let mut known = Extent::default();
+        for number in numbers {
+            let mut turn = self.turn(number);
+            let before = turn;
+            let doubtful = torn.contains(&number);
+            for page in bits(number, &before.own, &before.firm, |own, firm| own ^ firm) {
+                let (word, bit) = ((page % TURN_PAGES / 64) as usize, 1 << (page % 64));
+                if page >= pages {
+                    continue;
+                }
+                let own = before.own[word] & bit != 0;
+                let keeps = (!own && !doubtful) || known.has(upper, page, pages)?;
+                match keeps {
+                    true => turn.own[word] |= bit,
+                    false => {
+                        turn.own[word] &= !bit;
+                        turn.firm[word] &= !bit;
+                        lost += u64::from(own);
+                    }
+                }
+            }
+            if turn != before || doubtful {
+                self.rewrite_turn(number, turn)?;
+                changed = true;
             }
         }
-        missing.retain(|page| *page < pages);
-        for page in &missing {
-            self.set(*page..page + 1)?;
-        }
-        let mut unwritten = Vec::new();
+        Ok((lost, changed))
+    }
+
+    /// Makes sure that pages which are not firm have data in the upper file. Where the machine has
+    /// not stopped they have, unless somebody has damaged it.
+    ///
+    /// # Errors
+    /// The first page that has none; those of lseek(2).
+    pub fn check_data(&self, upper: &OwnedFd) -> Result<(), MapError> {
+        let pages = self.base_pages().min(size_of(upper)?.div_ceil(PAGE));
+        let mut data_to = 0;
         for number in &self.touched {
-            let Some(own) = self.chunks.get(number) else { continue };
-            let firm = self.firm.get(number).map_or([0; WORDS], |words| **words);
-            let mut known = (false, 0);
-            for page in bits(*number, |word| own[word] & !firm[word]) {
-                if page >= known.1 {
-                    known = written(upper, page, pages)?;
+            let turn = self.turn(*number);
+            for page in bits(*number, &turn.own, &turn.firm, |own, firm| own & !firm) {
+                if page < data_to || page >= pages {
+                    continue;
                 }
-                if !known.0 {
-                    unwritten.push(page);
+                match data_at(upper, page)? {
+                    Some(end) => data_to = end,
+                    None => return Err(MapError::Missing { page }),
                 }
             }
         }
-        for page in &unwritten {
-            self.clear(*page..page + 1)?;
-        }
-        let lost = unwritten.len() as u64;
-        Ok((lost > 0 || missing.is_empty()).then_some(lost))
+        Ok(())
     }
 }
 
-/// The pages of a chunk whose bit is set.
-fn bits(chunk: u64, word: impl Fn(usize) -> u64) -> impl Iterator<Item = u64> {
-    let first = chunk * (STRIDE / 2) * 8;
+/// The pages of a turn for which `word` of its bits and of the firm ones is set.
+fn bits(
+    number: u64,
+    own: &Bits,
+    firm: &Bits,
+    word: impl Fn(u64, u64) -> u64,
+) -> impl Iterator<Item = u64> {
+    let words: Bits = std::array::from_fn(|index| word(own[index], firm[index]));
     (0..WORDS).flat_map(move |index| {
-        let word = word(index);
-        let set = (0..64).filter(move |bit| word >> bit & 1 == 1);
-        set.map(move |bit| first + index as u64 * 64 + bit)
+        let word = words[index];
+        let first = number * TURN_PAGES + index as u64 * 64;
+        (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
     })
+}
+
+/// The data or the hole that was found last.
+#[derive(Default)]
+struct Extent {
+    data: bool,
+    start: u64,
+    end: u64,
+}
+
+impl Extent {
+    /// Whether all of a page is there as data; the pages up to `stop` may be asked for next.
+    fn has(&mut self, upper: &OwnedFd, page: u64, stop: u64) -> Result<bool, Errno> {
+        if page < self.start || page >= self.end {
+            let (data, end) = written(upper, page, stop)?;
+            *self = Extent { data, start: page, end };
+        }
+        Ok(self.data)
+    }
+}
+
+/// The end of the run of pages from this one on that have data, each of them some: a part of a page
+/// may have been punched where blocks are smaller. `None` where the page has none.
+fn data_at(upper: &OwnedFd, page: u64) -> Result<Option<u64>, Errno> {
+    let data = match rustix::fs::seek(upper, SeekFrom::Data(page * PAGE)) {
+        Ok(data) => data,
+        Err(Errno::NXIO) => return Ok(None),
+        // Without a way to ask all of it counts as data.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(u64::MAX)),
+        Err(errno) => return Err(errno),
+    };
+    if data >= (page + 1) * PAGE {
+        return Ok(None);
+    }
+    let hole = rustix::fs::seek(upper, SeekFrom::Hole(data))?;
+    Ok(Some(hole.div_ceil(PAGE)))
 }
 
 /// Whether all of a page is there as data, and up to which page, `stop` at most, that stays so.

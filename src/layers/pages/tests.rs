@@ -4,8 +4,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use super::*;
 
 mod after_a_cut;
+mod damage;
 
 const ID: MapId = MapId(0xfeed);
+const UPPER: UpperId = UpperId { ino: 77, birth: (5, 6) };
 const GIB: u64 = 1 << 30;
 /// Before every change of a file.
 const NEVER: (i64, u32) = (i64::MIN, 0);
@@ -38,7 +40,7 @@ impl Place {
     }
 
     fn create(&self, size: u64) -> PageMap {
-        PageMap::create(self.dir(), ID, base(size), size).unwrap()
+        PageMap::create(self.dir(), ID, base(size), size, UPPER).unwrap()
     }
 
     fn open(&self) -> Result<PageMap, MapError> {
@@ -87,53 +89,89 @@ fn a_map_of_a_large_file_takes_little_room_on_disk_and_in_memory() {
     let mut map = place.create(100 * GIB);
     map.set(20_000_000..20_000_001).unwrap();
     assert!(map.stored().unwrap() <= 16 << 10, "{}", map.stored().unwrap());
-    assert_eq!(map.chunks.len(), 1);
-    assert_eq!(place.open().unwrap().chunks.len(), 1);
+    assert_eq!(map.turns.len(), 1);
+    assert_eq!(place.open().unwrap().turns.len(), 1);
+}
+
+/// CRC-32 of IEEE 802.3, bit by bit.
+fn crc(parts: &[&[u8]]) -> [u8; 4] {
+    let mut sum = u32::MAX;
+    for byte in parts.concat() {
+        sum ^= u32::from(byte);
+        for _ in 0..8 {
+            sum = if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 };
+        }
+    }
+    (!sum).to_le_bytes()
 }
 
 #[test]
 fn the_bytes_on_disk_are_those_that_are_documented() {
     let place = Place::new();
-    let mut map = place.create(20 * PAGE + 1);
+    let mut map = place.create(2000 * PAGE + 1);
     map.set(0..1).unwrap();
     map.set_zeros(11..12).unwrap();
     map.set(12..13).unwrap();
-    map.set_base_limit(19 * PAGE + 5, (77, 8)).unwrap();
-    let mut bytes = vec![0; 1536];
-    place.file().read_exact_at(&mut bytes, 0).unwrap();
-    assert_eq!(place.file().metadata().unwrap().len(), 1536);
-    let mut expected = Vec::new();
-    expected.extend_from_slice(b"mmapfspm");
-    expected.extend_from_slice(&[3, 0, 0, 0, 0, 16, 0, 0]);
-    expected.extend_from_slice(&(19 * PAGE + 5).to_le_bytes());
-    expected.extend_from_slice(&(20 * PAGE + 1).to_le_bytes());
-    expected.extend_from_slice(&77_i64.to_le_bytes());
-    expected.extend_from_slice(&[8, 0, 0, 0, 0, 0, 0, 0]);
-    expected.extend_from_slice(&ID.0.to_le_bytes());
-    expected.extend_from_slice(&(20 * PAGE + 1).to_le_bytes());
-    expected.extend_from_slice(&(u64::MAX - 1).to_le_bytes());
-    expected.extend_from_slice(&(-5_i64).to_le_bytes());
-    expected.extend_from_slice(&(1_i64 << 40).to_le_bytes());
-    expected.extend_from_slice(&9_i64.to_le_bytes());
-    expected.extend_from_slice(&999_999_999_u32.to_le_bytes());
-    expected.extend_from_slice(&7_u32.to_le_bytes());
-    expected.extend_from_slice(&10_u32.to_le_bytes());
-    expected.extend_from_slice(&[3, 0, 0, 0]);
-    expected.resize(512, 0);
-    expected.extend_from_slice(&[0b1, 0b1_1000]);
-    expected.resize(1024, 0);
-    expected.extend_from_slice(&[0, 0b1000]);
-    expected.resize(1536, 0);
-    assert_eq!(bytes, expected);
+    map.set(1984..1986).unwrap();
+    map.set_base_limit(1999 * PAGE + 5, (77, 8)).unwrap();
+    let header = |limit: u64, firm_limit: u64, lowered: (i64, u32), sequence: u64| {
+        let mut bytes = b"mmapfspm".to_vec();
+        bytes.extend_from_slice(&[3, 0, 0, 0, 0, 16, 0, 0]);
+        bytes.extend_from_slice(&limit.to_le_bytes());
+        bytes.extend_from_slice(&firm_limit.to_le_bytes());
+        bytes.extend_from_slice(&lowered.0.to_le_bytes());
+        bytes.extend_from_slice(&lowered.1.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&ID.0.to_le_bytes());
+        bytes.extend_from_slice(&(2000 * PAGE + 1).to_le_bytes());
+        bytes.extend_from_slice(&(u64::MAX - 1).to_le_bytes());
+        bytes.extend_from_slice(&(-5_i64).to_le_bytes());
+        bytes.extend_from_slice(&(1_i64 << 40).to_le_bytes());
+        bytes.extend_from_slice(&9_i64.to_le_bytes());
+        bytes.extend_from_slice(&999_999_999_u32.to_le_bytes());
+        bytes.extend_from_slice(&7_u32.to_le_bytes());
+        bytes.extend_from_slice(&10_u32.to_le_bytes());
+        bytes.extend_from_slice(&[3, 0, 0, 0]);
+        bytes.extend_from_slice(&77_u64.to_le_bytes());
+        bytes.extend_from_slice(&5_i64.to_le_bytes());
+        bytes.extend_from_slice(&6_u32.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&sequence.to_le_bytes());
+        bytes.resize(508, 0);
+        let sum = crc(&[&bytes]);
+        bytes.extend_from_slice(&sum);
+        bytes
+    };
+    let turn = |number: u64, own: &[u8], firm: &[u8]| {
+        let mut bytes = own.to_vec();
+        bytes.resize(248, 0);
+        bytes.extend_from_slice(firm);
+        bytes.resize(508, 0);
+        let sum = crc(&[&ID.0.to_le_bytes(), &number.to_le_bytes(), &bytes]);
+        bytes.extend_from_slice(&sum);
+        bytes
+    };
+    let read = || {
+        let mut bytes = vec![0; 2048];
+        place.file().read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let (size, limit) = (2000 * PAGE + 1, 1999 * PAGE + 5);
+    let mut expected = header(size, size, NEVER, 2);
+    expected.extend(header(limit, size, (77, 8), 3));
+    expected.extend(turn(0, &[0b1, 0b1_1000], &[0, 0b1000]));
+    expected.extend(turn(1, &[0b11], &[]));
+    assert_eq!(place.file().metadata().unwrap().len(), 2048);
+    assert!(read() == expected, "{:?}", read());
     let seen = map.unsynced().unwrap();
     map.set(1..2).unwrap();
     map.make_firm(&seen).unwrap();
     assert!(map.unsynced().is_some(), "what came meanwhile is not firm");
-    (expected[512], expected[1024]) = (0b11, 0b1);
-    expected[1025] = 0b1_1000;
-    expected[24..32].copy_from_slice(&(19 * PAGE + 5).to_le_bytes());
-    place.file().read_exact_at(&mut bytes, 0).unwrap();
-    assert_eq!(bytes, expected);
+    let mut expected = header(limit, limit, (77, 8), 4);
+    expected.extend(header(limit, size, (77, 8), 3));
+    expected.extend(turn(0, &[0b11, 0b1_1000], &[0b1, 0b1_1000]));
+    expected.extend(turn(1, &[0b11], &[0b11]));
+    assert!(read() == expected, "{:?}", read());
 }
 
 #[test]
@@ -146,12 +184,12 @@ fn the_limit_only_shrinks_and_takes_the_pages_behind_it_along() {
     map.set_base_limit(5000 * PAGE + 17, NEVER).unwrap();
     for map in [map, place.open().unwrap()] {
         assert_eq!((map.base_limit(), map.base_pages()), (5000 * PAGE + 17, 5001));
-        assert_eq!((map.count(), map.chunks.len()), (5001, 2));
+        assert_eq!((map.count(), map.turns.len()), (5001, 3));
         assert!(map.is_whole() && map.own(1 << 60));
     }
     let mut map = place.open().unwrap();
     map.set_base_limit(0, NEVER).unwrap();
-    assert!(map.is_whole() && map.count() == 0 && map.chunks.is_empty());
+    assert!(map.is_whole() && map.count() == 0 && map.turns.is_empty());
     map.set(0..10).unwrap();
     assert_eq!(place.open().unwrap().count(), 0, "no bits behind the limit");
 }
@@ -160,7 +198,8 @@ fn the_limit_only_shrinks_and_takes_the_pages_behind_it_along() {
 fn bits_behind_the_limit_mean_nothing() {
     let place = Place::new();
     drop(place.create(10 * PAGE));
-    place.file().write_all_at(&[0xff; 8], 512).unwrap();
+    let turn = Turn { own: [u64::MAX; format::WORDS], ..Turn::NONE };
+    place.file().write_all_at(&turn.encode(ID, 0), 1024).unwrap();
     let map = place.open().unwrap();
     assert_eq!((map.count(), map.is_whole()), (10, true));
 }
@@ -168,16 +207,17 @@ fn bits_behind_the_limit_mean_nothing() {
 #[test]
 fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
     let older = "page map of version 2, which the mmapfs that made it reads; this one knows 3";
+    let sum = "page map is damaged: the checksum of its header is wrong";
     let damages: [(u64, &[u8], &str); 9] = [
         (0, b"M", "not a page map"),
         (8, &[4], "page map of version 4; this program knows 3"),
         (8, &[2], older),
         (8, &[0], "page map is damaged: its version is 0"),
-        (13, &[32], "page map is damaged: its page size is not 4096"),
-        (23, &[1], "page map is damaged: its base limit is behind the end of the base"),
-        (31, &[0x80], "page map is damaged: its base limit is behind the end of the base"),
-        (48, &[0], "page map is damaged: it is the map of another file"),
-        (108, &[4], "page map is damaged: the fingerprint of the base is none"),
+        (13, &[32], sum),
+        (23, &[1], sum),
+        (48, &[0], sum),
+        (512, &[0; 512], "page map is damaged: one of its headers is missing"),
+        (1024 + 300, &[1], "page map is damaged: the checksum for page 0 and on is wrong"),
     ];
     for (offset, bytes, reason) in damages {
         let place = Place::new();
@@ -186,7 +226,31 @@ fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
         let err = place.open().unwrap_err();
         assert_eq!((err.to_string().as_str(), err.errno()), (reason, Errno::IO));
     }
-    for len in [0, 511, 512, 513, 512 + 64 * 1024 - 1] {
+    let header = |base_limit, sequence| {
+        let base = base(GIB);
+        let (id, firm_limit) = (ID, base_limit);
+        Header { id, sequence, base_limit, base, upper: UPPER, firm_limit, lowered: NEVER }
+    };
+    let belong = "page map is damaged: its headers do not belong together";
+    let behind = "page map is damaged: its base limit is behind the end of the base";
+    for (later, reason) in [
+        (Header { upper: UpperId::default(), ..header(GIB, 3) }, belong),
+        (header(GIB, 5), belong),
+        (header(GIB, 2), belong),
+        (header(GIB + 1, 3), behind),
+    ] {
+        let place = Place::new();
+        drop(place.create(GIB));
+        place.file().write_all_at(&format::encode(&later), 512).unwrap();
+        assert_eq!(place.open().unwrap_err().to_string(), reason);
+    }
+    let place = Place::new();
+    drop(place.create(GIB));
+    let (from, to) = (place.0.path().join(ID.to_string()), place.0.path().join("00000000000000aa"));
+    std::fs::rename(from, to).unwrap();
+    let other = PageMap::open(place.dir(), MapId(0xaa), MapAccess::Write).unwrap_err();
+    assert_eq!(other.to_string(), "page map is damaged: it is the map of another file");
+    for len in [0, 511, 512, 1024, 1025, 1024 + 133 * 512 - 1] {
         let place = Place::new();
         drop(place.create(GIB));
         place.file().set_len(len).unwrap();
@@ -199,11 +263,11 @@ fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
 fn a_map_is_made_once_and_removed() {
     let place = Place::new();
     drop(place.create(5));
-    let again = PageMap::create(place.dir(), ID, base(5), 5).unwrap_err();
+    let again = PageMap::create(place.dir(), ID, base(5), 5, UPPER).unwrap_err();
     assert_eq!(again, Errno::EXIST);
     PageMap::remove(place.dir(), ID).unwrap();
     assert_eq!(PageMap::remove(place.dir(), ID), Err(Errno::NOENT));
-    assert_eq!(PageMap::create(place.dir(), ID, base(5), 6).unwrap_err(), Errno::INVAL);
+    assert_eq!(PageMap::create(place.dir(), ID, base(5), 6, UPPER).unwrap_err(), Errno::INVAL);
 }
 
 #[test]

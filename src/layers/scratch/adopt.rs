@@ -76,7 +76,6 @@ pub(super) fn adopt(
     state.max = config.max.map_or(Ok(None), |max| limit_on_disk(max, layout.dir()))?;
     state.copy_up = config.copy_up.unwrap_or(state.copy_up);
     state.adopted = true;
-    state.boot = None; // It may be a scratch whose state the machine lost.
     state.write(layout)?;
     Ok(state)
 }

@@ -3,11 +3,14 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{AtFlags, StatxFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
@@ -16,9 +19,10 @@ use super::{COPY_UP, limit_on_disk, told};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
 use crate::shown::Show;
+use crate::volume::Time;
 
 /// The version of the format that is written, and the newest that is read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first word of the file.
 const FORMAT: &str = "mmapfs-scratch";
@@ -97,10 +101,46 @@ pub struct State {
     /// It was an upper directory without a state before.
     #[serde(default)]
     pub adopted: bool,
+    /// On disk: everything that was written is there. Said when the scratch is left, and taken back
+    /// before anything is written.
+    #[serde(default)]
+    pub in_order: bool,
     /// `boot_id` of the machine when it was last in use, on disk. Where another is running by now,
     /// some of what was written may not have come to the disk.
     #[serde(default)]
     pub boot: Option<String>,
+    /// The mount that it was last in use on (STATX_MNT_ID_UNIQUE), where the kernel tells. Another
+    /// one may be of a copy of the disk, or of the disk as it was before.
+    #[serde(default)]
+    pub mount: Option<u64>,
+    /// Inode number and birth of the directory, by which a copy of the scratch is told.
+    #[serde(default)]
+    pub directory: Option<(u64, i64, u32)>,
+}
+
+/// Where a scratch is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Whereabouts {
+    boot: String,
+    mount: Option<u64>,
+    directory: (u64, i64, u32),
+}
+
+impl Whereabouts {
+    /// Those of an open directory.
+    pub(super) fn of(root: impl AsFd) -> Result<Whereabouts, Errno> {
+        /// STATX_MNT_ID_UNIQUE of linux/stat.h, since Linux 6.8.
+        const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+        let mask = StatxFlags::INO | StatxFlags::BTIME | UNIQUE;
+        let stat = rustix::fs::statx(root, c"", AtFlags::EMPTY_PATH, mask)?;
+        let has = |field: StatxFlags| stat.stx_mask & field.bits() != 0;
+        let birth = if has(StatxFlags::BTIME) { stat.stx_btime.into() } else { Time::default() };
+        Ok(Whereabouts {
+            boot: boot_id(),
+            mount: has(UNIQUE).then_some(stat.stx_mnt_id),
+            directory: (stat.stx_ino, birth.sec, birth.nsec),
+        })
+    }
 }
 
 /// The number of this run of the machine (random(4)); empty where it is not told.
@@ -131,22 +171,40 @@ impl State {
             max: None,
             copy_up: COPY_UP,
             adopted: false,
-            boot: (kind == Kind::Disk).then(boot_id),
+            in_order: false,
+            boot: None,
+            mount: None,
+            directory: None,
         }
     }
 
-    /// Whether the machine has stopped since the scratch was in use, as far as is known.
-    pub(super) fn may_be_cut(&self) -> bool {
-        self.kind == Kind::Disk && self.boot.as_ref() != Some(&boot_id())
+    /// Whether some of what was written may not be on the disk: the machine has stopped, or the
+    /// filesystem has come back without having been left in order. A daemon that was killed leaves
+    /// the filesystem as it is, with all that was written.
+    pub(super) fn may_be_cut(&self, here: &Whereabouts) -> bool {
+        let same_boot = self.boot.as_ref() == Some(&here.boot);
+        let same_mount = self.mount.is_some() && self.mount == here.mount;
+        self.kind == Kind::Disk && !self.in_order && !(same_boot && same_mount)
     }
 
-    /// Notes that everything is in order up to here.
-    pub(super) fn note_boot(&mut self, layout: &Layout) -> Result<(), Failure> {
-        if !self.may_be_cut() {
+    /// Whether the directory is the one where the scratch was in use, and no copy of it.
+    pub(super) fn is_in_place(&self, here: &Whereabouts) -> bool {
+        self.kind != Kind::Disk || self.directory == Some(here.directory)
+    }
+
+    /// Takes back that it is in order, and notes where it is used from now on. To be called when
+    /// it has been put in order and before anything else is written.
+    pub(super) fn begin(&mut self, layout: &Layout, here: &Whereabouts) -> Result<(), Failure> {
+        if self.kind != Kind::Disk {
             return Ok(());
         }
-        self.boot = Some(boot_id());
-        self.write(layout)
+        let before = self.clone();
+        self.version = VERSION;
+        self.in_order = false;
+        self.boot = Some(here.boot.clone());
+        self.mount = here.mount;
+        self.directory = Some(here.directory);
+        if *self == before { Ok(()) } else { self.write(layout) }
     }
 
     /// Reads the state of the scratch in a directory; `None` where there is none.
@@ -172,6 +230,17 @@ impl State {
             let reason = format_args!(
                 "the scratch is of version {}, and this mmapfs knows {VERSION}: use the newer \
                  mmapfs that wrote it",
+                found.version
+            );
+            return Err(Failure::failed(layout.dir().shown(), reason));
+        }
+        // Without page maps, version 1 is the same.
+        let holds_maps =
+            || fs::read_dir(layout.pages()).is_ok_and(|mut names| names.next().is_some());
+        if found.version < VERSION && holds_maps() {
+            let reason = format_args!(
+                "the scratch is of version {}, and this mmapfs reads page maps of version \
+                 {VERSION} alone: use the older mmapfs that wrote it",
                 found.version
             );
             return Err(Failure::failed(layout.dir().shown(), reason));

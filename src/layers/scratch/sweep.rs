@@ -1,7 +1,7 @@
 //! What a daemon or a machine that stopped left behind, put in order when a scratch is opened; and
 //! what is in it, counted by the same walk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File};
 use std::os::fd::BorrowedFd;
@@ -14,8 +14,10 @@ use rustix::io::Errno;
 
 use super::layout::{Layout, remove_tree};
 use super::marks::Marks;
+use super::state::{State, Whereabouts};
 use super::usage::{Usage, visit};
-use crate::layers::pages::{Fingerprint, MapError, MapId, PageMap, Recovered};
+use crate::error::Failure;
+use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, Recovered, UpperId};
 use crate::shown::Show;
 use crate::sys;
 
@@ -40,26 +42,61 @@ pub struct Partial {
 pub(super) struct Sweep<'a> {
     layout: &'a Layout,
     marks: Marks,
-    /// The base, where the machine has stopped since the scratch was in use.
+    /// The base, where the machine may have stopped since the scratch was in use.
     base: Option<&'a Path>,
     usage: Usage,
     partial: Vec<Partial>,
     /// The files in `pages/` that no file was seen to name, with their bytes.
     unnamed: HashMap<MapId, u64>,
+    /// Files were seen that name a page map.
+    names_maps: bool,
+}
+
+/// What a sweep has found.
+pub(super) struct Swept<'a> {
+    layout: &'a Layout,
+    usage: Usage,
+    /// The files of which only some pages are in the scratch.
+    partial: Vec<Partial>,
+    /// The page maps whose files have lost the marks that name them.
+    lost: Vec<MapId>,
+}
+
+impl Swept<'_> {
+    /// What is in the scratch, and the files that have a page map.
+    ///
+    /// # Errors
+    /// Marks were lost: a file of which only some pages are here cannot be told from a whole one
+    /// with holes.
+    pub(super) fn usage(self) -> Result<(Usage, Vec<Partial>), Failure> {
+        let Some(first) = self.lost.first() else {
+            return Ok((self.usage, self.partial));
+        };
+        let map = self.layout.pages().join(first.to_string());
+        let reason = format_args!(
+            "{} of its page maps belong to no file, {} for one: the extended attributes of its \
+             files are lost, as by a copy without them. Copy it again with its attributes (cp -a, \
+             rsync -aX). To give up what was written to these files, remove the maps and the \
+             files in upper/ that they are of",
+            self.lost.len(),
+            map.shown(),
+        );
+        Err(Failure::failed(self.layout.dir().shown(), reason))
+    }
 }
 
 impl<'a> Sweep<'a> {
-    /// Takes away names that were there within one request, page maps that no file names, and
-    /// entries of the index whose names are all gone; nothing else. With `base`, the page maps are
-    /// put in order as after a power cut. Returns what is left, and the files that have a page map.
+    /// Takes away names that were there within one request, page maps of files that are gone, and
+    /// entries of the index whose names are all gone; nothing else. Where the scratch may be cut,
+    /// its page maps are put in order. Page maps whose files have lost their marks stay.
     ///
     /// # Errors
     /// Those of reading the directories. What cannot be removed is told in the log.
     pub(super) fn run(
         layout: &'a Layout,
-        marks: Marks,
-        base: Option<&'a Path>,
-    ) -> std::io::Result<(Usage, Vec<Partial>)> {
+        state: &'a State,
+        here: &Whereabouts,
+    ) -> std::io::Result<Swept<'a>> {
         let mut unnamed = HashMap::new();
         for entry in fs::read_dir(layout.pages())? {
             let entry = entry?;
@@ -67,20 +104,71 @@ impl<'a> Sweep<'a> {
                 unnamed.insert(id, entry.metadata()?.blocks().saturating_mul(512));
             }
         }
-        let mut sweep =
-            Sweep { layout, marks, base, usage: Usage::default(), partial: Vec::new(), unnamed };
+        let base = state.may_be_cut(here).then_some(state.base.path.as_path());
+        let partial = Vec::new();
+        let usage = Usage::default();
+        let marks = state.marks;
+        let mut sweep = Sweep { layout, marks, base, usage, partial, unnamed, names_maps: false };
         visit(layout.dir(), |dir, name, stat| {
             sweep.see(dir, name, stat);
             Ok(())
         })?;
+        let mut lost = Vec::new();
+        let unmarked = sweep.unmarked()?;
         for (id, bytes) in std::mem::take(&mut sweep.unnamed) {
+            let is_lost = match sweep.map(id) {
+                // The file became whole, and has lost its marks for that.
+                Ok(map) if map.is_whole() => false,
+                // Nothing is left behind by a daemon that has left it in order.
+                _ if state.in_order => true,
+                Ok(map) if state.is_in_place(here) => unmarked.contains(&map.upper()),
+                Err(_) if state.is_in_place(here) => false,
+                // A copy: with attributes all of the files have them.
+                _ => !sweep.names_maps,
+            };
+            if is_lost {
+                lost.push(id);
+                continue;
+            }
             let path = layout.pages().join(id.to_string());
             match fs::remove_file(&path) {
                 Ok(()) => sweep.usage.bytes = sweep.usage.bytes.saturating_sub(bytes),
                 Err(error) => log::warn!("{}: nothing names it: {error}", path.shown()),
             }
         }
-        Ok((sweep.usage, sweep.partial))
+        lost.sort();
+        Ok(Swept { layout, usage: sweep.usage, partial: sweep.partial, lost })
+    }
+
+    fn map(&self, id: MapId) -> Result<PageMap, MapError> {
+        let pages = File::open(self.layout.pages())
+            .map_err(|error| MapError::Io(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        PageMap::open(pages, id, MapAccess::Read)
+    }
+
+    /// The files without the mark of a page map that maps were made for which no file names.
+    fn unmarked(&self) -> Result<HashSet<UpperId>, Errno> {
+        let mut found = HashSet::new();
+        let maps = self.unnamed.keys().filter_map(|id| self.map(*id).ok());
+        let sought: HashSet<u64> = maps.map(|map| map.upper().ino).collect();
+        if sought.is_empty() {
+            return Ok(found);
+        }
+        visit(self.layout.dir(), |dir, name, stat| {
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+                || !sought.contains(&stat.st_ino)
+            {
+                return Ok(());
+            }
+            let path = sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()));
+            if self.named_map(&path).is_none() {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::open(&path, flags, Mode::empty())?;
+                found.insert(UpperId::of(&Fingerprint::of(file)?));
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     fn see(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) {
@@ -139,27 +227,27 @@ impl<'a> Sweep<'a> {
 
     /// The page map of a file is named by it.
     fn see_pages(&mut self, dir: BorrowedFd<'_>, path: &Path, name: &CStr) {
-        // Both kinds of marks are read by whoever serves it.
+        let Some(id) = self.named_map(path) else { return };
+        self.names_maps = true;
+        self.note_partial(dir, path, name, id);
+        self.unnamed.remove(&id);
+        let Some(base) = self.base else { return };
+        match self.recover(id, path, base) {
+            Ok(Recovered::Whole) => {}
+            Ok(how) => log::info!("{}: after a stop: {how:?}", name.to_string_lossy()),
+            // Whoever opens it is told.
+            Err(err) => log::warn!("{}: page map {id}: {err}", name.to_string_lossy()),
+        }
+    }
+
+    /// The page map that a file names. Both kinds of marks are read by whoever serves it.
+    fn named_map(&self, path: &Path) -> Option<MapId> {
         let other = match self.marks {
             Marks::Trusted => Marks::User,
             Marks::User => Marks::Trusted,
         };
-        let id = number(self.mark(path, "mmapfs.pages"));
-        let by_other = number(value(path, &other.name("mmapfs.pages")));
-        for id in [id, by_other].into_iter().flatten() {
-            self.unnamed.remove(&MapId(id));
-        }
-        if let Some(id) = id.or(by_other) {
-            self.note_partial(dir, path, name, MapId(id));
-        }
-        if let (Some(base), Some(id)) = (self.base, id.or(by_other)) {
-            match self.recover(MapId(id), path, base) {
-                Ok(Recovered::Whole) => {}
-                Ok(how) => log::info!("{}: after a stop: {how:?}", name.to_string_lossy()),
-                // Whoever opens it is told.
-                Err(err) => log::warn!("{}: {err}", name.to_string_lossy()),
-            }
-        }
+        let by_other = || number(value(path, &other.name("mmapfs.pages")));
+        number(self.mark(path, "mmapfs.pages")).or_else(by_other).map(MapId)
     }
 
     /// Notes where a file with a page map is shown, and where its base is.

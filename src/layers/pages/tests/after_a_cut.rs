@@ -62,8 +62,10 @@ fn what_was_synchronised_and_what_is_zeros_stays_whatever_the_upper_file_has() {
     assert_eq!(cut.recover(), Recovered::Without(1));
     assert_eq!(cut.own(), [10..12, 50..60]);
 
-    // A firm bit came to the disk before the bit itself.
-    cut.place.file().write_all_at(&[0; 8], 512).unwrap();
+    // A truncation took the bit itself, and is not on the disk.
+    let mut turn = cut.place.open().unwrap().turn(0);
+    turn.own[0] = 0;
+    cut.place.file().write_all_at(&turn.encode(ID, 0), 1024).unwrap();
     assert_ne!(cut.recover(), Recovered::Whole);
     assert_eq!(cut.own(), [10..12, 50..60]);
 
@@ -120,10 +122,62 @@ fn a_map_that_never_reached_the_disk_is_made_of_the_pages_of_the_upper_file() {
 }
 
 #[test]
+fn a_turn_that_is_torn_is_that_before_or_that_after_page_by_page() {
+    let cut = Cut::new(100);
+    let mut map = cut.place.create(100 * PAGE);
+    cut.write(1);
+    cut.write(2);
+    map.set(1..2).unwrap();
+    map.make_firm(&map.unsynced().unwrap()).unwrap();
+    map.set(2..4).unwrap();
+    let mut turn = map.turn(0);
+    turn.firm[0] |= 1 << 9; // Zeros of which half the word came: page 9 is the base's still.
+    let mut record = turn.encode(ID, 0);
+    record[508] ^= 1;
+    cut.place.file().write_all_at(&record, 1024).unwrap();
+    assert_eq!(cut.place.open().unwrap_err(), MapError::Turn { page: 0 });
+    assert_eq!(cut.recover(), Recovered::Without(1));
+    assert_eq!(cut.own(), std::slice::from_ref(&(1..3)));
+    assert_eq!(cut.recover(), Recovered::Whole);
+}
+
+#[test]
+fn a_header_that_is_torn_counts_as_the_one_before() {
+    for slot in 0..2 {
+        let cut = Cut::new(100);
+        let mut map = cut.place.create(100 * PAGE);
+        map.set_base_limit(50 * PAGE, cut.ctime()).unwrap();
+        cut.place.file().write_all_at(&[1], slot * 512 + 300).unwrap();
+        assert!(cut.place.open().is_err());
+        assert_eq!(cut.recover(), Recovered::Without(0));
+        // The later one is the second.
+        let limit = if slot == 0 { 50 } else { 100 };
+        assert_eq!(cut.place.open().unwrap().base_limit(), limit * PAGE);
+        assert_eq!(cut.recover(), Recovered::Whole);
+    }
+}
+
+#[test]
+fn pages_without_data_are_an_error_where_the_machine_has_not_stopped() {
+    let cut = Cut::new(5000);
+    let mut map = cut.place.create(5000 * PAGE);
+    cut.write(7);
+    map.set(7..8).unwrap();
+    map.set_zeros(9..3000).unwrap();
+    cut.place.open().unwrap().check_data(&cut.upper).unwrap();
+    map.set(4000..4001).unwrap();
+    let found = cut.place.open().unwrap().check_data(&cut.upper);
+    assert_eq!(found, Err(MapError::Missing { page: 4000 }));
+    map.make_firm(&map.unsynced().unwrap()).unwrap();
+    cut.place.open().unwrap().check_data(&cut.upper).unwrap();
+}
+
+#[test]
 fn a_map_that_is_damaged_stays_as_it_is() {
     let cut = Cut::new(10);
     drop(cut.place.create(10 * PAGE));
     cut.place.file().write_all_at(b"M", 0).unwrap();
+    cut.place.file().write_all_at(b"M", 512).unwrap();
     let base = || Ok(base(10 * PAGE));
     let recovered = PageMap::recover(cut.place.dir(), ID, &cut.upper, base);
     assert_eq!(recovered, Err(MapError::Magic));

@@ -3,12 +3,12 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::*;
-use crate::layers::pages::{Fingerprint, MapAccess, MapId, PAGE, PageMap};
+use crate::layers::pages::{Fingerprint, MapAccess, MapId, PAGE, PageMap, UpperId};
 
 fn map(scratch: &Scratch, id: u64, pages: u64) -> PageMap {
     let base = Fingerprint { size: pages * PAGE, ino: 1, ..Fingerprint::default() };
     let dir = File::open(scratch.layout().pages()).unwrap();
-    PageMap::create(dir, MapId(id), base, base.size).unwrap()
+    PageMap::create(dir, MapId(id), base, base.size, UpperId::default()).unwrap()
 }
 
 fn mark(scratch: &Scratch, path: &Path, mark: &str, value: &str) {
@@ -111,4 +111,111 @@ fn page_maps_are_put_in_order_when_the_machine_has_stopped_and_only_then() {
     let base = fs::metadata(world.path("base/dir/file")).unwrap();
     let map = PageMap::open(File::open(&pages).unwrap(), MapId(2), MapAccess::Read).unwrap();
     assert_eq!((map.base().size, map.base().ino), (20 * PAGE, base.ino()));
+}
+
+/// A file with a page map that has one page of its own, made for that very file.
+fn written(scratch: &Scratch, name: &str, id: u64) -> PathBuf {
+    let path = scratch.layout().upper().join(name);
+    let file = partial(scratch, &path, id, 10);
+    file.write_all_at(&[1; PAGE as usize], 3 * PAGE).unwrap();
+    let base = Fingerprint { size: 10 * PAGE, ino: 1, ..Fingerprint::default() };
+    let upper = UpperId::of(&Fingerprint::of(&file).unwrap());
+    let dir = File::open(scratch.layout().pages()).unwrap();
+    PageMap::create(dir, MapId(id), base, base.size, upper).unwrap().set(3..4).unwrap();
+    path
+}
+
+fn lose_marks(scratch: &Scratch, path: &Path) {
+    for name in ["mmapfs.pages", "overlay.redirect"] {
+        rustix::fs::removexattr(path, scratch.marks().name(name)).unwrap();
+    }
+}
+
+#[track_caller]
+fn assert_lost(world: &World, dir: &str, count: usize) {
+    let told = world.open(dir).unwrap_err().to_string();
+    assert!(told.contains(&format!("{count} of its page maps belong to no file")), "{told}");
+}
+
+#[test]
+fn a_page_map_whose_file_has_lost_its_marks_is_kept_and_told() {
+    let world = World::new();
+    for in_order in [false, true] {
+        let dir = format!("disk/{in_order}");
+        let scratch = world.open(&dir).unwrap();
+        let path = written(&scratch, "first", 1);
+        written(&scratch, "second", 2);
+        lose_marks(&scratch, &path);
+        let map = scratch.layout().pages().join("0000000000000001");
+        if in_order {
+            scratch.put_in_order(|| Ok(())).unwrap();
+            // As a copy without attributes has it: by another inode.
+            fs::rename(&path, path.with_extension("old")).unwrap();
+            fs::copy(path.with_extension("old"), &path).unwrap();
+            fs::remove_file(path.with_extension("old")).unwrap();
+        }
+        drop(scratch);
+        for _ in 0..2 {
+            assert_lost(&world, &dir, 1);
+            assert!(map.exists());
+        }
+        fs::remove_file(&map).unwrap();
+        drop(world.open(&dir).unwrap());
+    }
+}
+
+#[test]
+fn a_copy_of_a_killed_scratch_is_known_by_its_marks() {
+    let world = World::new();
+    let scratch = world.open("disk/s").unwrap();
+    let path = written(&scratch, "first", 1);
+    // Of a file that was open without a name when the daemon was killed.
+    drop(map(&scratch, 2, 10));
+    let state = scratch.layout().state();
+    let orphan = scratch.layout().pages().join("0000000000000002");
+    let elsewhere = || {
+        let text = fs::read_to_string(&state).unwrap();
+        let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+        state["directory"][0] = 1.into();
+        state.to_string()
+    };
+    let copied = elsewhere();
+    drop(scratch);
+    fs::write(&state, &copied).unwrap();
+    let scratch = world.open("disk/s").unwrap();
+    assert!(!orphan.exists(), "the others have their marks");
+    drop(map(&scratch, 2, 10));
+    lose_marks(&scratch, &path);
+    drop(scratch);
+    fs::write(&state, &copied).unwrap();
+    assert_lost(&world, "disk/s", 2);
+    assert!(orphan.exists());
+}
+
+#[test]
+fn what_was_left_in_order_is_not_repaired_and_what_comes_on_another_mount_is() {
+    let world = World::new();
+    for in_order in [true, false] {
+        let dir = format!("disk/{in_order}");
+        let scratch = world.open(&dir).unwrap();
+        assert!(!scratch.state().in_order);
+        let path = scratch.layout().upper().join("file");
+        drop(partial(&scratch, &path, 1, 10));
+        map(&scratch, 1, 10).set(3..4).unwrap();
+        let (state, pages) = (scratch.layout().state(), scratch.layout().pages());
+        let read = || serde_json::from_slice::<serde_json::Value>(&fs::read(&state).unwrap());
+        if in_order {
+            scratch.put_in_order(|| Ok(())).unwrap();
+        }
+        drop(scratch);
+        let mut text = read().unwrap();
+        assert_eq!(text["in_order"], in_order);
+        text["mount"] = 1.into();
+        fs::write(&state, text.to_string()).unwrap();
+        let scratch = world.open(&dir).unwrap();
+        let own = PageMap::open(File::open(&pages).unwrap(), MapId(1), MapAccess::Read).unwrap();
+        assert_eq!(own.count(), u64::from(in_order));
+        assert_eq!(read().unwrap()["in_order"], false, "taken back before it is used");
+        drop(scratch);
+    }
 }
