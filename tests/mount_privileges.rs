@@ -99,15 +99,18 @@ enum Privilege {
     Bits(u32),
     /// Capabilities, which matter where it can be executed.
     Capability,
+    /// Both.
+    BitsAndCapability(u32),
 }
 
-const PRIVILEGES: [Privilege; 6] = [
+const PRIVILEGES: [Privilege; 7] = [
     Privilege::Bits(0o4777),
     Privilege::Bits(0o2777),
     Privilege::Bits(0o6777),
     Privilege::Bits(0o2767),
     Privilege::Bits(0o6766),
     Privilege::Capability,
+    Privilege::BitsAndCapability(0o6777),
 ];
 
 /// Makes a file of alice's that everybody may write.
@@ -125,6 +128,10 @@ fn grant(path: &Path, privilege: Privilege) {
         Privilege::Bits(bits) => set_mode(path, bits),
         Privilege::Capability => {
             rustix::fs::lsetxattr(path, NAME, &CAPABILITY, XattrFlags::empty()).unwrap();
+        }
+        Privilege::BitsAndCapability(bits) => {
+            grant(path, Privilege::Bits(bits));
+            grant(path, Privilege::Capability);
         }
     }
 }

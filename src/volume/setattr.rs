@@ -37,6 +37,26 @@ pub struct SetAttr {
     pub mtime: Option<NewTime>,
 }
 
+impl SetAttr {
+    /// Whether it changes nothing that it names: a chown(2) of neither owner nor group, which takes
+    /// setuid, setgid and file capabilities away.
+    pub fn is_empty(&self) -> bool {
+        let owner = self.uid.is_some() || self.gid.is_some();
+        let times = self.atime.is_some() || self.mtime.is_some();
+        !owner && !times && self.mode.is_none() && self.size.is_none()
+    }
+
+    /// Whether it has no effect for this caller on a file of this owner. The kernel sends an empty
+    /// change not only for chown(2) but before a change of the content as well, which takes away
+    /// what has to go: by a user who may not keep the bits, and by root, who keeps them, of a file
+    /// that has capabilities. The two cannot be told apart; so it is obeyed for those only who may
+    /// change the owner, and for root while nobody `may_write`.
+    pub fn is_idle(&self, caller: &Caller, owner: u32, may_write: impl FnOnce() -> bool) -> bool {
+        let is_a_write = || if caller.uid == 0 { may_write() } else { caller.uid != owner };
+        self.is_empty() && is_a_write()
+    }
+}
+
 impl Volume {
     /// Changes attributes and returns them all.
     ///
@@ -57,18 +77,18 @@ impl Volume {
         }
         let owner = change.uid.is_some() || change.gid.is_some();
         let times = change.atime.is_some() || change.mtime.is_some();
-        // A request that sets nothing is a chown(2) of neither owner nor group.
-        let nothing = !owner && !times && change.mode.is_none() && change.size.is_none();
-        if !owner && !times && change.mode.is_none() && !nothing {
+        let empty = change.is_empty();
+        if !owner && !times && change.mode.is_none() && !empty {
             return self.attr(ino, handle);
         }
         let fd = self.pin(&node)?;
-        if nothing && caller.uid != 0 && caller.uid != stat_of(&*fd)?.uid {
-            // By one who may not: the kernel sends the same before a change of the content, which
-            // takes the bits away by itself.
-            return self.attr(ino, handle);
+        if empty {
+            let is_written = || self.files.get(node.key()).is_some_and(|file| file.is_written());
+            if change.is_idle(caller, stat_of(&*fd)?.uid, is_written) {
+                return self.attr(ino, handle);
+            }
         }
-        if owner || nothing {
+        if owner || empty {
             // chown(2) takes setuid and setgid away by itself, by the caller's groups.
             let _as_caller = AsCaller::enter(caller, true)?;
             let uid = change.uid.map(Uid::from_raw);

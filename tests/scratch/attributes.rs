@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, chown};
 use std::path::Path;
 use std::process::Command;
 
@@ -246,4 +246,64 @@ fn capabilities_go_up_with_their_file_and_are_dropped_by_a_write() {
         assert_eq!(xattr(kept.at("written"), "security.capability"), Err(Errno::NODATA));
         assert_eq!(xattr(kept.at("other"), "security.capability").unwrap(), CAPABILITY);
     }
+}
+
+/// chown(2) of neither owner nor group, and what is left of setuid, setgid and capabilities.
+fn chown_nothing(path: &Path, who: u32) -> String {
+    let result = Caller::new(who).run(|| errno(chown(path, None, None)));
+    let capable = xattr(path, "security.capability").is_ok();
+    format!("{} by {who}: {result:?}, {:o}, {capable}", path.display(), mode(path))
+}
+
+#[test]
+fn a_chown_of_neither_owner_nor_group_takes_privileges_away() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let privileges = [0o4755, 0o2755, 0o6755, 0o2745, 0o755];
+    let files = |place: &'static str| {
+        let name = move |bits: u32, who: u32| format!("{place} {bits:o} {who}");
+        privileges
+            .into_iter()
+            .flat_map(move |bits| [0, USER].map(|who| (name(bits, who), bits, who)))
+    };
+    let make = |dir: &Path, place| {
+        for (name, bits, _) in files(place) {
+            fs::write(dir.join(&name), pattern(20_000)).unwrap();
+            chown(dir.join(&name), Some(USER), Some(USER)).unwrap();
+            set(dir.join(&name), "security.capability", &CAPABILITY);
+            set_mode(dir.join(&name), bits);
+        }
+    };
+    let left = |dir: &Path| -> Vec<String> {
+        let places = ["below", "partial", "whole"].into_iter().flat_map(files);
+        let all = places.map(|(name, _, who)| chown_nothing(&dir.join(name), who));
+        all.map(|line| line.replace(&*dir.to_string_lossy(), "")).collect()
+    };
+    let plain = TestDir::new();
+    open_to_all(plain.path());
+    for place in ["below", "partial", "whole"] {
+        make(plain.path(), place);
+    }
+    for (name, ..) in files("partial") {
+        // A write takes capabilities away.
+        create(plain.path().join(&name)).write_all_at(b"x", 5000).unwrap();
+    }
+    let expected = left(plain.path());
+    let mut kept = Kept::new("copy_up=0", |base| {
+        make(base, "below");
+        make(base, "partial");
+    });
+    kept.with_base_untouched(|kept| {
+        make(kept.root(), "whole");
+        for (name, ..) in files("partial") {
+            create(kept.at(&name)).write_all_at(b"x", 5000).unwrap();
+        }
+        assert_eq!(left(kept.root()), expected);
+        kept.remount();
+        for line in &expected {
+            let (path, _) = line.trim_start_matches('/').split_once(" by ").unwrap();
+            assert_eq!(mode(kept.at(path)), mode(plain.path().join(path)), "{path}");
+        }
+    });
 }

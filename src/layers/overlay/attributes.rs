@@ -111,7 +111,14 @@ impl Overlay {
             return Ok(self.shown(&node, attr.stat, attr.trust));
         }
         let mut change = change;
+        if change.is_empty() {
+            let attr = self.attr(ino, handle)?;
+            if change.is_idle(caller, attr.stat.uid, || self.is_open(&node)) {
+                return Ok(attr); // Nothing is copied up for it.
+            }
+        }
         let upper = self.raised(&node)?;
+        let mut done = false;
         if let Some(size) = change.size {
             let truncated = self.truncate_merged((&node, ino), size, caller);
             let by_name = handle.is_none();
@@ -121,15 +128,10 @@ impl Overlay {
                 err => err,
             })? {
                 change.size = None;
+                done = change.is_empty();
             }
         }
-        let nothing = change.mode.is_none()
-            && change.uid.is_none()
-            && change.gid.is_none()
-            && change.size.is_none()
-            && change.atime.is_none()
-            && change.mtime.is_none();
-        let attr = match nothing {
+        let attr = match done {
             true => self.upper.attr(upper, None)?,
             false => {
                 let inner = handle.and_then(|id| self.handles.inner(id));
