@@ -7,12 +7,13 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use common::mapped::{Mapped, Private, can_map};
 use common::process::{my_part, run_good_part, run_part};
 use common::*;
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, Timespec, Timestamps, statx, utimensat};
 use rustix::io::Errno;
 use rustix::mm::ProtFlags;
 
@@ -298,4 +299,104 @@ fn random_reads_and_writes_through_mapping_and_descriptor_agree_with_a_model() {
         drop(map);
         assert_content(dir.join("file"), &expected);
     });
+}
+
+/// Times of modification and change, without that of access: of a file that was lent to the kernel
+/// the latter would have all of them asked for anew.
+fn times(path: &Path) -> [(i64, u32); 2] {
+    let wanted = StatxFlags::MTIME | StatxFlags::CTIME;
+    let stat = statx(CWD, path, AtFlags::empty(), wanted).unwrap();
+    [stat.stx_mtime, stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec))
+}
+
+/// A file in a mount, with where its bytes are.
+struct Timed {
+    shown: PathBuf,
+    backing: PathBuf,
+    /// A store is in the backing file at once, and not when it is written back.
+    lent: bool,
+}
+
+impl Timed {
+    /// Sets the time of modification to long ago, and has the kernel cache it.
+    fn age(&self) {
+        let long_ago = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let times_set = Timestamps { last_access: long_ago, last_modification: long_ago };
+        utimensat(CWD, &self.shown, &times_set, AtFlags::empty()).unwrap();
+        assert_eq!(times(&self.shown), times(&self.backing));
+    }
+
+    /// Stores through a mapping and compares the times with those of the backing file.
+    #[track_caller]
+    fn store(&self, map: &Mapped, byte: u8) {
+        map.write(5000, &[byte]);
+        if !self.lent {
+            map.sync().unwrap();
+        }
+        self.check(&format!("after {}", byte as char));
+    }
+
+    #[track_caller]
+    fn check(&self, when: &str) {
+        let (shown, backing) = (times(&self.shown), times(&self.backing));
+        assert_eq!(shown, backing, "{} {when}", self.shown.display());
+    }
+
+    #[track_caller]
+    fn assert_new(&self) {
+        assert_ne!(times(&self.shown)[0].0, 1, "{} was not modified", self.shown.display());
+    }
+
+    /// What generic/080 and 215 of xfstests do, and more.
+    fn run(&self) {
+        fs::write(&self.shown, pattern(LEN)).unwrap();
+        self.age();
+        let file = create(&self.shown);
+        self.age(); // While it is open.
+        let map = Mapped::shared(&file, LEN).unwrap();
+        assert_eq!(map.read(0, 10), pattern(10));
+        self.check("after a read");
+        self.store(&map, b'a');
+        self.assert_new();
+        map.sync().unwrap();
+        self.age();
+        self.store(&map, b'b');
+        map.sync().unwrap();
+        drop(file);
+        self.age();
+        self.store(&map, b'c'); // Without a descriptor.
+        drop(map);
+        self.check("after the mapping");
+        // Opened and mapped, stored to, unmapped and closed.
+        self.age();
+        let file = create(&self.shown);
+        self.check("after an open");
+        let map = Mapped::shared(&file, LEN).unwrap();
+        map.write(0, b"d");
+        drop(map);
+        drop(file);
+        self.check("after the last close");
+        self.assert_new();
+    }
+}
+
+#[test]
+fn a_store_through_a_mapping_shows_its_times_at_once() {
+    if !require_fuse() {
+        return;
+    }
+    let lends = |plane| rustix::process::geteuid().is_root() && plane != "mapped";
+    for plane in PLANES {
+        for watch in ["auto", "off"] {
+            let mounted = MountedFs::new(&format!("access=write,plane={plane},watch={watch}"));
+            let (shown, backing) = (mounted.path().join("file"), mounted.backing().join("file"));
+            Timed { shown, backing, lent: lends(plane) }.run();
+        }
+        let (base, scratch) = (TestDir::new(), TestDir::new());
+        let scratch = scratch.path().join("scratch");
+        let options = format!("access=copy,plane={plane},scratch={}", scratch.display());
+        let mounted = MountedFs::over(base.path(), &options);
+        let (shown, backing) = (mounted.path().join("file"), scratch.join("upper/file"));
+        Timed { shown, backing, lent: lends(plane) }.run();
+    }
 }

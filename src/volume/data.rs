@@ -107,9 +107,14 @@ impl Volume {
         let node = self.node(ino)?;
         let (file, mode) = self.open_file(&node, &how)?;
         let opened = self.add_handle(&node, file, &how, &mode, (caller, lend), None)?;
-        if how.write && matches!(opened.plane, Plane::Passthrough(_)) {
-            // What it was told of the attributes was said for long: see `trust_in_attr`.
-            self.invalidate_soon(ino);
+        if how.write
+            && matches!(opened.plane, Plane::Passthrough(_))
+            && let Some(caches) = self.invalidate.get().filter(|_| !node.had_set_id())
+        {
+            // The attributes that the kernel has were told for long: see `trust_in_attr`. They go
+            // before the open is answered, which waits for nothing: no page is dropped. An inode
+            // that the kernel has forgotten meanwhile has none.
+            let _ = caches.inode(ino, false);
         }
         self.checked_for_direct(opened, how)
     }

@@ -227,19 +227,27 @@ impl Planes {
         result
     }
 
-    /// Whether nobody has a file open or mapped for writing; `opened` says whether clients have,
-    /// by [`Planes::note_writer`]. `file` is open for reading.
-    pub(super) fn is_unwritten(&self, file: BorrowedFd<'_>, opened: impl Fn() -> bool) -> bool {
+    /// Notes that a file is not `stored_to` any more if nobody has it open or mapped for writing.
+    /// `opened` says whether clients have it open, by [`Planes::note_writer`]. `file` is
+    /// open for reading.
+    pub(super) fn note_unwritten(
+        &self,
+        file: BorrowedFd<'_>,
+        stored_to: &AtomicBool,
+        opened: impl Fn() -> bool,
+    ) {
         let _one_at_a_time = self.probing.lock();
-        !opened() && self.probe(|| sys::file::is_unwritten(file))
+        if !opened() && self.probe(|| sys::file::is_unwritten(file)) {
+            stored_to.store(false, Ordering::SeqCst);
+        }
     }
 
     /// Notes that a file is lent to somebody who may write, and is counted as open. The kernel
     /// opens the backing file after that, and must not meet a lease of ours: it would make EIO of
     /// it for who does not wait.
+        let _not_while_one_is_tried = self.probing.lock();
     pub(super) fn note_writer(&self, stored_to: &AtomicBool) {
         stored_to.store(true, Ordering::SeqCst);
-        drop(self.probing.lock());
     }
 
     /// Opens a file, again where the lease that it met was our own.

@@ -34,6 +34,16 @@ pub enum Trust {
     UntilTold,
 }
 
+/// How clients may be writing a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Not,
+    /// By requests, of which the kernel knows.
+    ByRequest,
+    /// In the backing file, which was lent to the kernel.
+    Directly,
+}
+
 /// Watches single directories, and the files with one name that are in them.
 pub trait WatchDirectories: Send + Sync {
     /// Watches an open directory from now on, as far as there is room for it.
@@ -221,14 +231,15 @@ impl Volume {
     /// with what was known before, though the answer has said better: with pages and a size that
     /// are no longer so, or with the setuid bit of a program that somebody else has written to.
     /// Cached pages are dropped there because the time of change in the answer is another one,
-    /// which takes times that are exact.
+    /// which takes times that are exact. A file that a mapping may store to is asked for as well.
     pub fn is_told_of(&self, ino: Ino) -> bool {
         let Some(node) = self.inodes.get(ino) else { return self.keeps_attributes };
         if node.had_set_id() {
             return false;
         }
         let by_its_times = node.kind() != libc::S_IFREG || self.devices.has_exact_times();
-        self.keeps_attributes || !by_its_times
+        let keeps_attributes = self.keeps_attributes && !node.stored_to.load(Ordering::SeqCst);
+        keeps_attributes || !by_its_times
     }
 
     /// Whether the kernel knows an inode, or is about to.
@@ -292,7 +303,9 @@ impl Volume {
     /// How long the kernel may use the attributes of a file. Setuid and setgid may go with the next
     /// write, of which the kernel's inode would not know when it is executed. A file that had them
     /// stays so, since the answer that first says that they are gone must not be dropped for a
-    /// notice: see [`Volume::is_told_of`].
+    /// notice: see [`Volume::is_told_of`]. A store through a mapping of a file that was lent moves
+    /// its times, and nobody tells before the mapping ends: while one may exist the attributes are
+    /// asked for each time.
     pub fn trust_in_attr(&self, ino: Ino, stat: &Stat) -> Trust {
         if !stat.is_dir() {
             let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
@@ -303,6 +316,10 @@ impl Volume {
             if set_id || node.is_some_and(|node| node.had_set_id()) {
                 return Trust::Once;
             }
+        }
+        let written = self.written(ino, stat);
+        if written == Written::Directly {
+            return Trust::Once;
         }
         let told = self.devices.is_main(stat)
             && match self.watched.coverage() {
@@ -315,32 +332,32 @@ impl Volume {
                         && self.inodes.get(ino).is_some_and(|node| watch.is_watched(node.seen().0))
                 }
             };
-        if told && !self.may_be_stored_to(ino, stat) { Trust::UntilTold } else { Trust::Briefly }
+        if told && written == Written::Not { Trust::UntilTold } else { Trust::Briefly }
     }
 
-    /// Whether somebody has a file open for writing, or may map it so that was lent: a store
-    /// through a mapping moves its times, and nobody tells before the mapping ends. Whether one is
-    /// left after the last descriptor is tried by a lease, once after the file was closed.
-    fn may_be_stored_to(&self, ino: Ino, stat: &Stat) -> bool {
+    /// How clients of the mount may be writing a file. A mapping of one that was lent outlives its
+    /// descriptors; whether one is left after the last is closed is tried by a lease, and once
+    /// nobody maps it the file counts as not written from the next question on.
+    fn written(&self, ino: Ino, stat: &Stat) -> Written {
         if stat.kind() != libc::S_IFREG {
-            return false;
+            return Written::Not;
         }
+        let node = self.inodes.get(ino);
+        let lent = node.as_ref().filter(|node| node.stored_to.load(Ordering::SeqCst));
         let is_open = || self.files.get(stat.key()).is_some_and(|file| file.is_written());
+        let Some(node) = lent else {
+            return if is_open() { Written::ByRequest } else { Written::Not };
+        };
         if is_open() {
-            return true;
+            return Written::Directly;
         }
-        let Some(node) = self.inodes.get(ino) else { return false };
-        if !node.stored_to.load(Ordering::SeqCst) {
-            return false;
+        if let Ok(file) = self.open_backing(node, OpenMode::Read, false)
+            && let Ok(fd) = file.any()
+        {
+            self.planes.note_unwritten(fd.as_fd(), &node.stored_to, is_open);
         }
-        let Ok(file) = self.open_backing(&node, OpenMode::Read, false) else { return true };
-        // Whoever opens it from now on sets it anew.
-        node.stored_to.store(false, Ordering::SeqCst);
-        let unwritten = file.any().is_ok_and(|fd| self.planes.is_unwritten(fd.as_fd(), is_open));
-        if !unwritten {
-            node.stored_to.store(true, Ordering::SeqCst);
-        }
-        !unwritten
+        // These attributes were read before, and of what happened since nobody was told.
+        Written::Directly
     }
 
     /// An entry whose attributes were read after `changes` were told.
