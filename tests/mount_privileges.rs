@@ -288,6 +288,37 @@ fn what_a_file_gets_while_it_is_lent_to_the_kernel_goes_when_root_writes_too() {
     }
 }
 
+/// The kernel asks for nothing before such a write: it goes by the mode that it has cached. So only
+/// the credentials of the loan can take the bits away, root's writes included.
+#[test]
+fn what_a_file_gets_in_the_source_while_root_has_it_open_goes_when_a_user_writes() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    for plane in PLANES {
+        let mounted = MountedFs::new(&format!("access=write,allow_other,suid,plane={plane}"));
+        for (who, caller) in users() {
+            for privilege in PRIVILEGES {
+                let name = format!("{privilege:?} {who}");
+                let (source, path) = (mounted.backing().join(&name), mounted.path().join(&name));
+                plain_file(mounted.backing(), &name);
+                let bare = plain_file(mounted.backing(), "bare");
+                let (file, bare_file) = (open_both(&path), open_both(&bare));
+                assert_eq!(mode(&path), 0o777);
+                for path in [&source, &bare] {
+                    grant(path, privilege);
+                }
+                for file in [&file, &bare_file] {
+                    caller.run(|| file.write_all_at(b"x", 0)).unwrap();
+                }
+                let left = mode(&source) & !mode(&bare);
+                assert_eq!(left, 0, "{plane}: {name} leaves {left:o}");
+                assert!(xattr(&source, NAME).is_err(), "{plane}: {name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn truncating_by_name_and_at_open_takes_privileges_away() {
     let by_name: [ByName; 3] = [
