@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use common::mapped::Mapped;
 use common::*;
 use rustix::fs::{AtFlags, CWD, IFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::fs::{XattrFlags, lremovexattr, lsetxattr, utimensat};
@@ -393,4 +394,106 @@ fn an_immutable_file_is_left_alone() {
         assert_eq!([write, chmod, unlink], [Err(Errno::PERM); 3]);
         fs::remove_file(&path).unwrap();
     });
+}
+
+/// Reads a file, a program, a directory and a link in every way. Those that are not there are left
+/// out.
+fn read_everything(dir: &Path) {
+    let large = File::open(dir.join("large")).unwrap();
+    assert_eq!(read_at(&large, 1 << 19, 10).len(), 10);
+    let map = Mapped::shared_for_reading(&File::open(dir.join("mapped")).unwrap(), 100).unwrap();
+    assert_eq!(map.read(0, 3), pattern(3));
+    assert_content(dir.join("small"), &pattern(100));
+    let place = TestDir::new();
+    let mut copied = create(place.path().join("copied"));
+    std::io::copy(&mut File::open(dir.join("sent")).unwrap(), &mut copied).unwrap();
+    assert!(Command::new(dir.join("program")).status().unwrap().success());
+    assert_eq!(fs::read_link(dir.join("link")).unwrap(), Path::new("small"));
+    assert!(names(dir.join("dir")).contains(&String::from("entry")));
+}
+
+const TO_READ: [&str; 7] = ["large", "mapped", "small", "sent", "program", "link", "dir"];
+
+fn make_to_read(dir: &Path) {
+    fs::write(dir.join("large"), pattern(1 << 20)).unwrap();
+    for name in ["mapped", "small", "sent"] {
+        fs::write(dir.join(name), pattern(100)).unwrap();
+    }
+    // By another process: a child that a test beside this one starts would hold it open.
+    assert!(
+        Command::new("cp").arg("/bin/true").arg(dir.join("program")).status().unwrap().success()
+    );
+    symlink("small", dir.join("link")).unwrap();
+    fs::create_dir(dir.join("dir")).unwrap();
+    fs::write(dir.join("dir/entry"), b"").unwrap();
+}
+
+/// Sets times of access that are due to be moved by any read.
+fn set_access_times(dir: &Path) {
+    for name in TO_READ {
+        let times = Timestamps { last_access: time(1, 0), last_modification: time(2, 0) };
+        utimensat(CWD, dir.join(name), &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+}
+
+/// What was accessed since, by name.
+fn accessed(dir: &Path) -> Vec<&'static str> {
+    let atime = |name: &&str| fs::symlink_metadata(dir.join(name)).unwrap().atime();
+    TO_READ.into_iter().filter(|name| atime(name) != 1).collect()
+}
+
+#[test]
+fn nothing_that_is_read_through_a_mount_with_noatime_is_accessed() {
+    let bare = TestDir::new();
+    make_to_read(bare.path());
+    set_access_times(bare.path());
+    read_everything(bare.path());
+    let moved = accessed(bare.path());
+    if moved.is_empty() || !require_fuse() {
+        return eprintln!("SKIPPED: this filesystem keeps no times of access");
+    }
+    let check = |options: &str| {
+        let source = TestDir::new();
+        make_to_read(source.path());
+        set_access_times(source.path());
+        let mounted = MountedFs::over(source.path(), &format!("noatime,suid,dev,{options}"));
+        let dir = mounted.path();
+        assert!(names(dir).contains(&String::from("large")));
+        read_everything(dir);
+        assert_eq!(accessed(source.path()), Vec::<&str>::new(), "{options}");
+        assert_eq!(accessed(dir), Vec::<&str>::new(), "{options}");
+        if !options.contains("access=read") {
+            // It can still be written, and is not accessed then.
+            let file = create(dir.join("small"));
+            file.write_all_at(b"x", 0).unwrap();
+            assert_eq!(read_at(&file, 0, 1), b"x");
+            assert_eq!(fs::metadata(dir.join("small")).unwrap().atime(), 1, "{options}");
+        }
+    };
+    for plane in PLANES {
+        for access in ["read", "write", "copy"] {
+            check(&format!("access={access},plane={plane}"));
+        }
+    }
+    check("access=read,open=none");
+}
+
+#[test]
+fn nothing_on_a_mount_inside_the_source_is_accessed_with_noatime() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let inner = SmallFs::ext4(32 << 20);
+    make_to_read(inner.path());
+    let source = TestDir::new();
+    let _bound = Bound::new(inner.path(), &source.directory("inner"));
+    for plane in PLANES {
+        let options = format!("noatime,access=write,plane={plane},suid,dev");
+        let mounted = MountedFs::over(source.path(), &options);
+        set_access_times(inner.path());
+        read_everything(&mounted.path().join("inner"));
+        let moved = accessed(inner.path());
+        // A symbolic link of another mount is read by its name.
+        assert!(moved.is_empty() || moved == ["link"], "{options}: {moved:?}");
+    }
 }

@@ -209,7 +209,9 @@ fn close(
 }
 
 fn read_only(present: &Descriptor) -> Result<Descriptor, Errno> {
-    let path = crate::sys::fd_path(present.reader()?.as_fd());
-    let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let present = present.reader()?;
+    let kept = rustix::fs::fcntl_getfl(present)? & OFlags::NOATIME;
+    let path = crate::sys::fd_path(present.as_fd());
+    let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC | kept, Mode::empty())?;
     Ok(Descriptor::new(fd, true, false))
 }

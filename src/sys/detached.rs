@@ -1,9 +1,10 @@
 //! Mounts of one's own that nobody else sees (open_tree(2), mount_setattr(2); Linux 5.12).
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
@@ -24,19 +25,40 @@ pub enum Use {
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12; those of open_tree(2).
 pub fn clone_mount(directory: &Path, may: Use) -> Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    let tree = rustix::mount::open_tree(rustix::fs::CWD, directory, flags)?;
+    let tree =
+        rustix::mount::open_tree(rustix::fs::CWD, directory, CLONE | OpenTreeFlags::AT_RECURSIVE)?;
     let read_only = if may == Use::Read { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    set_attributes(&tree, read_only | libc::MOUNT_ATTR_NOATIME, libc::AT_RECURSIVE)?;
+    Ok(tree)
+}
+
+/// The same of an open file or directory and without what is mounted below it. Its times of access
+/// stay as they are, whatever is read through the mount.
+///
+/// # Errors
+/// EINVAL where a mount below may not be looked behind; as [`clone_mount`].
+pub fn clone_without_access_times(place: impl AsFd) -> Result<OwnedFd, Errno> {
+    let tree = rustix::mount::open_tree(place, c"", CLONE | OpenTreeFlags::AT_EMPTY_PATH)?;
+    set_attributes(&tree, libc::MOUNT_ATTR_NOATIME, 0)?;
+    Ok(tree)
+}
+
+/// Whether reading through the mount on which a file is open leaves its time of access alone.
+pub fn is_without_access_times(file: impl AsFd) -> bool {
+    rustix::fs::fstatvfs(file).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::NOATIME))
+}
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
+/// Sets attributes of a mount, which becomes private.
+fn set_attributes(tree: &OwnedFd, attr_set: u64, recursive: libc::c_int) -> Result<(), Errno> {
     let attributes = libc::mount_attr {
-        attr_set: read_only | libc::MOUNT_ATTR_NOATIME,
+        attr_set,
         attr_clr: libc::MOUNT_ATTR__ATIME,
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
     let size = std::mem::size_of::<libc::mount_attr>();
-    let recursive = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     let fd = tree.as_raw_fd();
     // SAFETY: the path is an empty string with its end, and the attributes live through the call,
     // which reads `size` bytes of them.
@@ -45,19 +67,18 @@ pub fn clone_mount(directory: &Path, may: Use) -> Result<OwnedFd, Errno> {
             libc::SYS_mount_setattr,
             fd,
             c"".as_ptr(),
-            recursive,
+            libc::AT_EMPTY_PATH | recursive,
             &raw const attributes,
             size,
         )
     };
-    if result == 0 { Ok(tree) } else { Err(last_errno()) }
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::fd_path;
-    use std::os::fd::AsFd;
 
     #[test]
     fn a_clone_for_reading_can_not_be_written_and_leaves_times_alone() {
@@ -75,5 +96,26 @@ mod tests {
         assert_eq!(accessed(), before);
         let refused = std::fs::write(root.join("file"), "other").unwrap_err();
         assert_eq!(Errno::from_io_error(&refused), Some(Errno::ROFS));
+    }
+
+    #[test]
+    fn a_clone_of_a_file_alone_can_be_written_and_leaves_its_time_of_access_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        file.set_times(std::fs::FileTimes::new().set_accessed(long_ago)).unwrap();
+        let tree = match clone_without_access_times(&file) {
+            Ok(tree) => tree,
+            Err(Errno::PERM) if !rustix::process::geteuid().is_root() => return,
+            Err(err) => panic!("{err}"),
+        };
+        assert!(is_without_access_times(&tree));
+        let clone = fd_path(tree.as_fd());
+        assert_eq!(std::fs::read(&clone).unwrap(), b"content");
+        assert_eq!(file.metadata().unwrap().accessed().unwrap(), long_ago);
+        std::fs::write(&clone, "other").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"other");
     }
 }

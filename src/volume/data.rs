@@ -111,9 +111,7 @@ impl Volume {
             && matches!(opened.plane, Plane::Passthrough(_))
             && let Some(caches) = self.invalidate.get().filter(|_| !node.had_set_id())
         {
-            // The attributes that the kernel has were told for long: see `trust_in_attr`. They go
-            // before the open is answered, which waits for nothing: no page is dropped. An inode
-            // that the kernel has forgotten meanwhile has none.
+            // They were told for long: see `trust_in_attr`. An inode that is forgotten has none.
             let _ = caches.inode(ino, false);
         }
         self.checked_for_direct(opened, how)
@@ -185,7 +183,7 @@ impl Volume {
         let (caller, lend) = candidate;
         let descriptor = file.descriptor();
         let fd = descriptor.any().inspect_err(|_| self.files.release(&file, open))?.as_fd();
-        let writable = descriptor.writer().is_ok();
+        let reader = || self.reader_to_lend(node, fd, descriptor.writer().is_ok());
         let candidate = Candidate {
             ino: node.ino,
             lent: &node.lent,
@@ -193,7 +191,7 @@ impl Volume {
             mode,
             file: fd,
             stat,
-            writable,
+            reader: &reader,
             caller,
             lend,
         };
@@ -272,7 +270,7 @@ impl Volume {
         if !open.readable {
             return Err(Errno::ACCESS);
         }
-        if self.keeps_atime && open.first_access() {
+        if self.access_times.are_kept() && open.first_access() {
             open.file.note_access();
         }
         let result = open.file.read(offset, len, deliver);

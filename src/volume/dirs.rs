@@ -51,6 +51,7 @@ impl Volume {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // By its own link: a step to `.` would need the right to search it.
         let fd = rustix::fs::open(sys::fd_path(dir.as_fd()), flags, Mode::empty())?;
+        self.access_times.leave(&fd);
         let place = Origin::from(&stat_of(&fd)?);
         let fd = Arc::new(fd);
         let stream = Mutex::new(DirStream::new(Arc::clone(&fd)));

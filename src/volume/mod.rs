@@ -8,6 +8,7 @@
 //! never following a link, or by its file handle, and what was reached is compared with what was
 //! looked up. An idle inode holds no descriptor.
 
+mod access_times;
 mod as_tree;
 mod attr;
 mod data;
@@ -127,8 +128,8 @@ pub struct Volume {
     only: Option<OsString>,
     root_is_file: bool,
     reserved: Option<OsString>,
-    keeps_atime: bool,
     keeps_attributes: bool,
+    access_times: access_times::AccessTimes,
     /// File handles can be opened.
     by_handle: bool,
     watched: watched::Watched,
@@ -159,6 +160,7 @@ impl Volume {
             .and_then(|handle| crate::sys::handle::open_handle(&directory, &handle, OFlags::PATH))
             .is_ok();
         let watched = watched::Watched::new(&root, &stat);
+        let access_times = access_times::AccessTimes::new(options.keeps_atime, &directory);
         Ok(Volume {
             inodes: inode::InodeTable::new(&stat, root),
             devices: device::Devices::new(directory)?,
@@ -178,8 +180,8 @@ impl Volume {
             only: options.only,
             root_is_file: options.root_is_file,
             reserved: options.reserved,
-            keeps_atime: options.keeps_atime,
             keeps_attributes: options.keeps_attributes,
+            access_times,
             by_handle,
             watched,
             invalidate: OnceLock::new(),

@@ -148,7 +148,9 @@ impl Volume {
     /// # Errors
     /// Those of readlink(2).
     pub fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
-        let fd = self.pin(&*self.node(ino)?)?;
+        let node = self.node(ino)?;
+        let apart = self.open_apart(&node, OFlags::PATH | OFlags::NOFOLLOW);
+        let fd = apart.map_or_else(|| self.pin(&node), |fd| Ok(Arc::new(fd)))?;
         rustix::fs::readlinkat(&*fd, c"", Vec::new())
             .map(|target| OsString::from_vec(target.into_bytes()))
     }
@@ -299,6 +301,7 @@ impl Volume {
                 Err(_) => (fd, true), // Its permissions do not even let us read.
             }
         };
+        self.access_times.leave(&fd);
         let descriptor = Descriptor::new(fd, true, writable);
         let file = self.files.open(node.key(), descriptor, how.mode(), &mode);
         self.add_handle(&node, file, how, &mode, candidate, Some(&entry.attr.stat))

@@ -10,13 +10,12 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attr::{Stat, stat_of};
@@ -134,8 +133,8 @@ pub struct Candidate<'a> {
     pub file: BorrowedFd<'a>,
     /// Its attributes, where they were just read.
     pub stat: Option<&'a Stat>,
-    /// `file` is open for writing.
-    pub writable: bool,
+    /// Opens it anew, for reading, where it is to be lent by another descriptor than `file`.
+    pub reader: &'a dyn Fn() -> Option<OwnedFd>,
     /// Who opens it.
     pub caller: &'a Caller,
     /// The way to lend it.
@@ -245,8 +244,8 @@ impl Planes {
     /// Notes that a file is lent to somebody who may write, and is counted as open. The kernel
     /// opens the backing file after that, and must not meet a lease of ours: it would make EIO of
     /// it for who does not wait.
-        let _not_while_one_is_tried = self.probing.lock();
     pub(super) fn note_writer(&self, stored_to: &AtomicBool) {
+        let _not_while_one_is_tried = self.probing.lock();
         stored_to.store(true, Ordering::SeqCst);
     }
 
@@ -286,11 +285,7 @@ impl Planes {
     }
 
     fn lend(&self, candidate: &Candidate<'_>, stat: &Stat) -> Result<Lent, Errno> {
-        // By a descriptor for reading: the kernel opens one of its own for each client, with the
-        // client's flags, and what is only read can be executed.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let reopen = |file| rustix::fs::open(sys::fd_path(file), flags, Mode::empty()).ok();
-        let reader = if candidate.writable { reopen(candidate.file) } else { None };
+        let reader = (candidate.reader)();
         let file = reader.as_ref().map_or(candidate.file, |reader| reader.as_fd());
         let _credentials = AsCaller::enter_to_lend(&writer_of(candidate.caller, stat))?;
         (candidate.lend)(file).map_err(|err| {
@@ -407,7 +402,7 @@ mod tests {
             mode: &mode,
             stat: None,
             file: file.as_fd(),
-            writable: false,
+            reader: &|| None,
             caller: &caller,
             lend: &lend,
         };

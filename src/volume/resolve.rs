@@ -236,6 +236,12 @@ impl Volume {
     /// None of the caller's own flags are passed on: appending, truncating and direct I/O are
     /// requests of their own.
     fn open_with(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let fd = self.open_anyhow(node, flags)?;
+        self.access_times.leave(&fd);
+        Ok(fd)
+    }
+
+    fn open_anyhow(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
         if node.pinned().is_none() {
             match self.open_by_handle(node, flags) {
                 Ok(Some(fd)) => return Ok(fd),

@@ -229,6 +229,7 @@ impl Volume {
                 let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
                 let path = sys::fd_path(found.fd.as_fd());
                 let fd = rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())?;
+                self.access_times.leave(&fd);
                 self.files.open(key, Descriptor::new(fd, true, write), open, &mode)
             }
         };
