@@ -16,6 +16,9 @@ use crate::sys;
 use crate::sys::detached::Use;
 use crate::volume::{Coverage, Policy, Volume, VolumeOptions};
 
+#[cfg(test)]
+mod tests;
+
 /// Puts an overlay over the base that `options` opens. What its policy copies is written to the
 /// scratch; the rest is read and written in the base itself. With `share` unchanged files that are
 /// opened to be read are read there too. `base_changed` says what becomes of partial copies whose
@@ -46,7 +49,7 @@ pub fn assemble(
     let lower = open(lower, &shown)?;
 
     let upper = VolumeOptions {
-        source: scratch.layout().dir().to_owned(),
+        source: sys::fd_path(scratch.root()),
         only: None,
         root_is_file: false,
         reserved: None,

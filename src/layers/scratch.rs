@@ -8,10 +8,11 @@
 //! A scratch in memory outlives a daemon that is killed: only the dropped [`Scratch`] of a mount
 //! that named no directory removes it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,14 +22,18 @@ use rustix::io::Errno;
 
 use crate::config::{Limit, ScratchConfig};
 use crate::error::Failure;
+use crate::layers::pages::MapId;
 use crate::shown::Show;
+use crate::sys;
 
 mod adopt;
 mod budget;
 mod create;
 mod layout;
 mod lock;
+mod long_path;
 mod marks;
+mod opened;
 mod place;
 mod registry;
 mod reserve;
@@ -41,6 +46,7 @@ mod usage;
 pub use budget::{Budget, Space};
 pub use layout::Layout;
 pub use lock::Holder;
+pub use long_path::{LONGEST_IN_MARK, PathId};
 pub use marks::Marks;
 pub use place::Places;
 pub use registry::{Listed, list, remove, unused};
@@ -51,6 +57,7 @@ pub use usage::{Usage, bytes_used};
 
 use layout::Content;
 use lock::Lock;
+use opened::Opened;
 use state::Whereabouts;
 
 /// The size up to which files are copied whole where nothing else is said, in bytes.
@@ -62,8 +69,7 @@ pub const SHARE_OF_MEMORY: u8 = 50;
 /// A scratch in use.
 #[derive(Debug)]
 pub struct Scratch {
-    layout: Layout,
-    root: OwnedFd,
+    opened: Opened,
     state: State,
     budget: Arc<Budget>,
     /// Of a tmpfs of its own with a bound.
@@ -71,6 +77,7 @@ pub struct Scratch {
     found: Usage,
     /// Files of which only some pages were in it when it was opened.
     partial: Vec<Partial>,
+    contested: HashSet<MapId>,
     /// Goes when this is dropped.
     temporary: AtomicBool,
     /// Held to the end, and while the directory is removed.
@@ -139,19 +146,20 @@ impl Scratch {
     ) -> Result<Scratch, Failure> {
         let dir = fs::canonicalize(dir).map_err(|error| told(dir, "opening it", error))?;
         let layout = Layout::at(dir);
-        layout.content()?.acceptable(&layout)?;
-        let lock = Lock::take(&layout, mountpoint)?;
+        let opened = Opened::at(&layout)?;
+        opened.content()?.acceptable(&layout)?;
+        let lock = Lock::take(&opened, mountpoint)?;
         // Only now nobody else changes it.
-        let (state, kind) = match layout.content()? {
+        let (state, kind) = match opened.content()? {
             Content::Scratch(mut state) => {
-                state.settle(&layout, config, BaseId::of(base)?)?;
+                state.settle(&opened, config, BaseId::of(base)?)?;
                 if places.is_taken(&state.id, &layout) {
-                    state.rename(&layout, create::new_id()?)?;
+                    state.rename(&opened, create::new_id()?)?;
                 }
                 (*state, None)
             }
-            Content::Empty => (create::fill(&layout, config, base, Kind::Disk)?, Some(Begun::Made)),
-            Content::Upper => (adopt::adopt(&layout, config, base)?, Some(Begun::Adopted)),
+            Content::Empty => (create::fill(&opened, config, base, Kind::Disk)?, Some(Begun::Made)),
+            Content::Upper => (adopt::adopt(&opened, config, base)?, Some(Begun::Adopted)),
             other => return Err(other.refusal(&layout)),
         };
         match kind {
@@ -168,28 +176,26 @@ impl Scratch {
             None => {}
         }
         places.register(&layout, &state);
-        Scratch::start(layout, state, lock, false)
+        Scratch::start(opened, state, lock, false)
     }
 
     /// Counts what is there, and puts in order what a daemon left that was killed, or a machine
     /// that stopped.
     fn start(
-        layout: Layout,
+        opened: Opened,
         mut state: State,
         lock: Lock,
         temporary: bool,
     ) -> Result<Scratch, Failure> {
-        layout.complete()?;
-        layout.empty_work()?;
-        layout.close_to_others();
-        let root = open_directory(layout.dir())?;
-        let here = Whereabouts::of(&root)
-            .map_err(|errno| told(layout.dir(), "looking at it", errno.into()))?;
-        let swept = sweep::Sweep::run(&layout, &state, &here)
-            .map_err(|error| told(layout.dir(), "counting what is in it", error))?;
-        let (found, partial) = swept.usage()?;
+        opened.complete()?;
+        opened.empty_work()?;
+        opened.close_to_others()?;
+        let here = Whereabouts::of(opened.fd())
+            .map_err(|errno| told(opened.path(), "looking at it", errno.into()))?;
+        let swept = sweep::Sweep::run(&opened, &state, &here)?;
+        let (found, partial, contested) = swept.found()?;
         // Before anything is written.
-        state.begin(&layout, &here)?;
+        state.begin(&opened, &here)?;
         let used = match state.kind {
             Kind::OwnTmpfs => 0,
             Kind::SharedMemory | Kind::Disk => found.bytes,
@@ -198,12 +204,12 @@ impl Scratch {
         let limit = state.max.filter(|_| state.kind != Kind::OwnTmpfs);
         let budget = Arc::new(Budget::new(limit, used));
         let bounded = state.kind == Kind::OwnTmpfs && state.max.is_some();
-        let reserve = bounded.then(|| Reserve::new(&root)).transpose();
+        let reserve = bounded.then(|| Reserve::new(opened.fd())).transpose();
         let reserve = reserve
-            .map_err(|errno| told(layout.dir(), "keeping room for its records", errno.into()))?
+            .map_err(|errno| told(opened.path(), "keeping room for its records", errno.into()))?
             .map(Arc::new);
         let temporary = AtomicBool::new(temporary);
-        Ok(Scratch { layout, root, state, budget, reserve, found, partial, temporary, lock })
+        Ok(Scratch { opened, state, budget, reserve, found, partial, contested, temporary, lock })
     }
 
     /// What [`Scratch::open`] would do, found out without changing anything.
@@ -228,12 +234,13 @@ impl Scratch {
         }
         let dir = fs::canonicalize(dir).map_err(|error| told(dir, "opening it", error))?;
         let layout = Layout::at(dir.clone());
-        if let Some(holder) = lock::holder(&layout) {
+        let opened = Opened::at(&layout)?;
+        if let Some(holder) = lock::holder(&opened)? {
             return Err(holder.refusal(&layout));
         }
-        match layout.content()? {
+        match opened.content()? {
             Content::Scratch(mut state) => {
-                state.settle_in_mind(&layout, config, BaseId::of(base)?)?;
+                state.settle_in_mind(&opened, config, BaseId::of(base)?)?;
                 Ok(Outlook::Again(dir, state))
             }
             Content::Empty => Ok(Outlook::New(dir)),
@@ -244,7 +251,7 @@ impl Scratch {
 
     /// Where its parts are.
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        self.opened.layout()
     }
 
     /// Its state as it was opened.
@@ -260,6 +267,11 @@ impl Scratch {
     /// The files of which only some pages were in it when it was opened.
     pub fn partial(&self) -> &[Partial] {
         &self.partial
+    }
+
+    /// Page maps that several files name, of which none can be believed.
+    pub fn contested(&self) -> &HashSet<MapId> {
+        &self.contested
     }
 
     /// The names of its marks.
@@ -284,7 +296,16 @@ impl Scratch {
 
     /// The directory, open.
     pub fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
+        self.opened.fd()
+    }
+
+    /// The directory of the page maps, open.
+    ///
+    /// # Errors
+    /// It is no directory by now; those of open(2).
+    pub fn pages(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        sys::beneath::open(self.opened.fd(), layout::PAGES, flags, Mode::empty())
     }
 
     /// The space of the mount: what statfs(2) shows.
@@ -292,7 +313,7 @@ impl Scratch {
     /// # Errors
     /// Those of statvfs(3).
     pub fn space(&self) -> Result<Space, Errno> {
-        let found = rustix::fs::fstatvfs(&self.root)?;
+        let found = rustix::fs::fstatvfs(self.opened.fd())?;
         Ok(self.budget.space(&match &self.reserve {
             Some(reserve) => reserve.without(found),
             None => found,
@@ -302,7 +323,7 @@ impl Scratch {
     /// The bytes that are used: of a tmpfs of its own all of it, else what was counted.
     pub fn used(&self) -> u64 {
         match self.state.kind {
-            Kind::OwnTmpfs => rustix::fs::fstatvfs(&self.root).map_or(0, |found| {
+            Kind::OwnTmpfs => rustix::fs::fstatvfs(self.opened.fd()).map_or(0, |found| {
                 let held = self.reserve.as_ref().map_or(0, |reserve| reserve.held());
                 let used = found.f_blocks.saturating_sub(found.f_bfree);
                 used.saturating_mul(found.f_frsize).saturating_sub(held)
@@ -327,13 +348,13 @@ impl Scratch {
         if self.state.kind != Kind::Disk || self.is_temporary() {
             return Ok(());
         }
-        rustix::fs::syncfs(&self.root)
+        rustix::fs::syncfs(self.opened.fd())
             .and_then(|()| note())
-            .and_then(|()| rustix::fs::syncfs(&self.root))
-            .map_err(|errno| told(self.layout.dir(), "leaving it in order", errno.into()))?;
+            .and_then(|()| rustix::fs::syncfs(self.opened.fd()))
+            .map_err(|errno| told(self.opened.path(), "leaving it in order", errno.into()))?;
         let mut state = self.state.clone();
         state.in_order = true;
-        state.write(&self.layout)
+        state.write(&self.opened)
     }
 
     /// Lets it outlive the mount, whatever it was made for.
@@ -347,18 +368,12 @@ impl Drop for Scratch {
     /// hinder that.
     fn drop(&mut self) {
         if *self.temporary.get_mut()
-            && let Err(failure) = registry::take_down(&self.layout, &self.state)
+            && let Err(failure) = registry::take_down(&self.opened, &self.state)
         {
             log::error!("{failure}");
         }
         self.lock.release();
     }
-}
-
-fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| told(path, "opening it", errno.into()))
 }
 
 /// Refuses what is there and is no directory.
@@ -387,13 +402,13 @@ fn told(path: &Path, doing: &str, error: io::Error) -> Failure {
 }
 
 /// The limit in bytes of a scratch in `dir`; a share is of its filesystem.
-fn limit_on_disk(limit: Limit, dir: &Path) -> Result<Option<u64>, Failure> {
+fn limit_on_disk(limit: Limit, opened: &Opened) -> Result<Option<u64>, Failure> {
     match limit {
         Limit::None => Ok(None),
         Limit::Bytes(bytes) => Ok(Some(bytes)),
         Limit::Percent(percent) => {
-            let found = rustix::fs::statvfs(dir)
-                .map_err(|errno| told(dir, "asking for its size", errno.into()))?;
+            let found = rustix::fs::fstatvfs(opened.fd())
+                .map_err(|errno| told(opened.path(), "asking for its size", errno.into()))?;
             Ok(Some(share(found.f_blocks.saturating_mul(found.f_frsize), percent)))
         }
     }
@@ -401,9 +416,4 @@ fn limit_on_disk(limit: Limit, dir: &Path) -> Result<Option<u64>, Failure> {
 
 fn share(bytes: u64, percent: u8) -> u64 {
     (bytes / 100).saturating_mul(percent.into()).max(1)
-}
-
-/// Device and inode number.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }

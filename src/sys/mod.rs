@@ -9,6 +9,7 @@
 //! routine that survives a page that is gone ([`guard`]).
 
 pub mod advise;
+pub mod beneath;
 pub mod confine;
 pub mod cred;
 pub mod detached;
@@ -23,6 +24,7 @@ pub mod process;
 pub mod region;
 pub mod residency;
 mod syscalls;
+pub mod walk;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;

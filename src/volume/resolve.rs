@@ -7,6 +7,7 @@
 //! An inode number says nothing by itself: a later file may have it. So whatever is found by one,
 //! what is in use included, is compared before it is used ([`Node::is`]).
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -19,10 +20,6 @@ use super::inode::{Ino, Node};
 use super::{FIRST_RESERVED, HandleId, Volume};
 use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
-
-/// Deeper than any tree that is used; ends a way through names that renames behind our back have
-/// made circular.
-const MAX_DEPTH: usize = 10_000;
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -171,13 +168,15 @@ impl Volume {
     /// Finds a directory by the names from the nearest open one above it.
     fn descend(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
         let mut way = Vec::new();
+        // Renames behind our back may have made it circular.
+        let mut met = HashSet::new();
         let mut child = self.node(node.ino)?;
         let mut fd = loop {
             let (parent, name) = child.seen();
-            way.push((child, name));
-            if way.len() > MAX_DEPTH {
+            if !met.insert(child.ino) {
                 return Err(Errno::STALE);
             }
+            way.push((child, name));
             let above = self.node(parent)?;
             if let Some(fd) = above.pinned().or_else(|| self.directories.get(parent)) {
                 break fd;

@@ -111,6 +111,14 @@ impl Overlay {
             Some(id) => id,
             None => self.map_of_others(node, upper)?,
         };
+        if self.contested.contains(&MapId(id)) {
+            log::error!(
+                "{}: another file names its page map {}",
+                self.path_of(node).shown(),
+                MapId(id)
+            );
+            return Err(Errno::IO);
+        }
         let told = |err: MapError| {
             log::error!("{}: page map {}: {err}", self.path_of(node).shown(), MapId(id));
             err.errno()
@@ -236,8 +244,9 @@ impl Overlay {
 
     /// Drops the page map of a file that is gone.
     pub(super) fn drop_pages_of(&self, node: &Node) {
-        let mut pages = None;
-        node.change_parts(|parts| pages = parts.pages.take());
+        let (mut pages, mut path) = (None, None);
+        node.change_parts(|parts| (pages, path) = (parts.pages.take(), parts.path.take()));
+        path.into_iter().for_each(|id| self.drop_path(id));
         if let Some(pages) = pages {
             self.drop_page_map(pages);
         }
@@ -256,7 +265,7 @@ impl Overlay {
         if let Some(merged) = content.merged.write().take() {
             merged.sync_written()?; // The map that says where its pages are is about to go.
         }
-        for mark in ["overlay.metacopy", "overlay.redirect", "mmapfs.pages"] {
+        for mark in ["overlay.metacopy", "overlay.redirect", "mmapfs.path", "mmapfs.pages"] {
             self.marks.remove(&self.upper, upper, mark)?;
         }
         let mut left = Parts::default();
@@ -264,6 +273,7 @@ impl Overlay {
         node.change_parts(|parts| {
             left.lowers = std::mem::take(&mut parts.lowers);
             pages = parts.pages.take();
+            parts.path = None; // The path goes at the next mount, when that is durable.
         });
         node.has_moved();
         *slot = Weak::new();

@@ -1,16 +1,18 @@
 //! What is in a scratch, counted as it changes.
 
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use super::Overlay;
 use super::node::Node;
 use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::layers::scratch::{Kind, Scratch, bytes_used};
+use crate::sys::walk;
 use crate::volume::ScratchCounts;
 
 /// Counts of a scratch: what was there at the start and what has changed since. They say how much
@@ -41,31 +43,33 @@ const REST: u32 = 20;
 
 impl Counts {
     /// Those of a scratch that nobody changes yet.
-    pub(super) fn of(scratch: &Scratch) -> Counts {
+    ///
+    /// # Errors
+    /// Those of listing its page maps.
+    pub(super) fn of(scratch: &Scratch) -> Result<Counts, Errno> {
         let found = scratch.found();
         let mut maps = 0;
         let mut pages = 0;
-        let directory = scratch.layout().pages();
-        let names = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-        let opened = std::fs::File::open(&directory);
-        for id in names.filter_map(|entry| entry.file_name().to_str()?.parse::<MapId>().ok()) {
-            let map = opened.as_ref().ok().map(|dir| PageMap::open(dir, id, MapAccess::Read));
+        let directory = Arc::new(scratch.pages()?);
+        let names = walk::names_in(&directory)?;
+        for id in names.iter().filter_map(|name| name.to_str().ok()?.parse::<MapId>().ok()) {
             maps += 1;
-            pages += map.and_then(Result::ok).map_or(0, |map| map.count());
+            let map = PageMap::open(&*directory, id, MapAccess::Read);
+            pages += map.map_or(0, |map| map.count());
         }
         let signed = |count| AtomicI64::new(i64::try_from(count).unwrap_or(i64::MAX));
-        Counts {
+        Ok(Counts {
             copied_files: signed(found.copied_files),
             whiteouts: signed(found.whiteouts),
             partial_files: signed(maps),
             pages: Arc::new(AtomicU64::new(pages)),
             bytes: Mutex::default(),
-        }
+        })
     }
 
     /// The bytes of a directory, by a walk that takes a twentieth of the time at most, however
     /// often they are asked for.
-    fn measured(&self, dir: &Path) -> Option<u64> {
+    fn measured(&self, dir: OwnedFd) -> Option<u64> {
         let mut known = self.bytes.lock();
         let started = Instant::now();
         if let Some(measured) = known.filter(|measured| started < measured.good_until) {
@@ -108,11 +112,11 @@ impl Overlay {
     }
 
     /// The directory of a scratch whose bytes are not counted.
-    fn measured_place(&self) -> Option<PathBuf> {
+    fn measured_place(&self) -> Option<OwnedFd> {
         let scratch = self.scratch.lock();
         let scratch = scratch.as_ref().filter(|_| self.bound.is_none())?;
         let counted = scratch.state().kind == Kind::OwnTmpfs;
-        (!counted).then(|| scratch.layout().dir().to_owned())
+        if counted { None } else { scratch.root().try_clone_to_owned().ok() }
     }
 
     /// What `status` says of the scratch; `None` once it is left.
@@ -120,7 +124,7 @@ impl Overlay {
         // The bytes are counted as they change where they are bounded by that, and a filesystem
         // of its own knows them.
         let measured = match self.measured_place() {
-            Some(dir) => self.counts.measured(&dir),
+            Some(dir) => self.counts.measured(dir),
             None => None,
         };
         let guard = self.guard.counts(|node| self.path_of(node));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::marks::{Links, MarkSet};
-use super::node::{At, Node, Parts};
+use super::marks::{Links, MOST_NAMES, MarkError, MarkSet};
+use super::node::{At, Node, Parts, original};
 use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, Stat, Trust};
@@ -21,6 +21,13 @@ pub(super) struct Sought {
     /// Attributes of the topmost part, and how long they may be used.
     pub(super) stat: Stat,
     pub(super) trust: Trust,
+}
+
+/// Where a name is looked for in the lower layers.
+#[derive(Clone, Copy)]
+pub(super) struct Whence<'a> {
+    parent: &'a Node,
+    dirs: &'a [At],
 }
 
 /// Whether it stands for nothing (a character device 0/0).
@@ -49,18 +56,19 @@ impl Overlay {
             return self.find_direct(parent, name);
         }
         let parts = parent.parts();
+        let whence = Whence { parent, dirs: &parts.lowers };
         if let Some(upper) = parts.upper {
             match self.upper.lookup(upper, name) {
                 Ok(entry) if is_whiteout(&entry.attr.stat) => {
                     self.upper.forget(entry.attr.ino, 1);
                     return Err(Errno::NOENT);
                 }
-                Ok(entry) => return self.above(&parts.lowers, name, &entry),
+                Ok(entry) => return self.above(whence, name, &entry),
                 Err(Errno::NOENT) => {}
                 Err(err) => return Err(err),
             }
         }
-        self.below(&parts.lowers, name)
+        self.below(whence, name)
     }
 
     /// What a name leads to, with a lookup of it counted; and the attributes of its upper file
@@ -108,16 +116,16 @@ impl Overlay {
         Ok(false)
     }
 
-    fn above(&self, dirs: &[At], name: &OsStr, entry: &Entry) -> Result<Sought, Errno> {
+    fn above(&self, whence: Whence<'_>, name: &OsStr, entry: &Entry) -> Result<Sought, Errno> {
         let (inner, stat) = (entry.attr.ino, entry.attr.stat);
-        self.join(dirs, name, inner, (&stat, entry.attr.trust))
+        self.join(whence, name, inner, (&stat, entry.attr.trust))
             .inspect_err(|_| self.upper.forget(inner, 1))
     }
 
     /// An upper file or directory with what is below it.
     fn join(
         &self,
-        dirs: &[At],
+        whence: Whence<'_>,
         name: &OsStr,
         inner: Ino,
         (stat, trust): (&Stat, Trust),
@@ -127,12 +135,12 @@ impl Overlay {
             let (ino, parts) = (node.ino, node.parts());
             return Ok(Sought { ino, parts, stat: *stat, trust });
         }
-        let marks = self.marks.read(&self.upper, inner)?;
+        let marks = self.marks_of(inner, stat).map_err(|err| self.tell(whence, name, err))?;
         let lowers = match stat.kind() {
-            libc::S_IFDIR if !marks.opaque => self.lower_directories(dirs, name, &marks)?,
-            libc::S_IFREG if marks.metacopy => vec![self.lower_data(dirs, name, &marks)?],
+            libc::S_IFDIR if !marks.opaque => self.lower_directories(whence, name, &marks)?,
+            libc::S_IFREG if marks.metacopy => vec![self.lower_data(whence, name, &marks)?],
             libc::S_IFREG => {
-                marks.pages.map_or(Ok(()), |id| self.check_whole(name, id))?;
+                marks.pages.map_or(Ok(()), |id| self.check_whole(whence, name, id))?;
                 Vec::new()
             }
             _ => Vec::new(),
@@ -162,19 +170,51 @@ impl Overlay {
             null_device: marks.null_device,
             direct: false,
             pages: marks.pages,
+            path: marks.path,
             redirect: marks.redirect.filter(|_| stat.is_dir()),
         };
         Ok(Sought { ino: number, parts, stat: *stat, trust })
     }
 
+    /// The marks of an upper file, which fit each other and its attributes.
+    fn marks_of(&self, inner: Ino, stat: &Stat) -> Result<MarkSet, MarkError> {
+        let bad = |mark, reason| Err(MarkError::Bad { mark, reason });
+        let mut marks = self.marks.read(&self.upper, inner)?;
+        if let Some(links) = marks.links {
+            let names = match links {
+                Links::More(more) => i64::from(stat.nlink) + more,
+                Links::All(all) => all,
+            };
+            if stat.is_dir() || !(0..=MOST_NAMES).contains(&names) {
+                return bad("mmapfs.links", "no file has so many names");
+            }
+        }
+        if marks.pages.is_some() && stat.kind() != libc::S_IFREG {
+            return bad("mmapfs.pages", "it is not on a regular file");
+        }
+        if let Some(id) = marks.path {
+            let reason = "the file with the path cannot be read";
+            let path = id.read(&self.pages);
+            let path = path.map_err(|_| MarkError::Bad { mark: "mmapfs.path", reason })?;
+            marks.redirect = Some(super::marks::redirect(path)?);
+        }
+        Ok(marks)
+    }
+
+    /// Tells why a file cannot be used.
+    fn tell(&self, whence: Whence<'_>, name: &OsStr, err: MarkError) -> Errno {
+        log::error!("{}: {err}", self.path_of(whence.parent).join(name).shown());
+        err.errno()
+    }
+
     fn lower_directories(
         &self,
-        dirs: &[At],
+        Whence { dirs, .. }: Whence<'_>,
         name: &OsStr,
         marks: &MarkSet,
     ) -> Result<Vec<At>, Errno> {
         let found = match &marks.redirect {
-            None => self.below(dirs, name),
+            None => self.directly_below(dirs, name),
             Some(path) => self.below_path(dirs, path),
         };
         match found {
@@ -188,7 +228,9 @@ impl Overlay {
         }
     }
 
-    fn lower_data(&self, dirs: &[At], name: &OsStr, marks: &MarkSet) -> Result<At, Errno> {
+    fn lower_data(&self, whence: Whence<'_>, name: &OsStr, marks: &MarkSet) -> Result<At, Errno> {
+        let dirs = whence.dirs;
+        let shown = || self.path_of(whence.parent).join(name);
         let sought = match &marks.redirect {
             None => self.directly_below(dirs, name),
             Some(path) => self.below_path(dirs, path),
@@ -199,10 +241,11 @@ impl Overlay {
             }
             Ok(sought) => {
                 self.let_go(&sought.parts);
+                log::error!("{}: its data is in no regular file below it", shown().shown());
                 Err(Errno::IO)
             }
             Err(err) => {
-                log::warn!("{}: its data is not below it: {err}", name.shown());
+                log::error!("{}: its data is not below it: {err}", shown().shown());
                 Err(Errno::IO)
             }
         }
@@ -210,14 +253,16 @@ impl Overlay {
 
     /// A file that names its page map and nothing below is whole, and was to lose the name of the
     /// map next. Else a mark was lost.
-    fn check_whole(&self, name: &OsStr, id: u64) -> Result<(), Errno> {
+    fn check_whole(&self, whence: Whence<'_>, name: &OsStr, id: u64) -> Result<(), Errno> {
         let map = PageMap::open(&self.pages, MapId(id), MapAccess::Read);
         let reason = match map {
+            _ if self.contested.contains(&MapId(id)) => "another file names it".to_owned(),
             Ok(map) if map.is_whole() => return Ok(()),
             Ok(_) => "the mark of what is below it is lost".to_owned(),
             Err(err) => err.to_string(),
         };
-        log::error!("{}: page map {}: {reason}", name.shown(), MapId(id));
+        let path = self.path_of(whence.parent).join(name);
+        log::error!("{}: page map {}: {reason}", path.shown(), MapId(id));
         Err(Errno::IO)
     }
 
@@ -259,8 +304,8 @@ impl Overlay {
     }
 
     /// What a name leads to in the lower layers, hard links by the index.
-    fn below(&self, dirs: &[At], name: &OsStr) -> Result<Sought, Errno> {
-        let sought = self.directly_below(dirs, name)?;
+    fn below(&self, whence: Whence<'_>, name: &OsStr) -> Result<Sought, Errno> {
+        let sought = self.directly_below(whence.dirs, name)?;
         if sought.stat.is_dir() || sought.stat.nlink < 2 {
             return Ok(sought);
         }
@@ -268,7 +313,7 @@ impl Overlay {
         let key = index_key(sought.ino);
         match self.upper.lookup(self.dirs.index, OsStr::new(&key)) {
             Ok(entry) => {
-                let joined = self.above(dirs, name, &entry);
+                let joined = self.in_index(whence, name, &entry, &sought);
                 self.let_go(&sought.parts);
                 joined
             }
@@ -278,6 +323,32 @@ impl Overlay {
                 Err(err)
             }
         }
+    }
+
+    /// What an entry of the index is made of, which has to be the copy of what was found below.
+    fn in_index(
+        &self,
+        whence: Whence<'_>,
+        name: &OsStr,
+        entry: &Entry,
+        below: &Sought,
+    ) -> Result<Sought, Errno> {
+        let refuse = |reason| {
+            let path = self.path_of(whence.parent).join(name);
+            log::error!("{}: index/{}: {reason}", path.shown(), index_key(below.ino));
+            Err(Errno::IO)
+        };
+        if entry.attr.stat.kind() != below.stat.kind() {
+            self.upper.forget(entry.attr.ino, 1);
+            return refuse("it is a file of another type");
+        }
+        let joined = self.above(whence, name, entry)?;
+        // Other files than regular ones may have no marks.
+        if joined.ino != below.ino && below.stat.kind() == libc::S_IFREG {
+            self.let_go(&joined.parts);
+            return refuse("it is the copy of another file");
+        }
+        Ok(joined)
     }
 
     fn directly_below(&self, dirs: &[At], name: &OsStr) -> Result<Sought, Errno> {
@@ -387,5 +458,5 @@ impl Overlay {
 
 /// The name in the index of a lower file with several names.
 pub(super) fn index_key(ino: Ino) -> String {
-    format!("{:016x}", ino.0)
+    format!("{:016x}", original(ino).0)
 }

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::layers::scratch::Marks as Space;
+use super::node::{FIRST_NUMBER, TWIN};
+use crate::layers::scratch::{Marks as Space, PathId};
 use crate::sys::cred::Caller;
 use crate::volume::{Ino, Volume, XattrFlags};
 
@@ -30,6 +31,8 @@ pub(super) struct MarkSet {
     pub(super) metacopy: bool,
     /// The number of its page map.
     pub(super) pages: Option<u64>,
+    /// Where its redirect is kept that is too long for a mark.
+    pub(super) path: Option<PathId>,
     /// The inode number that it is shown with.
     pub(super) ino: Option<u64>,
     /// See [`super::node::Parts::null_device`].
@@ -94,9 +97,48 @@ pub(super) struct Marks {
 
 const NAMES: usize = 1024;
 
+/// Room for the value of a mark, in bytes: enough for most, and for any (XATTR_SIZE_MAX).
+const VALUES: [usize; 2] = [1024, 65_536];
+
+/// The most names that a file can have.
+pub(super) const MOST_NAMES: i64 = i32::MAX as i64;
+
+/// Why the marks of a file say nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MarkError {
+    /// They cannot be read.
+    Io(Errno),
+    /// One of them cannot be right.
+    Bad { mark: &'static str, reason: &'static str },
+}
+
+impl MarkError {
+    pub(super) fn errno(self) -> Errno {
+        match self {
+            MarkError::Io(err) => err,
+            MarkError::Bad { .. } => Errno::IO,
+        }
+    }
+}
+
+impl From<Errno> for MarkError {
+    fn from(err: Errno) -> MarkError {
+        MarkError::Io(err)
+    }
+}
+
+impl std::fmt::Display for MarkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MarkError::Io(err) => write!(f, "reading its marks: {err}"),
+            MarkError::Bad { mark, reason } => write!(f, "mark {mark}: {reason}"),
+        }
+    }
+}
+
 impl Marks {
     /// The marks of a file. Those of the kernel's overlayfs and of fuse-overlayfs are understood.
-    pub(super) fn read(&self, volume: &Volume, ino: Ino) -> Result<MarkSet, Errno> {
+    pub(super) fn read(&self, volume: &Volume, ino: Ino) -> Result<MarkSet, MarkError> {
         let mut marks = MarkSet::default();
         let mut names = vec![0; NAMES];
         let len = loop {
@@ -104,16 +146,13 @@ impl Marks {
                 Ok(len) => break len,
                 Err(Errno::RANGE) if names.len() < 65_536 => names = vec![0; 65_536],
                 Err(Errno::OPNOTSUPP | Errno::ACCESS) => break 0,
-                Err(err) => return Err(err),
+                Err(err) => return Err(err.into()),
             }
         };
         for name in names.get(..len).unwrap_or_default().split(|byte| *byte == 0) {
             let name = OsStr::from_bytes(name);
             if Space::is_mark(name.as_bytes()) {
-                let mut value = vec![0; 4096];
-                let len = volume.get_xattr(ino, name, &mut value)?;
-                value.truncate(len);
-                marks.take(name, value)?;
+                marks.take(name, value(volume, ino, name)?)?;
             }
         }
         Ok(marks)
@@ -166,24 +205,56 @@ impl Marks {
     }
 }
 
+fn value(volume: &Volume, ino: Ino, name: &OsStr) -> Result<Vec<u8>, Errno> {
+    let mut found = Err(Errno::RANGE);
+    for room in VALUES {
+        let mut value = vec![0; room];
+        found = volume.get_xattr(ino, name, &mut value).map(|len| {
+            value.truncate(len);
+            value
+        });
+        if !matches!(found, Err(Errno::RANGE)) {
+            break;
+        }
+    }
+    found
+}
+
 impl MarkSet {
-    fn take(&mut self, name: &OsStr, value: Vec<u8>) -> Result<(), Errno> {
+    fn take(&mut self, name: &OsStr, value: Vec<u8>) -> Result<(), MarkError> {
         let name = name.as_bytes();
         let name = name.strip_prefix(b"trusted.").or_else(|| name.strip_prefix(b"user."));
         match name.unwrap_or_default() {
             b"overlay.opaque" | b"fuseoverlayfs.opaque" => self.opaque |= value == b"y",
             b"overlay.redirect" => {
-                self.redirect = Some(PathBuf::from(OsString::from_vec(value)));
+                self.redirect = Some(redirect(value)?);
             }
             b"overlay.metacopy" => self.metacopy = true,
-            b"mmapfs.pages" => self.pages = Some(number(&value)?),
-            b"mmapfs.ino" => self.ino = Some(number(&value)?),
+            b"mmapfs.pages" => self.pages = Some(number("mmapfs.pages", &value)?),
+            b"mmapfs.path" => {
+                let id = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+                let reason = "it is not 16 lower case hexadecimal digits";
+                self.path = Some(id.ok_or(MarkError::Bad { mark: "mmapfs.path", reason })?);
+            }
+            b"mmapfs.ino" => {
+                let number = number("mmapfs.ino", &value)?;
+                if !(FIRST_NUMBER..TWIN).contains(&number) {
+                    let reason = "no file has this inode number";
+                    return Err(MarkError::Bad { mark: "mmapfs.ino", reason });
+                }
+                self.ino = Some(number);
+            }
             b"mmapfs.null" => self.null_device = true,
             b"mmapfs.links" => {
-                self.links = Some(match value.strip_prefix(b"=") {
-                    Some(all) => Links::All(number(all)?),
-                    None => Links::More(number(&value)?),
-                });
+                let mark = "mmapfs.links";
+                let (links, count) = match value.strip_prefix(b"=") {
+                    Some(all) => (Links::All as fn(i64) -> Links, number(mark, all)?),
+                    None => (Links::More as fn(i64) -> Links, number(mark, &value)?),
+                };
+                if !(-MOST_NAMES..=MOST_NAMES).contains(&count) {
+                    return Err(MarkError::Bad { mark, reason: "no file has so many names" });
+                }
+                self.links = Some(links(count));
             }
             _ => {}
         }
@@ -191,6 +262,67 @@ impl MarkSet {
     }
 }
 
-fn number<T: std::str::FromStr>(value: &[u8]) -> Result<T, Errno> {
-    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(Errno::IO)
+fn number<T: std::str::FromStr>(mark: &'static str, value: &[u8]) -> Result<T, MarkError> {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.ok_or(MarkError::Bad { mark, reason: "it is not a number in its range" })
+}
+
+/// A redirect: an absolute path below the root of the base, or one name.
+pub(super) fn redirect(value: Vec<u8>) -> Result<PathBuf, MarkError> {
+    let bad = |reason| Err(MarkError::Bad { mark: "overlay.redirect", reason });
+    let names = value.strip_prefix(b"/").unwrap_or(&value);
+    let is_absolute = names.len() < value.len();
+    for name in names.split(|byte| *byte == b'/') {
+        match name {
+            b"" => return bad("a name in it is empty"),
+            b"." | b".." => return bad("it has `.` or `..` in it"),
+            _ if name.contains(&0) => return bad("it has a NUL in it"),
+            _ if name.len() > 255 => return bad("a name in it is longer than 255 bytes"),
+            _ => {}
+        }
+    }
+    if !is_absolute && names.contains(&b'/') {
+        return bad("it is neither an absolute path nor one name");
+    }
+    Ok(PathBuf::from(OsString::from_vec(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_below_the_root_of_the_base_or_to_a_name_beside() {
+        for good in ["/a", "/a/b", "name", "...", "/a/..b", "/\u{1}\n"] {
+            assert_eq!(redirect(good.into()), Ok(PathBuf::from(good)));
+        }
+        let long = format!("/{}", "n".repeat(256));
+        let bad =
+            ["", "/", "/a/", "//a", "/a//b", "..", "/..", "/a/../b", "a/b", "/a/./b", "/a\0b"];
+        for bad in bad.into_iter().chain([long.as_str()]) {
+            assert_eq!(redirect(bad.into()).map_err(MarkError::errno), Err(Errno::IO), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_file_has_are_refused() {
+        let take = |mark: &str, value: &str| {
+            let mut marks = MarkSet::default();
+            let name = OsString::from(format!("trusted.mmapfs.{mark}"));
+            marks.take(&name, value.into()).map(|()| marks)
+        };
+        for ino in ["0", "1", "-1", "", "4611686018427387904", "18446744073709551615", "2x"] {
+            assert!(take("ino", ino).is_err(), "{ino}");
+        }
+        assert_eq!(take("ino", "2").unwrap().ino, Some(2));
+        for links in
+            ["=", "=x", "2147483648", "-2147483648", "=9223372036854775807", "99999999999999999999"]
+        {
+            assert!(take("links", links).is_err(), "{links}");
+        }
+        assert_eq!(take("links", "-3").unwrap().links, Some(Links::More(-3)));
+        assert_eq!(take("links", "=7").unwrap().links, Some(Links::All(7)));
+        assert!(take("pages", "-1").is_err() && take("path", "12").is_err());
+        assert!(take("path", "00000000000000ab").unwrap().path.is_some());
+    }
 }

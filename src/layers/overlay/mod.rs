@@ -42,7 +42,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::config::BaseChanged;
@@ -85,6 +84,8 @@ pub struct Overlay {
     upper: Arc<Volume>,
     dirs: Dirs,
     pages: OwnedFd,
+    /// Page maps that several files name.
+    contested: HashSet<MapId>,
     lowers: Vec<Arc<Volume>>,
     nodes: NodeTable,
     names: RwLock<()>,
@@ -135,13 +136,13 @@ impl Overlay {
         let find =
             |name: &str| upper.lookup(Ino::ROOT, OsStr::new(name)).map(|entry| entry.attr.ino);
         let (top, work, index) = (find("upper")?, find("work")?, find("index")?);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let pages = rustix::fs::openat(scratch.root(), "pages", flags, Mode::empty())?;
+        let pages = scratch.pages()?;
         let roots = (0..lowers.len()).map(|layer| At { layer, ino: Ino::ROOT }).collect();
         let root = Parts { upper: Some(top), lowers: roots, ..Parts::default() };
         let overlay = Overlay {
             dirs: Dirs { work, index },
             pages,
+            contested: scratch.contested().clone(),
             nodes: NodeTable::new(root),
             names: RwLock::new(()),
             handles: handles::HandleTable::default(),
@@ -158,7 +159,7 @@ impl Overlay {
             reserved,
             // Not where a daemon began that was killed: names that it left would be met.
             serial: AtomicU64::new(MapId::random().0),
-            counts: Counts::of(&scratch),
+            counts: Counts::of(&scratch)?,
             guard: guard::Guard::default(),
             mixes_bases: base_changed == BaseChanged::Mix,
             used_maps: Mutex::default(),

@@ -11,7 +11,21 @@ use parking_lot::{Mutex, RwLock};
 use super::content::Content;
 use super::lent::Loan;
 use super::locate::born;
+use crate::layers::scratch::PathId;
+use crate::shown::Show;
 use crate::volume::Ino;
+
+/// The first number that a file can have: 0 is none, and 1 is the root of the mount.
+pub(super) const FIRST_NUMBER: u64 = 2;
+
+/// Where the marks of a scratch give two files one number, the later one is shown with this bit,
+/// which no other number has.
+pub(super) const TWIN: u64 = 1 << 62;
+
+/// The number that a file had before another one was found to have it as well.
+pub(super) fn original(ino: Ino) -> Ino {
+    Ino(ino.0 & !TWIN)
+}
 
 /// Something in a lower layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +53,8 @@ pub(super) struct Parts {
     pub(super) null_device: bool,
     /// The page map of an upper file that has data below.
     pub(super) pages: Option<u64>,
+    /// Where its redirect is kept that is too long for a mark.
+    pub(super) path: Option<PathId>,
     /// Of a directory that was renamed: where it is in the lower layers, from their root, or by
     /// another name in the same directory.
     pub(super) redirect: Option<PathBuf>,
@@ -90,6 +106,32 @@ impl Node {
             && parts.upper == Some(inner)
             && parts.lowers.is_empty()
             && parts.links.is_none()
+    }
+
+    /// Whether what was found is this file or directory: made of the same upper file, or of the same
+    /// lower one alone. One of the base itself is the directory that has that below.
+    fn is_made_of(&self, parts: &Parts) -> bool {
+        let own = self.parts.read();
+        match (own.upper, parts.upper) {
+            (Some(own), Some(found)) => own == found,
+            (None, None) => own.lowers.first() == parts.lowers.first(),
+            (Some(_), None) => parts.direct && own.lowers.last() == parts.lowers.last(),
+            (None, Some(_)) => false,
+        }
+    }
+
+    /// Whether it would be below itself in a directory. No directory of a good scratch is.
+    fn is_around(&self, parent: &Arc<Node>) -> bool {
+        let is_there =
+            self.place.lock().parent.as_ref().is_some_and(|known| Arc::ptr_eq(known, parent));
+        let mut next = Some(Arc::clone(parent)).filter(|_| self.is_dir() && !is_there);
+        while let Some(above) = next {
+            if std::ptr::eq(&*above, self) {
+                return true;
+            }
+            next = above.parent();
+        }
+        false
     }
 
     pub(super) fn upper(&self) -> Option<Ino> {
@@ -183,6 +225,16 @@ impl Numbers {
     }
 }
 
+impl Drop for NodeTable {
+    /// Takes the nodes apart from each other first: each holds the one above it, and a chain of
+    /// them would be dropped by recursion.
+    fn drop(&mut self) {
+        let nodes = std::mem::take(&mut *self.nodes.lock());
+        let above: Vec<_> = nodes.values().map(|node| node.place.lock().parent.take()).collect();
+        drop(above);
+    }
+}
+
 /// The nodes by number. One stays while the kernel knows it, something below it, or has it open.
 #[derive(Default)]
 pub(super) struct NodeTable {
@@ -251,13 +303,40 @@ impl NodeTable {
         parts: Parts,
         stored: u64,
     ) -> (Arc<Node>, Parts) {
-        // Two threads may have found the same file at the same time.
         let mut nodes = self.nodes.lock();
-        if let Some(node) = nodes.get(&ino.0).filter(|node| node.kind == kind) {
-            node.lookups.fetch_add(1, Ordering::Relaxed);
-            node.seen_at(parent, name);
-            return (Arc::clone(node), parts);
+        let own = parts.upper.map(born);
+        let mut number = Ino(ino.0 | TWIN);
+        for ino in [ino].into_iter().chain(own).filter(|ino| *ino != Ino::ROOT) {
+            match nodes.get(&ino.0) {
+                // Two threads may have found the same file at the same time.
+                Some(node)
+                    if node.kind == kind && node.is_made_of(&parts) && !node.is_around(parent) =>
+                {
+                    node.lookups.fetch_add(1, Ordering::Relaxed);
+                    node.seen_at(parent, name);
+                    return (Arc::clone(node), parts);
+                }
+                Some(_) => {}
+                None => {
+                    number = ino;
+                    break;
+                }
+            }
         }
+        if number.0 & TWIN != 0 {
+            number = Ino(own.unwrap_or(ino).0 | TWIN);
+            if let Some(node) = nodes.get(&number.0).filter(|node| node.kind == kind) {
+                node.lookups.fetch_add(1, Ordering::Relaxed);
+                return (Arc::clone(node), parts);
+            }
+        }
+        if number != ino {
+            log::warn!(
+                "{}: another file of the scratch has its inode number {ino}: it is shown with {number}",
+                name.shown()
+            );
+        }
+        let ino = number;
         let place = Place { parent: Some(Arc::clone(parent)), name: name.to_owned(), linked: true };
         if let Some(upper) = parts.upper {
             self.numbers.note(upper, ino);

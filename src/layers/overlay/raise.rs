@@ -4,6 +4,7 @@
 //! a daemon that is killed leaves either nothing or all. No directory above it is seen to change.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +14,8 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::locate::{index_key, is_whiteout};
 use super::marks::{Links, XattrNames};
-use super::node::{At, Node, Parts};
+use super::node::{At, Node, Parts, original};
+use crate::layers::scratch::{LONGEST_IN_MARK, PathId};
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, NewNode, NewTime, Open, SetAttr, Stat, WhyMapped, XattrFlags};
 
@@ -30,10 +32,17 @@ impl Overlay {
     /// # Errors
     /// ENOSPC and the others of making a file.
     pub(super) fn raise(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
-        match node.upper() {
-            Some(upper) => Ok(upper),
-            None => self.for_a_record(|| self.copy_up(node)),
+        // Those above it first: one after the other, however deep it is.
+        let mut missing: Vec<Arc<Node>> = Vec::new();
+        let mut next = Some(Arc::clone(node));
+        while let Some(lowest) = next.filter(|node| node.upper().is_none()) {
+            next = lowest.parent().filter(|_| lowest.is_linked());
+            missing.push(lowest);
         }
+        for node in missing.iter().rev() {
+            self.for_a_record(|| self.copy_up(node))?;
+        }
+        node.upper().ok_or(Errno::STALE)
     }
 
     fn copy_up(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
@@ -63,7 +72,7 @@ impl Overlay {
         let upper = entry.attr.ino;
         let finished = self
             .copy_attributes(at, upper, &stat)
-            .and_then(|()| self.marks.keep_number(&self.upper, upper, node.ino))
+            .and_then(|()| self.marks.keep_number(&self.upper, upper, original(node.ino)))
             .and_then(|()| self.put_in_place(node, &temporary, upper, &stat));
         let links = match finished {
             Ok(links) => links,
@@ -78,6 +87,7 @@ impl Overlay {
         node.change_parts(|known| {
             known.upper = Some(upper);
             known.pages = parts.pages;
+            known.path = parts.path;
             known.links = links;
             known.null_device = parts.null_device;
             if whole {
@@ -143,10 +153,10 @@ impl Overlay {
         let (entry, opened) = self.upper.create(self.dirs.work, name, &new, &how, true, &refuse)?;
         let upper = entry.attr.ino;
         let prepared =
-            if whole { Ok(None) } else { self.prepare_sparse(upper, node, below).map(Some) };
+            if whole { Ok(Parts::default()) } else { self.prepare_sparse(upper, node, below) };
         self.upper.release(opened.id)?;
         match prepared {
-            Ok(pages) => Ok((entry, Parts { pages, ..Parts::default() })),
+            Ok(parts) => Ok((entry, parts)),
             Err(err) => {
                 let _ = self.upper.remove(self.dirs.work, name, false);
                 self.upper.forget(upper, 1);
@@ -155,19 +165,41 @@ impl Overlay {
         }
     }
 
-    fn prepare_sparse(&self, upper: Ino, node: &Node, below: At) -> Result<u64, Errno> {
+    fn prepare_sparse(&self, upper: Ino, node: &Node, below: At) -> Result<Parts, Errno> {
         let base = self.fingerprint(below)?;
         let size = SetAttr { size: Some(base.size), ..SetAttr::default() };
         self.upper.set_attr(upper, None, size, &self.me)?;
         let path = self.path_below(node);
         let pages = self.new_page_map(&base, upper)?;
         let mark = |name: &str, value: &[u8]| self.marks.write(&self.upper, upper, name, value);
+        let marked = mark("mmapfs.pages", pages.to_string().as_bytes())
+            .and_then(|()| self.write_redirect(upper, &path))
+            .and_then(|path| mark("overlay.metacopy", b"").map(|()| path));
+        let path = marked.inspect_err(|_| self.drop_page_map(pages))?;
+        Ok(Parts { pages: Some(pages), path, ..Parts::default() })
+    }
+
+    /// Marks where in the lower layers something is. A path that is too long for a mark is stored
+    /// beside the page maps, and the mark names it.
+    pub(super) fn write_redirect(&self, upper: Ino, path: &Path) -> Result<Option<PathId>, Errno> {
         use std::os::unix::ffi::OsStrExt;
-        mark("mmapfs.pages", pages.to_string().as_bytes())
-            .and_then(|()| mark("overlay.redirect", path.as_os_str().as_bytes()))
-            .and_then(|()| mark("overlay.metacopy", b""))
-            .inspect_err(|_| self.drop_page_map(pages))?;
-        Ok(pages)
+        let bytes = path.as_os_str().as_bytes();
+        if bytes.len() <= LONGEST_IN_MARK {
+            self.marks.write(&self.upper, upper, "overlay.redirect", bytes)?;
+            return Ok(None);
+        }
+        let id = PathId::store(&self.pages, bytes)?;
+        let named = self.marks.write(&self.upper, upper, "mmapfs.path", id.to_string().as_bytes());
+        named.inspect_err(|_| self.drop_path(id))?;
+        self.count_own();
+        Ok(Some(id))
+    }
+
+    /// Removes a path that nothing names any more.
+    pub(super) fn drop_path(&self, id: PathId) {
+        if let Err(err) = id.remove(&self.pages) {
+            log::warn!("path {id}: removing it: {err}"); // It goes at the next mount.
+        }
     }
 
     /// Owner, attributes, permissions and times, in the order in which one does not undo another.

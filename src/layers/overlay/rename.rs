@@ -202,13 +202,11 @@ impl Overlay {
                 return self.marks.make_opaque(&self.upper, upper);
             }
             let path = self.path_below(node);
-            self.marks.write(
-                &self.upper,
-                upper,
-                "overlay.redirect",
-                path.as_os_str().as_bytes(),
-            )?;
-            node.change_parts(|parts| parts.redirect = Some(path));
+            if node.parts().redirect.as_ref() == Some(&path) {
+                return Ok(()); // It was moved before.
+            }
+            let id = self.write_redirect(upper, &path)?;
+            node.change_parts(|parts| (parts.redirect, parts.path) = (Some(path), id));
             return Ok(());
         }
         let above = self.raise(at.0)?;

@@ -1,11 +1,12 @@
 //! Page maps and their files: making, opening, writing, synchronising.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::format::{
@@ -13,6 +14,7 @@ use super::format::{
 };
 use super::{Change, Fingerprint, MapAccess, MapError, MapId, PageMap, Unsynced, UpperId};
 use super::{ones, place};
+use crate::sys::beneath;
 
 impl PageMap {
     /// Makes the map of a file that shows the first `base_limit` bytes of its base, and none of
@@ -56,8 +58,7 @@ impl PageMap {
             MapAccess::Read => OFlags::RDONLY,
             MapAccess::Write => OFlags::RDWR,
         };
-        let flags = mode | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(directory, id.to_string(), flags, Mode::empty())?;
+        let file = open_file(directory, id, mode)?;
         let len = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
         let mut headers = [[0; RECORD as usize]; 2];
         if read_at(&file, 0, headers.as_flattened_mut())? < HEADER as usize {
@@ -370,6 +371,26 @@ fn write_at(file: &OwnedFd, offset: u64, data: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// Opens the file of a map: somebody may have put anything in its place.
+///
+/// # Errors
+/// It is not a regular file, or one that has other names; those of open(2).
+pub(super) fn open_file(
+    directory: impl AsFd,
+    id: MapId,
+    mode: OFlags,
+) -> Result<OwnedFd, MapError> {
+    let damaged = MapError::Damaged { what: "it is not a regular file of one name" };
+    let name = CString::new(id.to_string()).map_err(|_| Errno::INVAL)?;
+    let file = match beneath::open(directory, &name, mode, Mode::empty()) {
+        Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(damaged),
+        file => file?,
+    };
+    let found = rustix::fs::fstat(&file)?;
+    let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+    if is_file && found.st_nlink <= 1 { Ok(file) } else { Err(damaged) }
 }
 
 /// fsync(2), or fdatasync(2) when only the data matters.

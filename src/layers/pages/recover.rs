@@ -5,10 +5,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::disk::{read_at, whole};
+use super::disk::{open_file, read_at, whole};
 use super::format::{Bits, Header, RECORD, TURN_PAGES, WORDS, length_for};
 use super::{Fingerprint, MapAccess, MapError, MapId, PAGE, PageMap, UpperId};
 use crate::layers::base::{ctime_of, size_of};
@@ -37,8 +37,7 @@ impl PageMap {
         upper: &OwnedFd,
         base: impl FnOnce() -> Result<Fingerprint, Errno>,
     ) -> Result<Recovered, MapError> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(directory, id.to_string(), flags, Mode::empty())?;
+        let file = open_file(directory, id, OFlags::RDWR)?;
         let mut headers = [[0; RECORD as usize]; 2];
         read_at(&file, 0, headers.as_flattened_mut())?;
         let (Some(said), both) = whole(&headers)? else {

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, Stat, XattrFlags};
 use rustix::io::Errno;
 
-use super::layout::Layout;
+use super::layout::UPPER;
 use super::marks::Marks;
+use super::opened::Opened;
 use super::state::{BaseId, Kind, State};
 use super::{create, limit_on_disk, told, usage};
 use crate::config::ScratchConfig;
@@ -46,25 +47,25 @@ struct Survey {
 
 /// Makes a scratch of what lies in the directory.
 pub(super) fn adopt(
-    layout: &Layout,
+    opened: &Opened,
     config: &ScratchConfig,
     base: &Path,
 ) -> Result<State, Failure> {
-    layout.complete()?;
-    layout.empty_work()?;
-    layout.probe()?;
-    let upper = layout.upper();
-    let failed = |errno: Errno| told(&upper, "taking it for a scratch", errno.into());
+    opened.complete()?;
+    opened.empty_work()?;
+    opened.probe()?;
+    let (upper, path) = (opened.directory(UPPER)?, opened.layout().upper());
+    let failed = |errno: Errno| told(&path, "taking it for a scratch", errno.into());
     let mut survey = Survey::default();
     usage::visit(&upper, |dir, name, stat| survey.see(dir, name, stat)).map_err(failed)?;
-    let works = Marks::that_work(&upper)?;
+    let works = Marks::that_work(&upper, &path)?;
     let marks = match (survey.trusted, survey.user) {
         (0, 0) => works,
         (0, _) => Marks::User,
         _ if works == Marks::Trusted => Marks::Trusted,
         _ => {
             let reason = "it is marked with trusted.overlay.*, which only root can read";
-            return Err(Failure::failed(layout.dir().shown(), reason));
+            return Err(Failure::failed(opened.path().shown(), reason));
         }
     };
     if !survey.by_kernel {
@@ -73,10 +74,10 @@ pub(super) fn adopt(
         usage::visit(&upper, translate).map_err(failed)?;
     }
     let mut state = State::new(create::new_id()?, BaseId::of(base)?, marks, Kind::Disk);
-    state.max = config.max.map_or(Ok(None), |max| limit_on_disk(max, layout.dir()))?;
+    state.max = config.max.map_or(Ok(None), |max| limit_on_disk(max, opened))?;
     state.copy_up = config.copy_up.unwrap_or(state.copy_up);
     state.adopted = true;
-    state.write(layout)?;
+    state.write(opened)?;
     Ok(state)
 }
 

@@ -2,21 +2,24 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Gid, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
-use super::layout::{Layout, remove_tree};
+use super::layout::{LOCK, PARTS, UPPER};
 use super::lock::Lock;
 use super::marks::Marks;
+use super::opened::Opened;
 use super::place::{self, Places};
 use super::state::{BaseId, Kind, State};
 use super::{Scratch, limit_on_disk, registry, told};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
 use crate::shown::Show;
+use crate::sys::walk;
 
 /// The largest attribute that Linux has (`XATTR_SIZE_MAX`), in bytes, which is the longest list
 /// of names too.
@@ -36,51 +39,53 @@ pub(super) fn in_memory(
     let mut state = State::new(id, base_id, Marks::User, kind);
     state.max = max;
     state.copy_up = config.copy_up.unwrap_or(state.copy_up);
-    let filled = Lock::take(&layout, mountpoint).and_then(|lock| {
-        prepare(&layout, base).and_then(|marks| {
-            state.marks = marks;
-            state.write(&layout)?;
-            Ok(lock)
-        })
+    let filled = Opened::at(&layout).and_then(|opened| {
+        let lock = Lock::take(&opened, mountpoint)?;
+        state.marks = prepare(&opened, base)?;
+        state.write(&opened)?;
+        Ok((opened, lock))
     });
-    let started = filled.and_then(|lock| Scratch::start(layout.clone(), state.clone(), lock, true));
-    if started.is_err() {
+    let started =
+        filled.and_then(|(opened, lock)| Scratch::start(opened, state.clone(), lock, true));
+    if started.is_err()
+        && let Ok(opened) = Opened::at(&layout)
+    {
         // The first failure is the one to tell.
-        let _ = registry::take_down(&layout, &state);
+        let _ = registry::take_down(&opened, &state);
     }
     started
 }
 
 /// Makes a scratch in a directory that is empty, and takes away what it made where that fails.
 pub(super) fn fill(
-    layout: &Layout,
+    opened: &Opened,
     config: &ScratchConfig,
     base: &Path,
     kind: Kind,
 ) -> Result<State, Failure> {
     let write = || {
-        let marks = prepare(layout, base)?;
+        let marks = prepare(opened, base)?;
         let mut state = State::new(new_id()?, BaseId::of(base)?, marks, kind);
-        state.max = config.max.map_or(Ok(None), |max| limit_on_disk(max, layout.dir()))?;
+        state.max = config.max.map_or(Ok(None), |max| limit_on_disk(max, opened))?;
         state.copy_up = config.copy_up.unwrap_or(state.copy_up);
-        state.write(layout)?;
+        state.write(opened)?;
         Ok(state)
     };
     write().inspect_err(|_| {
-        for part in [layout.upper(), layout.work(), layout.index(), layout.pages()] {
+        for part in PARTS.into_iter().chain([LOCK]) {
             // The first failure is the one to tell.
-            let _ = remove_tree(&part);
+            let _ = walk::remove(opened.fd(), part);
         }
-        let _ = fs::remove_file(layout.lock());
     })
 }
 
 /// Makes the directories and tries out what they have to be able to do.
-fn prepare(layout: &Layout, base: &Path) -> Result<Marks, Failure> {
-    layout.complete()?;
-    layout.probe()?;
-    let marks = Marks::that_work(&layout.upper())?;
-    dress(&layout.upper(), base)?;
+fn prepare(opened: &Opened, base: &Path) -> Result<Marks, Failure> {
+    opened.complete()?;
+    opened.probe()?;
+    let (upper, path) = (opened.directory(UPPER)?, opened.layout().upper());
+    let marks = Marks::that_work(&upper, &path)?;
+    dress((upper.as_fd(), &path), base)?;
     Ok(marks)
 }
 
@@ -96,33 +101,32 @@ pub(super) fn new_id() -> Result<String, Failure> {
 
 /// Gives `upper/` the attributes of the root of the base, which it stands for from now on. What
 /// this user may not set stays as it is made: the directory of a user who may not give it away.
-fn dress(upper: &Path, base: &Path) -> Result<(), Failure> {
-    let failed = |error: io::Error| told(upper, "giving it the attributes of the base", error);
+fn dress((upper, path): (BorrowedFd<'_>, &Path), base: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| told(path, "giving it the attributes of the base", error);
     let whole = fs::metadata(base).map_err(failed)?;
     let base = if whole.is_dir() { base } else { base.parent().unwrap_or(base) };
     let found = fs::metadata(base).map_err(failed)?;
     let (user, group) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
-    let owner = rustix::fs::chownat(CWD, upper, Some(user), Some(group), AtFlags::empty());
+    let owner = rustix::fs::fchown(upper, Some(user), Some(group));
     if let Err(errno) = owner {
-        log::debug!("{}: owner of the base: {errno}", upper.shown());
+        log::debug!("{}: owner of the base: {errno}", path.shown());
     }
     // What the place of the scratch hands down is no part of the tree.
     super::layout::drop_lists(upper);
-    fs::set_permissions(upper, fs::Permissions::from_mode(found.mode() & 0o7777))
-        .map_err(failed)?;
-    copy_xattrs(base, upper);
+    rustix::fs::fchmod(upper, Mode::from_raw_mode(found.mode() & 0o7777))
+        .map_err(|errno| failed(errno.into()))?;
+    copy_xattrs(base, (upper, path));
     let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let times = Timestamps {
         last_access: time(found.atime(), found.atime_nsec()),
         last_modification: time(found.mtime(), found.mtime_nsec()),
     };
-    rustix::fs::utimensat(CWD, upper, &times, AtFlags::empty())
-        .map_err(|errno| failed(errno.into()))
+    rustix::fs::futimens(upper, &times).map_err(|errno| failed(errno.into()))
 }
 
 /// Copies attributes and access lists under the names that a scratch stores them by. An attribute
 /// that cannot be had is passed over.
-fn copy_xattrs(from: &Path, to: &Path) {
+fn copy_xattrs(from: &Path, (to, path): (BorrowedFd<'_>, &Path)) {
     let mut names = vec![0; LARGEST_XATTR];
     let Ok(len) = rustix::fs::listxattr(from, &mut names[..]) else { return };
     let names = names.get(..len).unwrap_or_default();
@@ -136,10 +140,10 @@ fn copy_xattrs(from: &Path, to: &Path) {
         let name = std::ffi::OsStr::from_bytes(name);
         let copied = rustix::fs::getxattr(from, name, &mut value[..]).and_then(|len| {
             let value = value.get(..len).unwrap_or_default();
-            rustix::fs::setxattr(to, stored, value, XattrFlags::empty())
+            rustix::fs::fsetxattr(to, stored, value, XattrFlags::empty())
         });
         if let Err(errno) = copied {
-            log::debug!("{}: {} of the base: {errno}", to.shown(), name.shown());
+            log::debug!("{}: {} of the base: {errno}", path.shown(), name.shown());
         }
     }
 }

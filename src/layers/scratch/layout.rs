@@ -1,18 +1,29 @@
 //! The parts of a scratch, and what a directory holds.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::state::State;
-use super::told;
+use super::opened::Opened;
+use super::state::{NEW_STATE, State};
 use crate::error::Failure;
 use crate::shown::Show;
+use crate::sys::walk;
+
+pub(super) const UPPER: &CStr = c"upper";
+pub(super) const WORK: &CStr = c"work";
+pub(super) const INDEX: &CStr = c"index";
+pub(super) const PAGES: &CStr = c"pages";
+pub(super) const LOCK: &CStr = c"lock";
+pub(super) const STATE: &CStr = c"state.json";
+
+/// The directories of a scratch.
+pub(super) const PARTS: [&CStr; 4] = [UPPER, WORK, INDEX, PAGES];
 
 /// Where the parts of a scratch are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +47,13 @@ pub(super) enum Content {
 }
 
 /// The names of a scratch, and what may lie beside `upper/` of overlayfs.
-const OWN: [&str; 7] = ["upper", "work", "index", "pages", "lock", "state.json", "state.json.new"];
+const OWN: [&CStr; 7] = [UPPER, WORK, INDEX, PAGES, LOCK, STATE, NEW_STATE];
 /// What a filesystem has in its root.
-const OF_FILESYSTEM: &str = "lost+found";
+const OF_FILESYSTEM: &CStr = c"lost+found";
 /// An empty directory that a union is mounted on, as it usually lies beside its parts.
-const MERGED: &str = "merged";
+const MERGED: &CStr = c"merged";
 /// What overlayfs and fuse-overlayfs leave in their work directory.
-const OF_WORK: [&str; 2] = ["work", "index"];
+const OF_WORK: [&CStr; 2] = [WORK, INDEX];
 
 impl Layout {
     /// Those of the scratch in a directory.
@@ -81,68 +92,60 @@ impl Layout {
         self.dir.join("state.json")
     }
 
-    pub(super) fn new_state(&self) -> PathBuf {
-        self.dir.join("state.json.new")
-    }
-
     /// The lock file.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("lock")
     }
+}
 
+impl Opened {
     /// Looks at what the directory holds.
     ///
     /// # Errors
     /// It cannot be read; its state file is broken or of a newer version.
     pub(super) fn content(&self) -> Result<Content, Failure> {
-        let names = below(&self.dir)?;
+        let names = self.names(c".")?;
         if let Some(state) = State::read(self)? {
             return Ok(Content::Scratch(Box::new(state)));
         }
-        let has = |name: &str| names.iter().any(|found| found == name);
-        let known = |name: &OsStr| {
-            OWN.iter().any(|own| name == *own) || name == OF_FILESYSTEM || name == MERGED
-        };
+        let has = |name: &CStr| names.iter().any(|found| is(found, name));
+        let known =
+            |name: &OsStr| OWN.iter().chain(&[OF_FILESYSTEM, MERGED]).any(|own| is(name, own));
         if let Some(foreign) = names.iter().find(|name| !known(name)) {
             return Ok(Content::Foreign(foreign.clone()));
         }
-        let filled = |name: &str| match has(name) {
-            true => below(&self.dir.join(name)).map(|names| !names.is_empty()),
+        let filled = |name: &CStr| match has(name) {
+            true => self.names(name).map(|names| !names.is_empty()),
             false => Ok(false),
         };
         if filled(MERGED)? {
-            return Ok(Content::Foreign(MERGED.into()));
+            return Ok(Content::Foreign(shown(MERGED)));
         }
-        if has("work") {
-            let left = |name: &&OsString| !OF_WORK.iter().any(|own| *name == own);
-            if let Some(foreign) = below(&self.work())?.iter().find(left) {
+        if has(WORK) {
+            let left = |name: &&OsString| !OF_WORK.iter().any(|own| is(name, own));
+            if let Some(foreign) = self.names(WORK)?.iter().find(left) {
                 return Ok(Content::ForeignWork(foreign.clone()));
             }
         }
-        if filled("upper")? {
+        if filled(UPPER)? {
             return Ok(Content::Upper);
         }
-        for part in ["index", "pages"] {
+        for part in [INDEX, PAGES] {
             if filled(part)? {
-                return Ok(Content::Foreign(part.into()));
+                return Ok(Content::Foreign(shown(part)));
             }
         }
         Ok(Content::Empty)
     }
 
     /// Makes the parts that are missing.
+    ///
+    /// # Errors
+    /// One is no directory, or somebody else's.
     pub(super) fn complete(&self) -> Result<(), Failure> {
-        for part in [self.upper(), self.work(), self.index(), self.pages()] {
-            match fs::DirBuilder::new().mode(0o700).create(&part) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    let is_dir = fs::symlink_metadata(&part).is_ok_and(|found| found.is_dir());
-                    if !is_dir {
-                        return Err(Failure::failed(part.shown(), "it is not a directory"));
-                    }
-                }
-                Err(error) => return Err(told(&part, "making it", error)),
-            }
+        for part in PARTS {
+            self.make_directory(part)?;
+            self.directory(part)?;
         }
         Ok(())
     }
@@ -150,27 +153,24 @@ impl Layout {
     /// Closes the directories for the daemon alone to everybody else, whoever made them, and takes
     /// away what they have inherited from where they are: it would be handed on to what is made in
     /// them.
-    pub(super) fn close_to_others(&self) {
-        use std::os::unix::fs::PermissionsExt;
-        for dir in [self.work(), self.index(), self.pages()] {
-            let closed = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
-            if let Err(error) = closed {
-                log::warn!("{}: closing it to others: {error}", dir.shown());
+    pub(super) fn close_to_others(&self) -> Result<(), Failure> {
+        for part in [WORK, INDEX, PAGES] {
+            let dir = self.directory(part)?;
+            if let Err(errno) = rustix::fs::fchmod(&dir, Mode::RWXU) {
+                let failure = self.told(part, "closing it to others", errno.into());
+                log::warn!("{failure}");
             }
             drop_lists(&dir);
         }
+        Ok(())
     }
 
     /// Removes what is in `work/`.
     pub(super) fn empty_work(&self) -> Result<(), Failure> {
-        let work = self.work();
-        for name in below(&work)? {
-            let path = work.join(name);
-            let is_dir = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
-            if is_dir { remove_tree(&path) } else { fs::remove_file(&path) }
-                .map_err(|error| told(&path, "removing what a daemon left there", error))?;
-        }
-        Ok(())
+        let work = Arc::new(self.directory(WORK)?);
+        let emptied = walk::names_in(&work)
+            .and_then(|names| names.iter().try_for_each(|name| walk::remove(&*work, name)));
+        emptied.map_err(|errno| self.told(WORK, "removing what a daemon left there", errno.into()))
     }
 
     /// Tries out what the files of a scratch need of their filesystem.
@@ -178,11 +178,10 @@ impl Layout {
     /// # Errors
     /// What is missing.
     pub(super) fn probe(&self) -> Result<(), Failure> {
-        let work = self.work();
         let lacks = |what: &str, errno: Errno| match errno {
-            Errno::ROFS => told(&work, "making a file", errno.into()),
+            Errno::ROFS => self.told(WORK, "making a file", errno.into()),
             _ => Failure::failed(
-                self.dir.shown(),
+                self.path().shown(),
                 format_args!(
                     "its filesystem {what} ({}): give scratch= a directory on one that does \
                      (ext4, xfs, btrfs, tmpfs)",
@@ -190,12 +189,13 @@ impl Layout {
                 ),
             ),
         };
-        let whiteout = work.join("whiteout");
-        rustix::fs::mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), 0)
-            .and_then(|()| rustix::fs::unlinkat(CWD, &whiteout, AtFlags::empty()))
+        let work = self.directory(WORK)?;
+        let whiteout = c"whiteout";
+        rustix::fs::mknodat(&work, whiteout, FileType::CharacterDevice, Mode::empty(), 0)
+            .and_then(|()| rustix::fs::unlinkat(&work, whiteout, AtFlags::empty()))
             .map_err(|errno| lacks("takes no whiteouts (character devices 0:0)", errno))?;
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        rustix::fs::open(&work, flags, Mode::RUSR | Mode::WUSR)
+        rustix::fs::openat(&work, c".", flags, Mode::RUSR | Mode::WUSR)
             .map(drop)
             .map_err(|errno| lacks("makes no files without names (O_TMPFILE)", errno))
     }
@@ -226,45 +226,18 @@ impl Content {
     }
 }
 
-/// The names in a directory, sorted.
-fn below(dir: &Path) -> Result<Vec<OsString>, Failure> {
-    let mut names = fs::read_dir(dir)
-        .and_then(|entries| {
-            entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>, _>>()
-        })
-        .map_err(|error| told(dir, "reading it", error))?;
-    names.sort();
-    Ok(names)
+fn is(name: &OsStr, own: &CStr) -> bool {
+    name.as_bytes() == own.to_bytes()
 }
 
-/// Removes a tree; directories without permissions, as overlayfs leaves in `work/`, do not hinder
-/// their owner.
-pub(super) fn remove_tree(path: &Path) -> std::io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            open_up(path)?;
-            fs::remove_dir_all(path)
-        }
-        result => result,
-    }
+fn shown(name: &CStr) -> OsString {
+    OsStr::from_bytes(name.to_bytes()).to_owned()
 }
 
-fn open_up(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes the access lists of a directory, which it may have inherited.
-pub(super) fn drop_lists(dir: &Path) {
+/// Removes the access lists of an open directory, which it may have inherited.
+pub(super) fn drop_lists(dir: impl AsFd) {
     for name in ["system.posix_acl_default", "system.posix_acl_access"] {
         // There is none, or the filesystem has none.
-        let _ = rustix::fs::removexattr(dir, name);
+        let _ = rustix::fs::fremovexattr(&dir, name);
     }
 }

@@ -1,23 +1,26 @@
 //! The lock of a scratch: held by the daemon that serves it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::layout::Layout;
-use super::{identity, told};
+use super::layout::{LOCK, Layout};
+use super::opened::Opened;
 use crate::error::Failure;
 use crate::shown::Show;
 
 /// How often and how long a lock is waited for: a listing holds it for a moment.
 const PATIENCE: (u32, Duration) = (10, Duration::from_millis(10));
+
+/// The most that is read of who holds a lock: a path of any length that can be mounted on.
+const LARGEST: u64 = 8192;
 
 /// A lock that is held.
 #[derive(Debug)]
@@ -62,9 +65,8 @@ impl Lock {
     ///
     /// # Errors
     /// Another daemon holds it; those of the filesystem.
-    pub(super) fn take(layout: &Layout, mountpoint: &Path) -> Result<Lock, Failure> {
-        let lock = Lock::bare(layout)?;
-        let path = layout.lock();
+    pub(super) fn take(opened: &Opened, mountpoint: &Path) -> Result<Lock, Failure> {
+        let lock = Lock::bare(opened)?;
         let text = [
             std::process::id().to_string().as_bytes(),
             b"\n",
@@ -75,36 +77,27 @@ impl Lock {
         lock.file
             .set_len(0)
             .and_then(|()| lock.file.write_all_at(&text, 0))
-            .map_err(|error| told(&path, "writing it", error))?;
+            .map_err(|error| opened.told(LOCK, "writing it", error))?;
         Ok(lock)
     }
 
     /// Takes the lock and writes nothing.
-    pub(super) fn bare(layout: &Layout) -> Result<Lock, Failure> {
-        let path = layout.lock();
-        let failed = |error: io::Error| told(&path, "locking the scratch", error);
+    pub(super) fn bare(opened: &Opened) -> Result<Lock, Failure> {
+        let failed = |error: io::Error| opened.told(LOCK, "locking the scratch", error);
         let (tries, pause) = PATIENCE;
         for _ in 0..tries {
-            let mut options = OpenOptions::new();
-            let file = options
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&path)
-                .map_err(failed)?;
+            let file = opened.file(LOCK, OFlags::RDWR | OFlags::CREATE)?;
+            let file = file.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // The file may have been removed with its scratch before the lock was had.
-                Ok(()) if is_at(&file, &path) => return Ok(Lock { file }),
+                Ok(()) if is_at(&file, opened) => return Ok(Lock { file }),
                 Ok(()) | Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => thread::sleep(pause),
                 Err(errno) => return Err(failed(errno.into())),
             }
         }
-        let holder = holder(layout).unwrap_or(Holder { pid: None, mountpoint: None });
-        Err(holder.refusal(layout))
+        let holder = holder(opened)?.unwrap_or(Holder { pid: None, mountpoint: None });
+        Err(holder.refusal(opened.layout()))
     }
 
     /// Says that nobody has it any more. It goes with the descriptor.
@@ -114,25 +107,25 @@ impl Lock {
     }
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+fn is_at(file: &File, opened: &Opened) -> bool {
     let own = file.metadata().map(|found| (found.dev(), found.ino()));
-    own.ok().is_some_and(|own| identity(path).is_ok_and(|there| there == own))
+    let there = rustix::fs::statat(opened.fd(), LOCK, AtFlags::SYMLINK_NOFOLLOW);
+    own.is_ok_and(|own| there.is_ok_and(|there| (there.st_dev, there.st_ino) == own))
 }
 
 /// Who holds the lock of a scratch; `None` where nobody does, or where there is none.
-pub(super) fn holder(layout: &Layout) -> Option<Holder> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(layout.lock())
-        .ok()?;
+///
+/// # Errors
+/// What lies there is no lock.
+pub(super) fn holder(opened: &Opened) -> Result<Option<Holder>, Failure> {
+    let Some(file) = opened.file(LOCK, OFlags::RDONLY)? else { return Ok(None) };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => {
             let mut text = Vec::new();
             // Whoever holds it may be writing: what is not there is unknown.
-            let _ = file.read_to_end(&mut text);
-            Some(Holder::parse(&text))
+            let _ = file.take(LARGEST).read_to_end(&mut text);
+            Ok(Some(Holder::parse(&text)))
         }
-        _ => None,
+        _ => Ok(None),
     }
 }

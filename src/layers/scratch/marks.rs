@@ -1,6 +1,7 @@
 //! The extended attributes by which the files of a scratch say what they are.
 
 use std::borrow::Cow;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::XattrFlags;
@@ -74,18 +75,18 @@ impl Marks {
     }
 
     /// Tries to set and remove a mark on a directory.
-    pub(super) fn work_on(self, dir: &Path) -> Result<(), Errno> {
+    pub(super) fn work_on(self, dir: impl AsFd) -> Result<(), Errno> {
         let name = self.name("mmapfs.probe");
-        rustix::fs::lsetxattr(dir, name.as_str(), b"y", XattrFlags::empty())?;
-        rustix::fs::lremovexattr(dir, name.as_str())
+        rustix::fs::fsetxattr(&dir, name.as_str(), b"y", XattrFlags::empty())?;
+        rustix::fs::fremovexattr(dir, name.as_str())
     }
 
-    /// The space that works on a directory, `trusted.` before `user.`.
+    /// The space that works on an open directory, `trusted.` before `user.`. `path` is for messages.
     ///
     /// # Errors
     /// Neither does.
-    pub(super) fn that_work(dir: &Path) -> Result<Marks, Failure> {
-        if Marks::Trusted.work_on(dir).is_ok() {
+    pub(super) fn that_work(dir: impl AsFd, path: &Path) -> Result<Marks, Failure> {
+        if Marks::Trusted.work_on(&dir).is_ok() {
             return Ok(Marks::Trusted);
         }
         Marks::User.work_on(dir).map(|()| Marks::User).map_err(|errno| {
@@ -97,7 +98,7 @@ impl Marks {
                 ),
                 _ => format!("marking it: {}", std::io::Error::from(errno)),
             };
-            Failure::failed(dir.shown(), reason)
+            Failure::failed(path.shown(), reason)
         })
     }
 }

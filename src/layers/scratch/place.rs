@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::layout::Layout;
+use super::opened::{Opened, TMPFS_MAGIC};
 use super::reserve::RESERVE;
 use super::state::{Kind, State};
 use super::{SHARE_OF_MEMORY, share, told};
@@ -22,9 +23,6 @@ const LEAST_INODES: u64 = 65_536;
 /// How every tmpfs of a scratch is mounted. Whiteouts are made and seen as device files all the
 /// same.
 const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
-
-/// `f_type` of a tmpfs (linux/magic.h).
-const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// The directories below which scratches are made and found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +158,9 @@ impl Places {
         };
         let other = Layout::at(target);
         other.dir() != layout.dir()
-            && State::read(&other).is_ok_and(|state| state.is_some_and(|state| state.id == id))
+            && Opened::at(&other)
+                .and_then(|other| State::read(&other))
+                .is_ok_and(|state| state.is_some_and(|state| state.id == id))
     }
 }
 

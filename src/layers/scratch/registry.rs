@@ -2,20 +2,23 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
 use serde::Serialize;
 
-use super::layout::{Layout, remove_tree};
+use super::layout::{INDEX, LOCK, Layout, PAGES, STATE, UPPER, WORK};
 use super::lock::{self, Lock};
+use super::opened::Opened;
 use super::place::{self, Places};
-use super::state::{Kind, State};
+use super::state::{Kind, NEW_STATE, State};
 use super::{bytes_used, told};
 use crate::error::Failure;
 use crate::shown::{Name, Show};
+use crate::sys::walk;
 
 /// The fewest digits of an id that stand for it.
 const LEAST_DIGITS: usize = 4;
@@ -69,8 +72,8 @@ impl Listed {
             pid: None,
             dir: layout.dir().to_owned(),
         };
-        match State::read(&layout) {
-            Ok(Some(state)) => listed.fill(&layout, &state),
+        match read(&layout) {
+            Ok(Some((opened, state))) => listed.fill(&opened, &state),
             Ok(None) if may_be_unmounted(layout.dir()) => {
                 listed.trouble = Some("it is not there: its filesystem may not be mounted".into());
             }
@@ -80,19 +83,23 @@ impl Listed {
         listed
     }
 
-    fn fill(&mut self, layout: &Layout, state: &State) {
+    fn fill(&mut self, opened: &Opened, state: &State) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.in_memory = state.kind.in_memory();
         self.id.clone_from(&state.id);
         self.base = Some(Name::from(&state.base.path));
-        self.bytes = bytes_used(layout.dir()).ok();
+        self.bytes = bytes_used(opened.fd()).ok();
         self.max_bytes = state.max;
         self.created = Some(state.created);
         self.age_s = Some(now.saturating_sub(state.created));
-        if let Some(holder) = lock::holder(layout) {
-            self.mounted = true;
-            self.mountpoint = holder.mountpoint.map(Name::from);
-            self.pid = holder.pid;
+        match lock::holder(opened) {
+            Ok(None) => {}
+            Ok(Some(holder)) => {
+                self.mounted = true;
+                self.mountpoint = holder.mountpoint.map(Name::from);
+                self.pid = holder.pid;
+            }
+            Err(failure) => self.trouble = Some(failure.reason),
         }
     }
 
@@ -181,17 +188,27 @@ pub fn unused(places: &Places) -> Vec<PathBuf> {
 pub fn remove(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
     let dir = find(places, word)?;
     let layout = Layout::at(dir);
-    let state = match State::read(&layout) {
-        Ok(Some(state)) => state,
+    let (opened, state) = match read(&layout) {
+        Ok(Some(found)) => found,
         Ok(None) if unlink(places, layout.dir()) => return Ok(layout.dir().to_owned()),
         Ok(None) => return Err(Failure::failed(layout.dir().shown(), "it is not a scratch")),
         Err(failure) => return Err(failure),
     };
-    let mut lock = Lock::bare(&layout)?;
+    let mut lock = Lock::bare(&opened)?;
     lock.release();
-    take_down(&layout, &state)?;
+    take_down(&opened, &state)?;
     unlink(places, layout.dir());
     Ok(layout.dir().to_owned())
+}
+
+/// The directory of a scratch and its state; `None` where there is none.
+fn read(layout: &Layout) -> Result<Option<(Opened, State)>, Failure> {
+    let opened = match Opened::try_at(layout) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened.map_err(|errno| told(layout.dir(), "opening it", errno.into()))?,
+    };
+    let state = State::read(&opened)?;
+    Ok(state.map(|state| (opened, state)))
 }
 
 fn find(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
@@ -230,41 +247,33 @@ fn unlink(places: &Places, dir: &Path) -> bool {
 }
 
 /// Removes a scratch that nobody uses.
-pub(super) fn take_down(layout: &Layout, state: &State) -> Result<(), Failure> {
+pub(super) fn take_down(opened: &Opened, state: &State) -> Result<(), Failure> {
+    let layout = opened.layout();
     if state.kind == Kind::OwnTmpfs && place::unmount(layout).is_ok() {
         return Ok(());
     }
-    let failed = |path: &Path, error| Err(told(path, "removing it", error));
-    let work = layout.work();
+    let failed = |name, errno: Errno| Err(opened.told(name, "removing it", errno.into()));
     // Into what is emptied when a scratch is opened: a removal that is cut short leaves a scratch
     // in which nothing was changed, not half of the changes.
-    if let Err(error) = fs::DirBuilder::new().mode(0o700).create(&work)
-        && error.kind() != ErrorKind::AlreadyExists
-    {
-        return failed(&work, error);
-    }
-    for part in [layout.upper(), layout.index(), layout.pages()] {
-        let Some(name) = part.file_name() else { continue };
-        match fs::rename(&part, work.join(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return failed(&part, error),
+    opened.make_directory(WORK)?;
+    opened.empty_work()?;
+    let work = opened.directory(WORK)?;
+    for part in [UPPER, INDEX, PAGES] {
+        match rustix::fs::renameat(opened.fd(), part, &work, part) {
+            Err(errno) if errno != Errno::NOENT => return failed(part, errno),
             _ => {}
         }
     }
-    if let Err(error) = remove_tree(&work) {
-        return failed(&work, error);
+    if let Err(errno) = walk::remove(opened.fd(), WORK) {
+        return failed(WORK, errno);
     }
-    for file in [layout.state(), layout.new_state(), layout.lock()] {
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return failed(&file, error),
-            _ => {}
-        }
+    for file in [STATE, NEW_STATE, LOCK] {
+        opened.remove_file(file)?;
     }
-    match fs::remove_dir(layout.dir()) {
+    match rustix::fs::unlinkat(rustix::fs::CWD, layout.dir(), AtFlags::REMOVEDIR) {
         // What does not belong to the scratch stays; so does the root of a filesystem.
-        Err(error)
-            if !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy) =>
-        {
-            failed(layout.dir(), error)
+        Err(errno) if !matches!(errno, Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => {
+            Err(told(layout.dir(), "removing it", errno.into()))
         }
         _ => Ok(()),
     }

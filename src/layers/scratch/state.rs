@@ -1,20 +1,20 @@
 //! `state.json`: what a scratch is, and of what.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::ffi::{CStr, OsString};
+use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::layout::Layout;
+use super::layout::{PAGES, STATE};
 use super::marks::Marks;
+use super::opened::Opened;
 use super::{COPY_UP, limit_on_disk, told};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
@@ -29,6 +29,12 @@ const FORMAT: &str = "mmapfs-scratch";
 
 /// The largest state file that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
+
+/// A state that is being written.
+pub(super) const NEW_STATE: &CStr = c"state.json.new";
+
+/// How many digits an id has.
+const ID_DIGITS: usize = 12;
 
 /// What a scratch is kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +200,7 @@ impl State {
 
     /// Takes back that it is in order, and notes where it is used from now on. To be called when
     /// it has been put in order and before anything else is written.
-    pub(super) fn begin(&mut self, layout: &Layout, here: &Whereabouts) -> Result<(), Failure> {
+    pub(super) fn begin(&mut self, opened: &Opened, here: &Whereabouts) -> Result<(), Failure> {
         if self.kind != Kind::Disk {
             return Ok(());
         }
@@ -204,25 +210,21 @@ impl State {
         self.boot = Some(here.boot.clone());
         self.mount = here.mount;
         self.directory = Some(here.directory);
-        if *self == before { Ok(()) } else { self.write(layout) }
+        if *self == before { Ok(()) } else { self.write(opened) }
     }
 
     /// Reads the state of the scratch in a directory; `None` where there is none.
     ///
     /// # Errors
     /// The file cannot be read, is none, or is of a newer version.
-    pub fn read(layout: &Layout) -> Result<Option<State>, Failure> {
-        let path = layout.state();
-        let text = match File::open(&path) {
-            Ok(file) => read_small(file).map_err(|error| told(&path, "reading it", error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(told(&path, "reading it", error)),
-        };
+    pub(super) fn read(opened: &Opened) -> Result<Option<State>, Failure> {
+        let Some(text) = opened.read(STATE, LARGEST)? else { return Ok(None) };
+        let path = opened.layout().state();
         let shown = path.shown();
         let no_state = |error: &dyn std::fmt::Display| {
             Failure::failed(shown, format_args!("it is not the state of a scratch: {error}"))
         };
-        let found: Version = serde_json::from_str(&text).map_err(|error| no_state(&error))?;
+        let found: Version = serde_json::from_slice(&text).map_err(|error| no_state(&error))?;
         if found.format != FORMAT {
             return Err(no_state(&"another program wrote it"));
         }
@@ -232,61 +234,89 @@ impl State {
                  mmapfs that wrote it",
                 found.version
             );
-            return Err(Failure::failed(layout.dir().shown(), reason));
+            return Err(Failure::failed(opened.path().shown(), reason));
         }
         // Without page maps, version 1 is the same.
-        let holds_maps =
-            || fs::read_dir(layout.pages()).is_ok_and(|mut names| names.next().is_some());
+        let holds_maps = || opened.names(PAGES).is_ok_and(|names| !names.is_empty());
         if found.version < VERSION && holds_maps() {
             let reason = format_args!(
                 "the scratch is of version {}, and this mmapfs reads page maps of version \
                  {VERSION} alone: use the older mmapfs that wrote it",
                 found.version
             );
-            return Err(Failure::failed(layout.dir().shown(), reason));
+            return Err(Failure::failed(opened.path().shown(), reason));
         }
-        serde_json::from_str(&text).map(Some).map_err(|error| no_state(&error))
+        let mut state: State = serde_json::from_slice(&text).map_err(|error| no_state(&error))?;
+        state.check().map_err(|wrong| no_state(&wrong))?;
+        state.put_where_it_is(opened);
+        Ok(Some(state))
+    }
+
+    /// Says which field cannot be right.
+    fn check(&self) -> Result<(), String> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if self.id.len() != ID_DIGITS || !self.id.bytes().all(is_digit) {
+            return Err(format!("id: it is not {ID_DIGITS} lower case hexadecimal digits"));
+        }
+        let path = &self.base.path;
+        let is_plain =
+            |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        if !path.is_absolute() || !path.components().all(is_plain) {
+            return Err("base.path: it is not an absolute path without `..`".into());
+        }
+        if path.as_os_str().as_bytes().contains(&0) {
+            return Err("base.path: it has a NUL in it".into());
+        }
+        Ok(())
+    }
+
+    /// Corrects what it is kept in: a scratch in memory may have been copied to a disk, and a
+    /// filesystem is unmounted or resized only where it is that of the scratch.
+    fn put_where_it_is(&mut self, opened: &Opened) {
+        let (in_tmpfs, is_root) = opened.in_tmpfs();
+        let kind = match self.kind {
+            Kind::OwnTmpfs if is_root => Kind::OwnTmpfs,
+            Kind::OwnTmpfs | Kind::SharedMemory if in_tmpfs => Kind::SharedMemory,
+            _ => Kind::Disk,
+        };
+        if kind != self.kind {
+            log::info!(
+                "{}: it is kept in {kind:?} and was in {:?}",
+                opened.path().shown(),
+                self.kind
+            );
+            self.kind = kind;
+        }
     }
 
     /// Writes the state, whole or not at all.
     ///
     /// # Errors
     /// Those of the filesystem.
-    pub(super) fn write(&self, layout: &Layout) -> Result<(), Failure> {
-        let path = layout.state();
-        let failed = |error| told(&path, "writing it", error);
-        let mut text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
+    pub(super) fn write(&self, opened: &Opened) -> Result<(), Failure> {
+        let mut text = serde_json::to_string_pretty(self)
+            .map_err(|error| opened.told(STATE, "writing it", error.into()))?;
         text.push('\n');
-        let new = layout.new_state();
-        let mut options = fs::OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
-            .map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&new, &path).map_err(failed)?;
-        File::open(layout.dir()).and_then(|dir| dir.sync_all()).map_err(failed)
+        opened.replace((STATE, NEW_STATE), text.as_bytes())
     }
 
     /// Gives it another id, since it was copied from one that is still there.
-    pub(super) fn rename(&mut self, layout: &Layout, id: String) -> Result<(), Failure> {
+    pub(super) fn rename(&mut self, opened: &Opened, id: String) -> Result<(), Failure> {
         self.id = id;
-        self.write(layout)
+        self.write(opened)
     }
 
     /// Takes what was said of the scratch this time into the state, and writes it where that
     /// changes it.
     pub(super) fn settle(
         &mut self,
-        layout: &Layout,
+        opened: &Opened,
         config: &ScratchConfig,
         base: BaseId,
     ) -> Result<(), Failure> {
+        let layout = opened.layout();
         let before = self.clone();
-        self.settle_in_mind(layout, config, base)?;
+        self.settle_in_mind(opened, config, base)?;
         if self.base.path != before.base.path {
             let (now, then) = (self.base.path.shown(), before.base.path.shown());
             log::warn!("{}: its base was at {then} and is at {now}", layout.dir().shown());
@@ -294,13 +324,13 @@ impl State {
         if before.kind == Kind::OwnTmpfs && self.max != before.max {
             super::place::resize(layout, self.max)?;
         }
-        if *self == before { Ok(()) } else { self.write(layout) }
+        if *self == before { Ok(()) } else { self.write(opened) }
     }
 
     /// The same, and nothing is written.
     pub(super) fn settle_in_mind(
         &mut self,
-        layout: &Layout,
+        opened: &Opened,
         config: &ScratchConfig,
         base: BaseId,
     ) -> Result<(), Failure> {
@@ -313,24 +343,18 @@ impl State {
                 format!("it is a scratch of {then}, not of {now}")
             };
             let reason = format_args!("{reason}: -o rebase takes it for one of this directory");
-            return Err(Failure::failed(layout.dir().shown(), reason));
+            return Err(Failure::failed(opened.path().shown(), reason));
         }
         self.base = base;
         if let Some(limit) = config.max {
             self.max = match self.kind.in_memory() {
                 true => super::place::limit_in_memory(Some(limit))?,
-                false => limit_on_disk(limit, layout.dir())?,
+                false => limit_on_disk(limit, opened)?,
             };
         }
         self.copy_up = config.copy_up.unwrap_or(self.copy_up);
         Ok(())
     }
-}
-
-fn read_small(file: File) -> io::Result<String> {
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(file, LARGEST), &mut text)?;
-    Ok(text)
 }
 
 /// A path as JSON: a string, or an array of bytes where it is not UTF-8 text.

@@ -3,29 +3,31 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, OsStr};
-use std::fs::{self, File};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::layout::{Layout, remove_tree};
+use super::layout::{INDEX, PAGES};
+use super::long_path::PathId;
 use super::marks::Marks;
+use super::opened::Opened;
 use super::state::{State, Whereabouts};
+use super::told;
 use super::usage::{Usage, visit};
 use crate::error::Failure;
 use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, Recovered, UpperId};
 use crate::shown::Show;
-use crate::sys;
+use crate::sys::{self, beneath, walk};
 
 /// How names begin that are there only within one request; hexadecimal digits follow.
 pub const TEMPORARY: &str = ".mmapfs-tmp-";
 
-/// The longest value of a mark, in bytes.
-const LONGEST: usize = 4096;
+/// The longest value of a mark but one, in bytes, and the longest that there is (XATTR_SIZE_MAX).
+const VALUES: [usize; 2] = [1024, 65_536];
 
 /// A file of which only some pages are in the scratch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,39 +42,49 @@ pub struct Partial {
 
 /// One look at a whole scratch.
 pub(super) struct Sweep<'a> {
-    layout: &'a Layout,
+    opened: &'a Opened,
     marks: Marks,
+    /// Where `upper/` is, to say where a file is shown.
+    upper: PathBuf,
+    pages: Arc<OwnedFd>,
+    /// Number of the directory of the index.
+    index: u64,
     /// The base, where the machine may have stopped since the scratch was in use.
     base: Option<&'a Path>,
     usage: Usage,
     partial: Vec<Partial>,
     /// The files in `pages/` that no file was seen to name, with their bytes.
     unnamed: HashMap<MapId, u64>,
-    /// Files were seen that name a page map.
-    names_maps: bool,
+    /// Those that one file was seen to name, and those that several were.
+    named: HashSet<MapId>,
+    contested: HashSet<MapId>,
+    /// Paths that no file was seen to name.
+    paths: HashSet<PathId>,
 }
 
 /// What a sweep has found.
 pub(super) struct Swept<'a> {
-    layout: &'a Layout,
+    opened: &'a Opened,
     usage: Usage,
     /// The files of which only some pages are in the scratch.
     partial: Vec<Partial>,
     /// The page maps whose files have lost the marks that name them.
     lost: Vec<MapId>,
+    /// Those that several files name.
+    contested: HashSet<MapId>,
 }
 
 impl Swept<'_> {
-    /// What is in the scratch, and the files that have a page map.
+    /// What is in the scratch, the files that have a page map, and the page maps that several name.
     ///
     /// # Errors
     /// Marks were lost: a file of which only some pages are here cannot be told from a whole one
     /// with holes.
-    pub(super) fn usage(self) -> Result<(Usage, Vec<Partial>), Failure> {
+    pub(super) fn found(self) -> Result<(Usage, Vec<Partial>, HashSet<MapId>), Failure> {
         let Some(first) = self.lost.first() else {
-            return Ok((self.usage, self.partial));
+            return Ok((self.usage, self.partial, self.contested));
         };
-        let map = self.layout.pages().join(first.to_string());
+        let map = self.opened.layout().pages().join(first.to_string());
         let reason = format_args!(
             "{} of its page maps belong to no file, {} for one: the extended attributes of its \
              files are lost, as by a copy without them. Copy it again with its attributes (cp -a, \
@@ -81,42 +93,66 @@ impl Swept<'_> {
             self.lost.len(),
             map.shown(),
         );
-        Err(Failure::failed(self.layout.dir().shown(), reason))
+        Err(Failure::failed(self.opened.path().shown(), reason))
     }
 }
 
 impl<'a> Sweep<'a> {
-    /// Takes away names that were there within one request, page maps of files that are gone, and
-    /// entries of the index whose names are all gone; nothing else. Where the scratch may be cut,
-    /// its page maps are put in order. Page maps whose files have lost their marks stay.
+    /// Takes away names that were there within one request, page maps of files that are gone, paths
+    /// that no file names, and entries of the index whose names are all gone; nothing else. Where
+    /// the scratch may be cut, its page maps are put in order. Page maps whose files have lost their
+    /// marks stay.
     ///
     /// # Errors
     /// Those of reading the directories. What cannot be removed is told in the log.
     pub(super) fn run(
-        layout: &'a Layout,
+        opened: &'a Opened,
         state: &'a State,
         here: &Whereabouts,
-    ) -> std::io::Result<Swept<'a>> {
-        let mut unnamed = HashMap::new();
-        for entry in fs::read_dir(layout.pages())? {
-            let entry = entry?;
-            if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-                unnamed.insert(id, entry.metadata()?.blocks().saturating_mul(512));
-            }
-        }
-        let base = state.may_be_cut(here).then_some(state.base.path.as_path());
-        let partial = Vec::new();
-        let usage = Usage::default();
-        let marks = state.marks;
-        let mut sweep = Sweep { layout, marks, base, usage, partial, unnamed, names_maps: false };
-        visit(layout.dir(), |dir, name, stat| {
+    ) -> Result<Swept<'a>, Failure> {
+        let failed = |errno: Errno| told(opened.path(), "counting what is in it", errno.into());
+        let pages = Arc::new(opened.directory(PAGES)?);
+        let index = rustix::fs::fstat(opened.directory(INDEX)?).map_err(failed)?.st_ino;
+        let mut sweep = Sweep {
+            opened,
+            marks: state.marks,
+            upper: opened.layout().upper(),
+            pages,
+            index,
+            base: state.may_be_cut(here).then_some(state.base.path.as_path()),
+            usage: Usage::default(),
+            partial: Vec::new(),
+            unnamed: HashMap::new(),
+            named: HashSet::new(),
+            contested: HashSet::new(),
+            paths: HashSet::new(),
+        };
+        sweep.note_maps().map_err(failed)?;
+        visit(opened.fd(), |dir, name, stat| {
             sweep.see(dir, name, stat);
             Ok(())
-        })?;
+        })
+        .map_err(failed)?;
+        let lost = sweep.remove_unnamed(state, here).map_err(failed)?;
+        // Where marks were lost, those that name the paths may be as well.
+        let unnamed =
+            if lost.is_empty() { std::mem::take(&mut sweep.paths) } else { HashSet::new() };
+        for id in unnamed {
+            if let Err(errno) = id.remove(&*sweep.pages) {
+                log::warn!("path {id}: nothing names it: {errno}");
+            }
+        }
+        let Sweep { usage, partial, contested, .. } = sweep;
+        Ok(Swept { opened, usage, partial, lost, contested })
+    }
+
+    /// Removes the page maps of files that are gone. Returns those whose files have lost their
+    /// marks.
+    fn remove_unnamed(&mut self, state: &State, here: &Whereabouts) -> Result<Vec<MapId>, Errno> {
         let mut lost = Vec::new();
-        let unmarked = sweep.unmarked()?;
-        for (id, bytes) in std::mem::take(&mut sweep.unnamed) {
-            let is_lost = match sweep.map(id) {
+        let unmarked = self.unmarked()?;
+        for (id, bytes) in std::mem::take(&mut self.unnamed) {
+            let is_lost = match PageMap::open(&*self.pages, id, MapAccess::Read) {
                 // The file became whole, and has lost its marks for that.
                 Ok(map) if map.is_whole() => false,
                 // Nothing is left behind by a daemon that has left it in order.
@@ -124,46 +160,37 @@ impl<'a> Sweep<'a> {
                 Ok(map) if state.is_in_place(here) => unmarked.contains(&map.upper()),
                 Err(_) if state.is_in_place(here) => false,
                 // A copy: with attributes all of the files have them.
-                _ => !sweep.names_maps,
+                _ => self.named.is_empty(),
             };
             if is_lost {
                 lost.push(id);
                 continue;
             }
-            let path = layout.pages().join(id.to_string());
-            match fs::remove_file(&path) {
-                Ok(()) => sweep.usage.bytes = sweep.usage.bytes.saturating_sub(bytes),
-                Err(error) => log::warn!("{}: nothing names it: {error}", path.shown()),
+            match rustix::fs::unlinkat(&*self.pages, id.to_string(), AtFlags::empty()) {
+                Ok(()) => self.usage.bytes = self.usage.bytes.saturating_sub(bytes),
+                Err(errno) => log::warn!("page map {id}: nothing names it: {errno}"),
             }
         }
         lost.sort();
-        Ok(Swept { layout, usage: sweep.usage, partial: sweep.partial, lost })
-    }
-
-    fn map(&self, id: MapId) -> Result<PageMap, MapError> {
-        let pages = File::open(self.layout.pages())
-            .map_err(|error| MapError::Io(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-        PageMap::open(pages, id, MapAccess::Read)
+        Ok(lost)
     }
 
     /// The files without the mark of a page map that maps were made for which no file names.
     fn unmarked(&self) -> Result<HashSet<UpperId>, Errno> {
         let mut found = HashSet::new();
-        let maps = self.unnamed.keys().filter_map(|id| self.map(*id).ok());
+        let open = |id| PageMap::open(&*self.pages, id, MapAccess::Read).ok();
+        let maps = self.unnamed.keys().filter_map(|id| open(*id));
         let sought: HashSet<u64> = maps.map(|map| map.upper().ino).collect();
         if sought.is_empty() {
             return Ok(found);
         }
-        visit(self.layout.dir(), |dir, name, stat| {
-            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
-                || !sought.contains(&stat.st_ino)
+        visit(self.opened.fd(), |dir, name, stat| {
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if is_file
+                && sought.contains(&stat.st_ino)
+                && self.named_maps(&place(dir, name)).is_empty()
             {
-                return Ok(());
-            }
-            let path = sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()));
-            if self.named_map(&path).is_none() {
-                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = rustix::fs::open(&path, flags, Mode::empty())?;
+                let file = beneath::open(dir, name, OFlags::PATH, Mode::empty())?;
                 found.insert(UpperId::of(&Fingerprint::of(file)?));
             }
             Ok(())
@@ -171,8 +198,18 @@ impl<'a> Sweep<'a> {
         Ok(found)
     }
 
+    fn note_maps(&mut self) -> Result<(), Errno> {
+        for name in walk::names_in(&self.pages)? {
+            self.paths.extend(name.to_str().ok().and_then(PathId::of_file));
+            let Some(id) = name.to_str().ok().and_then(|name| name.parse().ok()) else { continue };
+            let found = rustix::fs::statat(&*self.pages, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            self.unnamed.insert(id, (found.st_blocks as u64).saturating_mul(512));
+        }
+        Ok(())
+    }
+
     fn see(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) {
-        let path = sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()));
+        let path = place(dir, name);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if is_temporary(name) && kind == FileType::CharacterDevice {
             match self.put_in_place(dir, name, &path) {
@@ -182,23 +219,22 @@ impl<'a> Sweep<'a> {
             }
         }
         if is_temporary(name) || self.is_nameless(dir, &path, stat) {
-            let removed = match kind {
-                FileType::Directory => remove_tree(&path),
-                _ => fs::remove_file(&path),
-            };
-            match removed {
+            match walk::remove(dir, name) {
                 Ok(()) => return log::debug!("{}: taken away", name.to_string_lossy()),
                 Err(error) => log::warn!("{}: taking it away: {error}", name.to_string_lossy()),
             }
         }
         self.usage.bytes += (stat.st_blocks as u64).saturating_mul(512);
+        if !self.paths.is_empty() && matches!(kind, FileType::RegularFile | FileType::Directory) {
+            self.see_path(&path);
+        }
         match kind {
             FileType::CharacterDevice if stat.st_rdev == 0 => self.usage.whiteouts += 1,
             FileType::Directory => {}
             _ => {
                 self.usage.copied_files += u64::from(self.mark(&path, "mmapfs.ino").is_some());
-                if kind == FileType::RegularFile && !self.unnamed.is_empty() {
-                    self.see_pages(dir, &path, name);
+                if kind == FileType::RegularFile && self.has_maps() {
+                    self.see_pages(dir, name);
                 }
             }
         }
@@ -225,14 +261,39 @@ impl<'a> Sweep<'a> {
         Ok(true)
     }
 
+    fn has_maps(&self) -> bool {
+        !(self.unnamed.is_empty() && self.named.is_empty())
+    }
+
+    /// The path that is too long for a mark is named by the file or directory.
+    fn see_path(&mut self, path: &Path) {
+        if let Some(id) = number(self.mark(path, "mmapfs.path")) {
+            self.paths.remove(&id);
+        }
+    }
+
+    /// Where a file is in the base.
+    fn redirect(&self, path: &Path) -> Option<Vec<u8>> {
+        match number::<PathId>(self.mark(path, "mmapfs.path")) {
+            Some(id) => id.read(&*self.pages).ok(),
+            None => self.mark(path, "overlay.redirect"),
+        }
+    }
+
     /// The page map of a file is named by it.
-    fn see_pages(&mut self, dir: BorrowedFd<'_>, path: &Path, name: &CStr) {
-        let Some(id) = self.named_map(path) else { return };
-        self.names_maps = true;
+    fn see_pages(&mut self, dir: BorrowedFd<'_>, name: &CStr) {
+        let path = &place(dir, name);
+        let ids = self.named_maps(path);
+        for id in &ids {
+            self.unnamed.remove(id);
+            if !self.named.insert(*id) && self.contested.insert(*id) {
+                log::error!("{}: another file names its page map {id}", name.to_string_lossy());
+            }
+        }
+        let Some(id) = ids.first().copied() else { return };
         self.note_partial(dir, path, name, id);
-        self.unnamed.remove(&id);
         let Some(base) = self.base else { return };
-        match self.recover(id, path, base) {
+        match self.recover(id, (dir, name), base) {
             Ok(Recovered::Whole) => {}
             Ok(how) => log::info!("{}: after a stop: {how:?}", name.to_string_lossy()),
             // Whoever opens it is told.
@@ -240,22 +301,28 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// The page map that a file names. Both kinds of marks are read by whoever serves it.
-    fn named_map(&self, path: &Path) -> Option<MapId> {
+    /// The page maps that a file names, the one that counts first: both kinds of marks are read by
+    /// whoever serves it.
+    fn named_maps(&self, path: &Path) -> Vec<MapId> {
         let other = match self.marks {
             Marks::Trusted => Marks::User,
             Marks::User => Marks::Trusted,
         };
-        let by_other = || number(value(path, &other.name("mmapfs.pages")));
-        number(self.mark(path, "mmapfs.pages")).or_else(by_other).map(MapId)
+        let by_other = value(path, &other.name("mmapfs.pages"));
+        let mut ids: Vec<MapId> = [self.mark(path, "mmapfs.pages"), by_other]
+            .into_iter()
+            .filter_map(|mark| number(mark).map(MapId))
+            .collect();
+        ids.dedup();
+        ids
     }
 
     /// Notes where a file with a page map is shown, and where its base is.
     fn note_partial(&mut self, dir: BorrowedFd<'_>, path: &Path, name: &CStr, pages: MapId) {
         let name = OsStr::from_bytes(name.to_bytes());
-        let place = fs::read_link(sys::fd_path(dir)).unwrap_or_default();
-        let shown = place.strip_prefix(self.layout.upper()).ok().map(|above| above.join(name));
-        let below = self.mark(path, "overlay.redirect");
+        let place = std::fs::read_link(sys::fd_path(dir)).unwrap_or_default();
+        let shown = place.strip_prefix(&self.upper).ok().map(|above| above.join(name));
+        let below = self.redirect(path);
         let below = below.map(|below| PathBuf::from(OsStr::from_bytes(&below)));
         let below = match (below, &shown) {
             (Some(below), _) if below.is_absolute() => below,
@@ -270,22 +337,17 @@ impl<'a> Sweep<'a> {
         self.partial.push(Partial { path, below, pages });
     }
 
-    fn recover(&self, id: MapId, path: &Path, base: &Path) -> Result<Recovered, MapError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let upper = rustix::fs::open(path, flags, Mode::empty())?;
-        let pages = File::open(self.layout.pages())
-            .map_err(|error| MapError::Io(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-        PageMap::recover(pages, id, &upper, || {
-            let below = self.mark(path, "overlay.redirect").ok_or(Errno::NODATA)?;
-            let below = PathBuf::from(OsStr::from_bytes(&below));
-            // Redirects of files lead from the root.
-            let names = below.components().filter(|part| matches!(part, Component::Normal(_)));
-            let found = rustix::fs::open(
-                names.fold(base.to_owned(), |path, name| path.join(name)),
-                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            Fingerprint::of(found)
+    fn recover(
+        &self,
+        id: MapId,
+        (dir, name): (BorrowedFd<'_>, &CStr),
+        base: &Path,
+    ) -> Result<Recovered, MapError> {
+        let upper = beneath::open(dir, name, OFlags::RDONLY, Mode::empty())?;
+        let path = place(dir, name);
+        PageMap::recover(&*self.pages, id, &upper, || {
+            let below = self.redirect(&path).ok_or(Errno::NODATA)?;
+            Fingerprint::of(open_below(base, Path::new(OsStr::from_bytes(&below)))?)
         })
     }
 
@@ -295,11 +357,7 @@ impl<'a> Sweep<'a> {
             return false;
         }
         let more: Option<i64> = number(self.mark(path, "mmapfs.links"));
-        let is_index = || {
-            let index = fs::metadata(self.layout.index());
-            let above = rustix::fs::fstat(dir);
-            index.is_ok_and(|index| above.is_ok_and(|above| above.st_ino == index.ino()))
-        };
+        let is_index = || rustix::fs::fstat(dir).is_ok_and(|above| above.st_ino == self.index);
         more.is_some_and(|more| more < 0) && is_index()
     }
 
@@ -308,11 +366,37 @@ impl<'a> Sweep<'a> {
     }
 }
 
+/// Opens what a path from the root of the base leads to, name by name: a path may be longer than a
+/// system call takes.
+fn open_below(base: &Path, below: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut found = rustix::fs::open(base, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    for part in below.components() {
+        if let Component::Normal(name) = part {
+            found = rustix::fs::openat(found.as_fd(), name, flags, Mode::empty())?;
+        }
+    }
+    Ok(found)
+}
+
+/// A path of bounded length to a name in an open directory.
+fn place(dir: BorrowedFd<'_>, name: &CStr) -> PathBuf {
+    sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()))
+}
+
 /// The value of an attribute, if it can be had.
 fn value(path: &Path, name: &str) -> Option<Vec<u8>> {
-    let mut value = [0; LONGEST];
-    let len = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
-    Some(value.get(..len)?.to_vec())
+    for room in VALUES {
+        let mut value = vec![0; room];
+        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+            Err(Errno::RANGE) => {}
+            found => {
+                value.truncate(found.ok()?);
+                return Some(value);
+            }
+        }
+    }
+    None
 }
 
 fn number<T: std::str::FromStr>(value: Option<Vec<u8>>) -> Option<T> {

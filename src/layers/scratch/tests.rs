@@ -1,7 +1,7 @@
 use crate::shown::{Name, Show};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use rustix::fs::{FlockOperation, XattrFlags};
 use tempfile::TempDir;
@@ -10,6 +10,7 @@ use super::*;
 
 mod adopting;
 mod listing;
+mod planted;
 mod sweeping;
 
 /// A base, a mount point, a directory for scratches on disk, and places of its own.
