@@ -187,9 +187,9 @@ fn an_upper_file_without_its_map_is_no_file() {
     let dir = TestDir::new();
     let stack = Stack::new(dir.path(), &base());
     let maps = File::open(dir.path()).unwrap();
-    OpenOptions::new().write(true).open(stack.map_path()).unwrap().set_len(600).unwrap();
+    OpenOptions::new().write(true).open(stack.map_path()).unwrap().set_len(1100).unwrap();
     let open = || PageMap::open(&maps, MapId(1), MapAccess::Write);
-    assert!(matches!(open(), Err(MapError::Short { len: 600, least: 1536 })));
+    assert!(matches!(open(), Err(MapError::Short { len: 1100, least: 1536 })));
     PageMap::remove(&maps, MapId(1)).unwrap();
     assert_eq!(open().unwrap_err(), MapError::Io(Errno::NOENT));
 }
