@@ -86,6 +86,8 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     };
     let (device, polling) = (another()?, BusyPoll::new(another()?, config.busy_poll));
     executor.add_feature(busy_poll(&config, &polling));
+    // Before the first request, whose answer may have to be taken back.
+    tree.connect(Box::new(KernelCaches::start(device)?));
     let session = start(&config, Handlers::new(adapter, config.threads, polling), fuse)?;
     if let Some(why) = tree.passthrough_closed().filter(|_| wants_passthrough(&config)) {
         let mountpoint = config.mountpoint.shown();
@@ -93,7 +95,6 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
             "{mountpoint}: plane=passthrough cannot be had: {why}: the daemon moves the bytes"
         );
     }
-    tree.connect(Box::new(KernelCaches::start(device)?));
     executor.add_feature(readahead(&mounted.lock()));
     let watching = match watch {
         Some((watch, volume)) => Some(watch.start(volume, &config.source, &config.mountpoint)?),
