@@ -33,6 +33,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 mod disk;
@@ -86,6 +87,8 @@ pub struct PageMap {
     upper: UpperId,
     /// That of the header which counts.
     sequence: AtomicU64,
+    /// Held while a header is written.
+    saving: Mutex<()>,
     base_limit: u64,
     /// The limit on disk is the one here.
     limit_saved: AtomicBool,

@@ -77,7 +77,9 @@ impl Overlay {
         let links = match finished {
             Ok(links) => links,
             Err(err) => {
-                let _ = self.upper.remove(self.dirs.work, &temporary, node.is_dir());
+                // One that was moved to its place before the error names its map there.
+                let removed = self.upper.remove(self.dirs.work, &temporary, node.is_dir()).is_ok();
+                parts.pages.filter(|_| removed).into_iter().for_each(|id| self.drop_page_map(id));
                 self.upper.forget(upper, 1);
                 return Err(err);
             }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -99,6 +100,7 @@ impl PageMap {
             base: header.base,
             upper: header.upper,
             sequence: AtomicU64::new(header.sequence),
+            saving: Mutex::new(()),
             base_limit: header.base_limit,
             limit_saved: AtomicBool::new(false),
             dirty: AtomicBool::new(true),
@@ -256,11 +258,17 @@ impl PageMap {
         if self.limit_saved.load(Ordering::Acquire) {
             return Ok(());
         }
-        // The other header stays what it is, should the machine stop in the middle of this one.
-        self.sequence.fetch_add(1, Ordering::Relaxed);
+        // One header at a time: the other stays what it is, should the machine stop in the middle
+        // of this one, and a number counts once its header is written.
+        let _saving = self.saving.lock();
+        if self.limit_saved.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.dirty.store(true, Ordering::Release);
-        let header = self.header();
+        let mut header = self.header();
+        header.sequence += 1;
         write_at(&self.file, header.sequence % 2 * RECORD, &encode(&header))?;
+        self.sequence.store(header.sequence, Ordering::Relaxed);
         self.limit_saved.store(true, Ordering::Release);
         Ok(())
     }
