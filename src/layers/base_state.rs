@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -17,14 +18,24 @@ use rustix::io::Errno;
 use super::changed::Fate;
 use super::pages::{Comparison, Doubt, Fingerprint};
 
+/// The lease on a base that was found as expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lease {
+    None,
+    Held,
+    /// Somebody waits for it; the kernel takes it away at this moment.
+    Until(Instant),
+}
+
 /// The base of one file.
 #[derive(Debug)]
 pub struct BaseState {
     /// For messages.
     path: PathBuf,
     expected: Mutex<Fingerprint>,
-    /// A lease has been held since the base was found as expected.
-    leased: AtomicBool,
+    lease: Mutex<Lease>,
+    /// The first copy is under way, and no page is a client's yet.
+    copying: AtomicBool,
     changed: AtomicBool,
     /// It was said that it cannot be told.
     doubted: AtomicBool,
@@ -66,7 +77,8 @@ impl BaseState {
         BaseState {
             path,
             expected: Mutex::new(expected),
-            leased: AtomicBool::new(false),
+            lease: Mutex::new(Lease::None),
+            copying: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
             mix,
@@ -89,7 +101,7 @@ impl BaseState {
     /// # Errors
     /// EIO when it has changed; those of statx(2).
     pub fn check(&self, base: &OwnedFd) -> Result<(), Errno> {
-        if self.leased.load(Ordering::Acquire) || self.mix {
+        if self.mix || self.is_leased() || self.copying.load(Ordering::Acquire) {
             return Ok(());
         }
         match self.compare(&Fingerprint::of(base)?) {
@@ -119,27 +131,58 @@ impl BaseState {
         self.expected.lock().compare(now)
     }
 
+    /// Whether a lease has been held since the base was found as expected, and is held.
+    pub fn is_leased(&self) -> bool {
+        match *self.lease.lock() {
+            Lease::None => false,
+            Lease::Held => true,
+            Lease::Until(end) => Instant::now() < end,
+        }
+    }
+
     /// Takes note that a lease is held from before this call on. False when the base had changed
     /// by then.
     pub fn lease_begins(&self, base: impl AsFd) -> bool {
         let now = Fingerprint::of(base);
         let same = self.mix || now.is_ok_and(|now| self.compare(&now) != Comparison::Changed);
-        self.leased.store(same, Ordering::Release);
+        *self.lease.lock() = if same { Lease::Held } else { Lease::None };
         same
     }
 
-    /// Takes note that the lease ends soon after this call. What has changed meanwhile is not the
-    /// content but a mode, an owner or a number of names.
+    /// Takes note that the lease which an earlier state of the same base was under is held still.
+    pub fn lease_goes_on(&self) {
+        *self.lease.lock() = Lease::Held;
+    }
+
+    /// Takes note that somebody waits for the lease, which the kernel takes away at `end`.
+    pub fn lease_is_asked_for(&self, end: Instant) {
+        let mut lease = self.lease.lock();
+        if *lease == Lease::Held {
+            *lease = Lease::Until(end);
+        }
+    }
+
+    /// Takes note that the lease ends soon after this call. The content is as it was until then:
+    /// times, modes, owners and numbers of names may have changed, and are expected from now on.
     pub fn lease_ends(&self, base: impl AsFd) {
-        if self.leased.load(Ordering::Acquire)
+        if self.is_leased()
             && let Ok(now) = Fingerprint::of(base)
         {
             let mut expected = self.expected.lock();
-            if expected.compare(&now) != Comparison::Changed {
+            if (expected.size, expected.ino) == (now.size, now.ino) {
                 *expected = now;
             }
         }
-        self.leased.store(false, Ordering::Release);
+        *self.lease.lock() = Lease::None;
+    }
+
+    /// Has the base taken as it comes while `copy` makes the first copy of all of it, of which no
+    /// page is a client's: a copy like that of cp(1).
+    pub fn during_first_copy<T>(&self, copy: impl FnOnce() -> T) -> T {
+        self.copying.store(true, Ordering::Release);
+        let copied = copy();
+        self.copying.store(false, Ordering::Release);
+        copied
     }
 }
 

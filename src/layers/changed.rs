@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::pages::{Comparison, Doubt, Fingerprint, PageMap};
+use super::pages::{Comparison, Doubt, Fingerprint, MapAccess, PageMap};
 use super::scratch::{Partial, Scratch};
 use crate::config::BaseChanged;
 use crate::error::Failure;
@@ -53,7 +53,11 @@ pub fn find(scratch: &Scratch, pages: impl AsFd, base: BorrowedFd<'_>) -> Vec<Ch
             Ok(Comparison::Unknown(doubt)) => Fate::Unknown(doubt),
             Err(_) => Fate::Missing,
         };
-        found.push((path.clone(), fate));
+        let map = PageMap::open(&pages, *id, MapAccess::Read);
+        // Of a whole one nothing of the base shows.
+        if !map.is_ok_and(|map| map.is_whole()) {
+            found.push((path.clone(), fate));
+        }
     }
     found.sort_by(|one, other| one.0.cmp(&other.0));
     found

@@ -241,8 +241,9 @@ impl Merged {
                 let shown = map.base_limit().clamp(at, stop) - at;
                 let (shown, zeros) = part.split_at_mut(shown as usize);
                 if !shown.is_empty() {
-                    self.base.read(at, shown)?;
-                    self.check_base()?;
+                    let read = self.base.read(at, shown);
+                    self.check_base()?; // It says why there is less to read than there was.
+                    read?;
                 }
                 zeros.fill(0);
             }

@@ -246,3 +246,70 @@ fn many_bases_are_changed_one_after_the_other_and_each_waits_for_its_own_copy() 
     }
     assert_eq!(guard(&kept, "rescued_files"), FILES);
 }
+
+#[test]
+fn a_base_whose_times_are_set_keeps_its_pages() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let kept = Kept::new("copy_up=0", log_of);
+    append_line(&kept.at("log"));
+    for seconds in [1, 1_000_000_000] {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        File::open(kept.base.join("log")).unwrap().set_modified(time).unwrap();
+        let file = File::open(kept.at("log")).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        assert!(fs::read_to_string(kept.at("log")).unwrap() == with_line());
+    }
+    // The lease is given back with the times that the base has by then.
+    append_line(&kept.base.join("log"));
+    assert!(fs::read_to_string(kept.at("log")).unwrap() == with_line());
+    assert_eq!(guard(&kept, "rescued_files"), 1);
+}
+
+#[test]
+fn a_rest_that_fits_is_copied_however_small_the_bound_is() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let kept = Kept::in_memory("copy_up=0,scratch_max=4M", log_of);
+    append_line(&kept.at("log"));
+    fs::write(kept.base.join("log"), "new").unwrap();
+    assert!(fs::read_to_string(kept.at("log")).unwrap() == with_line());
+    let place = TestDir::new();
+    let counted = format!("copy_up=0,scratch={},scratch_max=4M", place.path().join("s").display());
+    let kept = Kept::in_memory(&counted, log_of);
+    append_line(&kept.at("log"));
+    fs::write(kept.base.join("log"), "new").unwrap();
+    assert!(fs::read_to_string(kept.at("log")).unwrap() == with_line());
+}
+
+#[test]
+fn a_small_file_that_is_written_all_the_time_is_copied_as_it_is() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    const FILES: u32 = 40;
+    let kept = Kept::new("", |base| {
+        (0..FILES).for_each(|n| fs::write(base.join(n.to_string()), lines(10_000)).unwrap());
+    });
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let append = |n: u32| File::options().append(true).open(kept.base.join(n.to_string()));
+            let mut logs: Vec<File> = (0..FILES).map(|n| append(n).unwrap()).collect();
+            while !over.load(Ordering::Relaxed) {
+                logs.iter_mut().for_each(|log| log.write_all(b".").unwrap());
+            }
+        });
+        let open = |n: u32| File::options().append(true).open(kept.at(&n.to_string()));
+        let failed: Vec<_> = (0..FILES).filter_map(|n| open(n).err()).collect();
+        over.store(true, Ordering::Relaxed);
+        assert!(failed.is_empty(), "{failed:?}");
+    });
+    for n in 0..FILES {
+        let text = fs::read_to_string(kept.at(&n.to_string())).unwrap();
+        assert!(text.starts_with(&lines(10_000)), "{n}: {} bytes", text.len());
+    }
+}

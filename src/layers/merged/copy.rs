@@ -29,7 +29,13 @@ impl Merged {
     pub fn materialize(&self) -> Result<(), Errno> {
         let mut map = self.map_to_write();
         let end = map.base_limit();
-        if map.is_whole() { Ok(()) } else { self.copy_with_times(&mut map, 0, end) }
+        match &self.base_state {
+            _ if map.is_whole() => Ok(()),
+            Some(state) if map.count() == 0 => {
+                state.during_first_copy(|| self.copy_with_times(&mut map, 0, end))
+            }
+            _ => self.copy_with_times(&mut map, 0, end),
+        }
     }
 
     /// The same of the first part from `start` on that shows the base, a step long. Returns where

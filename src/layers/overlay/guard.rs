@@ -34,6 +34,8 @@ const SHARE_OF_DESCRIPTORS: u64 = 4;
 const MOST_IDLE: u64 = 16_384;
 /// How many files are copied at a time.
 const MOST_THREADS: usize = 4;
+/// How much earlier than the kernel takes a lease away it counts as gone.
+const MARGIN: Duration = Duration::from_secs(1);
 /// How many files are listed by name.
 const MOST_NAMED: usize = 100;
 
@@ -92,6 +94,8 @@ struct Jobs {
     open: VecDeque<Ino>,
     rest: VecDeque<Ino>,
     threads: usize,
+    /// Nothing is copied any more.
+    over: bool,
     /// How many of them copy.
     busy: usize,
     /// What is being copied, and how much of it was.
@@ -155,8 +159,12 @@ impl Guard {
     pub(super) fn attach(&self, node: &Node, state: &Arc<BaseState>) {
         let mut held = self.held.lock();
         let Some(entry) = held.entries.get_mut(&node.ino) else { return };
-        if entry.is_leased() {
-            state.lease_begins(&entry.file);
+        if entry.refused.is_none() {
+            match entry.state.as_ref().is_some_and(|before| before.is_leased()) {
+                true => state.lease_goes_on(),
+                false => drop(state.lease_begins(&entry.file)),
+            }
+            entry.asked.into_iter().for_each(|asked| state.lease_is_asked_for(end_of(asked)));
         }
         entry.state = Some(Arc::clone(state));
     }
@@ -195,13 +203,18 @@ impl Guard {
         let most = Guard::most_idle();
         let mut gone = Vec::new();
         let mut held = self.held.lock();
-        while held.idle.len() > most
-            && let Some((_, ino)) = held.idle.pop_first()
-        {
-            held.remove(ino);
-            gone.push(ino);
-        }
+        let held = &mut *held;
+        let excess = held.idle.len().saturating_sub(most);
+        // Of a base that somebody waits for the rest is being copied.
+        let unasked = |ino: &Ino| held.entries.get(ino).is_none_or(|entry| entry.asked.is_none());
+        gone.extend(held.idle.values().copied().filter(unasked).take(excess));
+        gone.iter().for_each(|ino| drop(held.remove(*ino)));
         gone
+    }
+
+    /// Whether no more bases of files that nobody has open may be held.
+    pub(super) fn is_full(&self) -> bool {
+        self.held.lock().idle.len() >= Guard::most_idle()
     }
 
     /// Where files are told whose base has changed.
@@ -229,11 +242,11 @@ impl Guard {
                 && entry.is_leased()
                 && !lease::is_held(&entry.file)
             {
-                // The kernel may take it away by and by.
+                let now = Instant::now();
                 if let Some(state) = &entry.state {
-                    state.lease_ends(&entry.file);
+                    state.lease_is_asked_for(end_of(now));
                 }
-                entry.asked = Some(Instant::now());
+                entry.asked = Some(now);
                 let mut jobs = self.jobs.lock();
                 let queue = if entry.idle.is_none() { &mut jobs.open } else { &mut jobs.rest };
                 queue.push_back(ino);
@@ -252,7 +265,7 @@ impl Guard {
     pub(super) fn needs_thread(&self) -> bool {
         let mut jobs = self.jobs.lock();
         let work = jobs.open.len() + jobs.rest.len() + jobs.busy;
-        let needed = jobs.threads < work.min(MOST_THREADS);
+        let needed = !jobs.over && jobs.threads < work.min(MOST_THREADS);
         jobs.threads += usize::from(needed);
         needed
     }
@@ -306,7 +319,7 @@ impl Guard {
         };
         self.failed.lock().push((path, reason));
         if let Some(entry) = held.entries.get_mut(&node.ino) {
-            lease::give_back(&entry.file);
+            entry.give_back();
             entry.asked = None;
             entry.refused = Some(Errno::AGAIN); // Somebody writes it.
         }
@@ -326,6 +339,7 @@ impl Guard {
         while jobs.threads > 0 {
             self.rest.wait(&mut jobs);
         }
+        jobs.over = true;
         drop(jobs);
         let mut held = self.held.lock();
         let all: Vec<Ino> = held.entries.keys().copied().collect();
@@ -366,6 +380,11 @@ impl Guard {
         counts.unguarded = named.map(|(node, err)| (path_of(node), why(*err))).collect();
         counts
     }
+}
+
+/// When a lease counts as gone that is asked for at a moment.
+fn end_of(asked: Instant) -> Instant {
+    asked + lease::break_time().saturating_sub(MARGIN)
 }
 
 /// How long somebody has waited, and whether that is more than the kernel allows.

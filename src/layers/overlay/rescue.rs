@@ -20,7 +20,7 @@ use super::node::Node;
 use super::space::TWO_PAGES;
 use crate::layers::base_state::BaseState;
 use crate::layers::merged::STEP;
-use crate::layers::pages::{Fingerprint, MapId, PageMap};
+use crate::layers::pages::{Fingerprint, MapId, PAGE, PageMap};
 use crate::mapping::OpenMode;
 use crate::shown::Show;
 use crate::sys::lease::Breaks;
@@ -112,7 +112,9 @@ impl Overlay {
         let mut at = 0;
         self.guard.progress(node, path, 0);
         loop {
-            let part = self.with_room(node, STEP + TWO_PAGES, || merged.materialize_part(at))?;
+            let (own, all) = merged.own_pages();
+            let step = STEP.min((all - own) * PAGE);
+            let part = self.with_room(node, step + TWO_PAGES, || merged.materialize_part(at))?;
             let Some((next, bytes)) = part else { return Ok(()) };
             self.guard.progress(node, path, bytes);
             at = next;
@@ -131,12 +133,12 @@ impl Overlay {
         state
     }
 
-    /// Guards the base of a partial copy that nobody has open.
+    /// Guards the base of a partial copy that nobody has open, unless as many are guarded as may be.
     pub(super) fn guard_partial(&self, node: &Arc<Node>) -> Result<(), Errno> {
         let slot = node.content.lock();
         let parts = node.parts();
         let (Some(at), Some(pages)) = (parts.lowers.first(), parts.pages) else { return Ok(()) };
-        if slot.strong_count() > 0 || self.guard.file(node).is_some() {
+        if slot.strong_count() > 0 || self.guard.is_full() || self.guard.file(node).is_some() {
             return Ok(());
         }
         let base = self.layer(*at)?.open_descriptor(at.ino, OpenMode::Read)?.shared_reader()?;
