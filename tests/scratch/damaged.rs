@@ -146,11 +146,13 @@ fn the_blocks_of_a_file_that_became_smaller_are_those_that_are_left() {
     let check = |kept: &Kept| {
         let blocks = |name: &str| fs::metadata(kept.at(name)).unwrap().blocks();
         let share = |pages: u64| (whole * pages / 4096).next_multiple_of(8);
-        assert_eq!(blocks("cut"), share(1));
-        assert_eq!(blocks("emptied"), 0);
-        assert_eq!(blocks("punched"), share(512));
-        assert_eq!(blocks("regrown"), share(25));
-        assert_eq!(blocks("whole"), share(4096));
+        let pages =
+            [("cut", 1), ("emptied", 0), ("punched", 512), ("regrown", 25), ("whole", 4096)];
+        for (name, pages) in pages {
+            // Marks take a block of their own where they do not fit into the inode (ext4).
+            let (found, least) = (blocks(name), share(pages));
+            assert!(found == least || found == least + 8, "{name}: {found}, not {least}");
+        }
         let file = File::open(kept.at("punched")).unwrap();
         assert_eq!(rustix::fs::seek(&file, SeekFrom::Hole(0)), Ok(1 << 20));
         assert_eq!(rustix::fs::seek(&file, SeekFrom::Data(1 << 20)), Ok(15 << 20));
