@@ -11,7 +11,7 @@ use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::rules::RuleSet;
-use crate::config::{MountConfig, MountTable, OpenRequests, SourceKind};
+use crate::config::{Daemons, MountConfig, MountTable, OpenRequests, SourceKind};
 use crate::control::counters::Counters;
 use crate::control::directory::ControlDir;
 use crate::control::exec::{Context, Executor, Reload};
@@ -78,6 +78,12 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     };
     let adapter = Adapter::new(tree.clone(), control, counters, options);
     let (fuse, mounted) = mount(&config)?;
+    let noted = Daemons::of_process().note(mounted.device()).unwrap_or_else(|err| {
+        log::info!(
+            "run directory: noting this process: {err}: `mmapfs umount` will not wait for it"
+        );
+        None
+    });
     sandbox.close(&mounted).into_iter().for_each(|feature| executor.add_feature(feature));
     let mounted = Arc::new(Mutex::new(mounted));
     let another = || {
@@ -109,6 +115,7 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     let ended = session.join();
     tree.end();
     drop(watching);
+    drop(noted);
     log::info!("{} is unmounted", config.mountpoint.shown());
     match ended {
         Ok(()) => Ok(()),

@@ -373,18 +373,19 @@ fn what_a_stranger_planted_in_a_scratch_is_listed_without_effect() {
         return;
     }
     let dir = TestDir::new();
-    let (source, scratch, state) =
-        (dir.directory("base"), dir.path().join("scratch"), dir.directory("state"));
+    let (source, scratch) = (dir.directory("base"), dir.path().join("scratch"));
+    let (run, state) = (dir.directory("run"), dir.directory("state"));
+    // No scratch of another test is listed there.
+    let places = [("MMAPFS_RUN_DIR", run.as_path()), ("MMAPFS_STATE_DIR", state.as_path())];
     let options = format!("access=copy,scratch={}", scratch.display());
-    MountedFs::over_with(&source, &options, &[("MMAPFS_STATE_DIR", &state)]).unmount();
+    MountedFs::over_with(&source, &options, &places).unmount();
     let file = scratch.join("state.json");
     let mut text: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     text["base"]["path"] = "/base\x1b]0;title\x07\n\u{202e}".into();
     text["id"] = "\x1b[2J\n\u{202e}abcdef".into();
     fs::write(&file, text.to_string()).unwrap();
     for words in [&["scratches"][..], &["scratches", "--json"]] {
-        let output =
-            Command::new(program()).args(words).env("MMAPFS_STATE_DIR", &state).output().unwrap();
+        let output = Command::new(program()).args(words).envs(places).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         assert_clean(&output.stdout);
         let lines = String::from_utf8_lossy(&output.stdout).lines().count();

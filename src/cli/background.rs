@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{OFlags, major, minor};
 
-use super::logging;
 use crate::config::MountTable;
 use crate::config::mountinfo::Answer;
 use crate::error::Failure;
@@ -123,7 +122,7 @@ impl Child {
 
     /// Says that the mount answers, and lets go of the terminal: standard error goes on into
     /// `log`, if there is one.
-    pub fn ready(&self, log: Option<&Path>) {
+    pub fn ready(&self, log: Option<File>) {
         self.say(READY);
         if let Err(failure) = let_go(log) {
             log::error!("{failure}");
@@ -151,15 +150,12 @@ impl Child {
     }
 }
 
-fn let_go(log: Option<&Path>) -> Result<(), Failure> {
+fn let_go(log: Option<File>) -> Result<(), Failure> {
     let failed = |error: rustix::io::Errno| Failure::failed("/dev/null", io::Error::from(error));
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).map_err(failed)?;
     rustix::stdio::dup2_stdin(&null).map_err(failed)?;
     rustix::stdio::dup2_stdout(&null).map_err(failed)?;
-    let errors: File = match log {
-        Some(path) => logging::open(path)?,
-        None => null.into(),
-    };
+    let errors = log.unwrap_or_else(|| null.into());
     rustix::stdio::dup2_stderr(&errors).map_err(failed)
 }

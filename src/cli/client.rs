@@ -11,13 +11,15 @@ use super::args::{
 };
 use super::{output, tell};
 use crate::control::command::Command;
-use crate::control::report::Report;
+use crate::control::report::{ErrorReport, Report};
 use crate::error::Failure;
 use crate::shown::Show;
 
 mod cached;
 mod channel;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use target::Target;
 
@@ -111,7 +113,7 @@ impl Client {
             let asked = Target::find(path).and_then(|target| {
                 let command = command(target.path.clone());
                 let before = cached::before(&command, path);
-                let mut report = succeeded(channel::ask(&target, command)?, Some(path))?;
+                let mut report = succeeded(channel::ask(&target, command)?, Some((path, &target)))?;
                 cached::complete(&mut report, path, before);
                 Ok(report)
             });
@@ -149,14 +151,25 @@ fn warn(path: &Path, report: &Report) {
 
 /// A report of success. A failure that the daemon told is about the path as it was typed, not as
 /// the daemon names it.
-fn succeeded(report: Report, typed: Option<&Path>) -> Result<Report, Failure> {
+fn succeeded(report: Report, typed: Option<(&Path, &Target)>) -> Result<Report, Failure> {
     match (report, typed) {
-        (Report::Error(report), Some(path)) => {
-            let remedy = report.needs.map(|word| format!(": say `--{word}` if that is meant"));
-            let reason = report.reason + remedy.as_deref().unwrap_or_default();
+        (Report::Error(report), Some((path, target))) => {
+            let remedy =
+                report.needs.as_ref().map(|word| format!(": say `--{word}` if that is meant"));
+            let reason = reason(report, &target.path) + remedy.as_deref().unwrap_or_default();
             Err(Failure::failed(path.shown(), reason))
         }
         (Report::Error(report), None) => Err(Failure::failed("", report.error)),
         (report, _) => Ok(report),
     }
+}
+
+/// Why a command on `path` failed, without the path, which a daemon of an older version puts before
+/// it.
+fn reason(report: ErrorReport, path: &Path) -> String {
+    if !report.reason.is_empty() {
+        return report.reason;
+    }
+    let named = format!("{}: ", path.to_string_lossy());
+    report.error.strip_prefix(&named).map(String::from).unwrap_or(report.error)
 }

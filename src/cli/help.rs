@@ -83,8 +83,9 @@ pub const ENVIRONMENT: [(&str, &str); 6] = [
     ("MMAPFS_SYSLOG", "the socket of the system log, /dev/log by default"),
     (
         "MMAPFS_RUN_DIR",
-        "scratches in memory are below it; by default /run/mmapfs for root, and for others \
-         $XDG_RUNTIME_DIR/mmapfs, or /dev/shm where that is not in memory",
+        "scratches in memory are below it, and the notes by which `mmapfs umount` finds daemons; by \
+         default /run/mmapfs for root, and for others $XDG_RUNTIME_DIR/mmapfs, or, for scratches, \
+         /dev/shm where that is not in memory",
     ),
     (
         "MMAPFS_STATE_DIR",
@@ -96,9 +97,10 @@ pub const ENVIRONMENT: [(&str, &str); 6] = [
 ];
 
 /// The files, as (path, meaning).
-pub const FILES: [(&str, &str); 7] = [
+pub const FILES: [(&str, &str); 8] = [
     ("MNT/.mmapfs/control", "takes commands, one to a line, and gives their answers"),
     ("MNT/.mmapfs/status, status.json, maps", "reports, made when they are opened"),
+    ("/run/mmapfs/daemons/MAJOR:MINOR", "which process serves the mount of this device, for root"),
     ("/run/mmapfs/scratches/ID", "a scratch in memory of root"),
     ("/var/lib/mmapfs/scratches/ID", "a link to a scratch on disk of root"),
     ("/dev/log", "the system log, for a daemon in the background without log_file="),

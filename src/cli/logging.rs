@@ -30,12 +30,12 @@ const VARIABLE: &str = "MMAPFS_LOG";
 const WARNING: u8 = 4;
 
 /// Where the log goes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub enum Place<'a> {
     /// Standard error; with priorities where that is the journal.
     Stderr,
-    /// Appended to a file.
-    File(&'a Path),
+    /// A file that [`open`] has opened.
+    File(File),
     /// The system log, for the mount at this point. Warnings and errors go to standard error too,
     /// which leads nowhere once the daemon is in the background.
     System(&'a Path),
@@ -44,17 +44,14 @@ pub enum Place<'a> {
 /// Starts the log of this process.
 ///
 /// # Errors
-/// The file cannot be opened, or there is a log already.
+/// There is a log already.
 pub fn start(level: Option<LevelFilter>, place: Place<'_>) -> Result<(), Failure> {
     let mut builder = Builder::new();
     let ceiling = filter(&mut builder, level, std::env::var(VARIABLE).ok().as_deref());
     match place {
         Place::Stderr if is_journal() => builder.format(journal_line),
         Place::Stderr => builder.format(dated_line),
-        Place::File(path) => {
-            let file = open(path)?;
-            builder.format(dated_line).target(Target::Pipe(Box::new(file)))
-        }
+        Place::File(file) => builder.format(dated_line).target(Target::Pipe(Box::new(file))),
         Place::System(mountpoint) => {
             let mut system = System::new(mountpoint);
             if ceiling != Some(LevelFilter::Off)

@@ -1,8 +1,9 @@
 //! `mmapfs mount`.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::args::{HelperArgs, MountArgs};
 use super::background::{self, Child};
@@ -77,7 +78,8 @@ impl Request<'_> {
 
     fn serve_in_front(&self) -> Result<(), Failure> {
         let config = self.prepare()?;
-        logging::start(config.log, config.log_file.as_deref().map_or(Place::Stderr, Place::File))?;
+        let log = config.log_file.as_deref().map(logging::open).transpose()?;
+        logging::start(config.log, log.map_or(Place::Stderr, Place::File))?;
         let served = daemon::serve(config, Box::new(ready::notify_ready));
         ready::notify_stopping();
         served
@@ -103,15 +105,18 @@ impl Request<'_> {
         let inherited =
             sys::process::inherited().map_err(|error| Failure::failed("/proc/self/fd", error))?;
         let config = self.prepare()?;
-        // Options may name them (rules=/dev/fd/63). From here on the daemon keeps nothing of its
-        // parent's: no lock, and no pipe whose end somebody waits for.
+        let log = config.log_file.as_deref().map(logging::open).transpose()?;
+        // Options may name them (rules=/dev/fd/63, log_file=/dev/fd/3). From here on the daemon
+        // keeps nothing of its parent's: no lock, and no pipe whose end somebody waits for.
         drop(inherited);
-        let log_file: Option<PathBuf> = config.log_file.clone();
-        let place = log_file.as_deref().map_or(Place::System(&config.mountpoint), Place::File);
+        let errors = log.as_ref().map(File::try_clone).transpose().map_err(|error| {
+            Failure::failed("log", format_args!("a second descriptor: {error}"))
+        })?;
+        let place = log.map_or(Place::System(&config.mountpoint), Place::File);
         logging::start(config.log, place)?;
         rustix::process::chdir("/")
             .map_err(|errno| Failure::failed("/", io::Error::from(errno)))?;
         let child = child.clone();
-        daemon::serve(config, Box::new(move || child.ready(log_file.as_deref())))
+        daemon::serve(config, Box::new(move || child.ready(errors)))
     }
 }

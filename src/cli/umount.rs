@@ -2,16 +2,14 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::args::{UmountArgs, UmountHelperArgs};
-use crate::config::MountTable;
 use crate::config::mountinfo::{Answer, Mount};
-use crate::control::directory::DAEMON_XATTR;
+use crate::config::{Daemons, MountTable};
 use crate::error::Failure;
 use crate::fuse::mount::{abort_and_unmount, unmount};
 use crate::shown::Show;
@@ -21,11 +19,14 @@ use crate::sys::process::Identity;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Unmounts a mount of mmapfs, and waits until its daemon has let go of everything: the source, and
-/// the disk of a scratch. The mount itself is asked whether its daemon is there, and which it is.
+/// the disk of a scratch. The mount itself is asked nothing: its daemon may not answer, and a request
+/// that waits keeps the mount in use.
 pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let given = args.mountpoint.shown();
     let failed = |error: io::Error| Failure::failed(given, format_args!("unmounting it: {error}"));
-    let path = args.mountpoint.canonicalize().map_err(failed)?;
+    // A slash at the end would have the mount asked for its attributes.
+    let path: PathBuf = args.mountpoint.components().collect();
+    let path = path.canonicalize().map_err(failed)?;
     let table = MountTable::read().map_err(failed)?;
     let mount = find(&table, &path)?;
     if args.stale {
@@ -34,58 +35,66 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let lazy = args.lazy || args.stale;
     let daemon = if lazy { None } else { Daemon::of(mount, &table) };
     unmount(&path, lazy)?;
-    if let Some(daemon) = daemon
-        && !daemon.has_ended_within(PATIENCE).map_err(failed)?
-    {
-        // It was unmounted, as was asked.
-        let (pid, seconds) = (daemon.pid, PATIENCE.as_secs());
-        let _ = writeln!(
-            io::stderr(),
-            "mmapfs: {given}: it is unmounted, but its daemon (process {pid}) has not ended for \
-             {seconds} s: it may be in use in another mount namespace"
-        );
-    }
+    let Some(daemon) = daemon else { return Ok(()) };
+    let why = match daemon.wait(PATIENCE).map_err(failed)? {
+        Wait::Ended => return Ok(()),
+        Wait::Stopped => "is stopped, and ends when it is continued or killed".to_owned(),
+        Wait::TooLong => format!(
+            "has not ended for {} s: it may be in use in another mount namespace",
+            PATIENCE.as_secs()
+        ),
+    };
+    // It was unmounted, as was asked.
+    let pid = daemon.identity.pid.as_raw_pid();
+    let _ = writeln!(
+        io::stderr(),
+        "mmapfs: {given}: it is unmounted, but its daemon (process {pid}) {why}"
+    );
     Ok(())
 }
 
 /// Unmounts for umount(8).
 pub fn run_helper(args: &UmountHelperArgs) -> Result<(), Failure> {
     if args.force {
-        return abort_and_unmount(&args.mountpoint);
+        return abort_and_unmount(&args.mountpoint, args.lazy);
     }
     run(&UmountArgs { lazy: args.lazy, stale: false, mountpoint: args.mountpoint.clone() })
 }
 
 /// The process behind a mount.
 struct Daemon {
-    pid: i32,
+    identity: Identity,
     end: OwnedFd,
+}
+
+/// What became of waiting for the end of a daemon.
+enum Wait {
+    Ended,
+    Stopped,
+    TooLong,
 }
 
 impl Daemon {
     /// The daemon that ends when this mount goes; `None` where nobody can say, or where it goes on
     /// serving another mount.
     fn of(mount: &Mount, table: &MountTable) -> Option<Daemon> {
-        if table.all().filter(|other| other.dev == mount.dev).count() != 1
-            || mount.answer() != Answer::Alive
-        {
+        if table.all().filter(|other| other.dev == mount.dev).count() != 1 {
             return None;
         }
-        let mut text = [0; 64];
-        let len = rustix::fs::getxattr(&mount.mountpoint, DAEMON_XATTR, &mut text).ok()?;
-        let identity = Identity::parse(std::str::from_utf8(text.get(..len)?).ok()?)?;
-        if !identity.is_of_our_namespace() {
-            return None;
-        }
-        let end = pidfd_open(identity.pid, PidfdFlags::empty()).ok()?;
-        Some(Daemon { pid: identity.pid.as_raw_pid(), end })
+        let identity = Daemons::of_process().find(mount.dev)?;
+        Some(Daemon { identity, end: identity.open()? })
     }
 
     /// A process has closed everything that it had open when its descriptor says that it ended.
-    fn has_ended_within(&self, time: Duration) -> io::Result<bool> {
+    /// A stopped one is not waited for.
+    fn wait(&self, time: Duration) -> io::Result<Wait> {
+        if self.identity.is_stopped() {
+            return Ok(Wait::Stopped);
+        }
         let timeout = Timespec::try_from(time).map_err(io::Error::other)?;
         let mut events = [PollFd::new(&self.end, PollFlags::IN)];
-        Ok(rustix::io::retry_on_intr(|| poll(&mut events, Some(&timeout)))? > 0)
+        let ended = rustix::io::retry_on_intr(|| poll(&mut events, Some(&timeout)))? > 0;
+        Ok(if ended { Wait::Ended } else { Wait::TooLong })
     }
 }
 

@@ -16,12 +16,14 @@ pub mod mountinfo;
 pub mod options;
 mod prepare;
 pub mod rules;
+pub mod run;
 mod scratch;
 
 pub use mountinfo::MountTable;
 pub use options::MountOptions;
 pub use prepare::may_mount;
 pub use rules::RuleSet;
+pub use run::Daemons;
 pub use scratch::{BaseChanged, Limit, ScratchConfig};
 
 /// What stands at the end of a path that is served or mounted on.

@@ -128,6 +128,9 @@ fn scratch(
         return refuse("rebase", "it goes with scratch=");
     }
     let dir = given.dir.as_deref().map(absolute).transpose()?;
+    if dir.as_deref().and_then(descriptor).is_some() {
+        return refuse("scratch", "it names a descriptor of no directory that has a path");
+    }
     Ok(Some(ScratchConfig { dir, ..given }))
 }
 
@@ -149,9 +152,34 @@ fn shown(options: &MountOptions) -> impl fmt::Display {
     format!("options `{}`", words.into_iter().flatten().collect::<Vec<_>>().join(","))
 }
 
-/// An absolute path, since the daemon leaves the current directory.
+/// An absolute path, since the daemon leaves the current directory. It names the file of a
+/// descriptor (`/dev/fd/3`) by its own path where it has one, since the daemon keeps no descriptor
+/// of its caller.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| Failure::failed(path.shown(), error))
+    let path = std::path::absolute(path).map_err(|error| Failure::failed(path.shown(), error))?;
+    Ok(match descriptor(&path) {
+        Some((link, rest)) => {
+            file_of(&link).map_or(path, |file| file.components().chain(rest.components()).collect())
+        }
+        None => path,
+    })
+}
+
+/// The link of the descriptor that a path begins with, and the rest of the path.
+fn descriptor(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let dirs = ["/dev/fd", "/proc/self/fd", "/proc/thread-self/fd"];
+    let below = dirs.iter().find_map(|dir| path.strip_prefix(dir).ok())?;
+    let mut words = below.components();
+    let number: u32 = words.next()?.as_os_str().to_str()?.parse().ok()?;
+    Some((format!("/proc/self/fd/{number}").into(), words.collect()))
+}
+
+/// The path of the file that a descriptor is open on; `None` for a pipe, and for a file that was
+/// removed or that this path does not lead to.
+fn file_of(link: &Path) -> Option<PathBuf> {
+    let path = fs::read_link(link).ok().filter(|path| path.is_absolute())?;
+    let (opened, named) = (fs::metadata(link).ok()?, fs::metadata(&path).ok()?);
+    ((opened.dev(), opened.ino()) == (named.dev(), named.ino())).then_some(path)
 }
 
 /// A path that was found.

@@ -18,15 +18,10 @@ use super::exec::Executor;
 use super::report::Kernel;
 use super::session::{Closer, Session};
 use crate::config::ControlVisibility;
-use crate::sys::process::Identity;
 use crate::volume::{Attr, Entry, FIRST_RESERVED, HandleId, Ino, SetAttr, Stat, Time, Trust};
 
 /// The attribute of the root that names the directory, so that clients find it.
 const XATTR: &str = "user.mmapfs.control";
-
-/// The attribute of the root that tells which process serves the mount, so that whoever unmounts
-/// it can wait for its end.
-pub const DAEMON_XATTR: &str = "user.mmapfs.daemon";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -88,8 +83,6 @@ pub struct ControlDir {
     visibility: ControlVisibility,
     owner: (u32, u32),
     started: Time,
-    /// This process; empty where /proc does not tell.
-    daemon: String,
     executor: Arc<Executor>,
     next: AtomicU64,
     open: RwLock<HashMap<u64, Opened>>,
@@ -128,7 +121,6 @@ impl ControlDir {
             visibility,
             owner,
             started: now(),
-            daemon: Identity::own().map(|own| own.to_string()).unwrap_or_default(),
             executor,
             // Apart from the numbers of the volume's handles.
             next: AtomicU64::new(FIRST_RESERVED),
@@ -221,9 +213,6 @@ impl ControlDir {
     pub fn xattr(&self, ino: Ino, name: &OsStr) -> Option<Result<&[u8], Errno>> {
         if self.owns(ino) {
             return Some(Err(Errno::NODATA));
-        }
-        if ino == Ino::ROOT && name == DAEMON_XATTR && !self.daemon.is_empty() {
-            return Some(Ok(self.daemon.as_bytes()));
         }
         let ours = ino == Ino::ROOT && name == XATTR && self.visibility != ControlVisibility::Off;
         ours.then(|| Ok(self.name.as_encoded_bytes()))

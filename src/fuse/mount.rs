@@ -247,11 +247,14 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
 }
 
 /// Aborts the connection of the mount at a path, so that every request in it fails, and unmounts.
+/// `lazy` as in [`Mounted::unmount`].
 ///
 /// # Errors
-/// It is in use all the same, or why else not.
-pub fn abort_and_unmount(mountpoint: &Path) -> Result<(), Failure> {
-    match rustix::mount::unmount(mountpoint, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+/// It is in use all the same (without `lazy`), or why else not.
+pub fn abort_and_unmount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
+    let detach = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    let flags = UnmountFlags::FORCE | detach | UnmountFlags::NOFOLLOW;
+    match rustix::mount::unmount(mountpoint, flags) {
         Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(busy(mountpoint)),
         Err(errno) => {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::FdFlags;
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 #[cfg(test)]
 mod tests;
@@ -35,11 +35,14 @@ fn is_inherited(fd: RawFd) -> bool {
     rustix::io::fcntl_getfd(fd).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
 }
 
-/// A process as another one finds it again: its number, and the namespace that the number is of.
+/// A process as another one finds it again: its number, the time of its start, which no later
+/// process of the same number shares, and the namespace that the number is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// The number.
     pub pid: Pid,
+    /// In clock ticks since the system started (proc_pid_stat(5), `starttime`).
+    started: u64,
     namespace: u64,
 }
 
@@ -47,27 +50,74 @@ impl Identity {
     /// Of this process.
     ///
     /// # Errors
-    /// /proc does not tell the namespace.
+    /// /proc does not tell the namespace or the time of the start.
     pub fn own() -> io::Result<Identity> {
-        let namespace = rustix::fs::stat("/proc/self/ns/pid")?.st_ino;
-        Ok(Identity { pid: rustix::process::getpid(), namespace })
+        let pid = rustix::process::getpid();
+        Ok(Identity { pid, started: Stat::read(pid)?.started, namespace: own_namespace()? })
     }
 
     /// From its text; `None` for any other.
     pub fn parse(text: &str) -> Option<Identity> {
-        let (pid, namespace) = text.split_once(' ')?;
-        let pid = Pid::from_raw(pid.parse().ok().filter(|pid| *pid > 0)?)?;
-        Some(Identity { pid, namespace: namespace.parse().ok()? })
+        let mut words = text.split(' ');
+        let pid = words.next()?.parse().ok().filter(|pid| *pid > 0)?;
+        let identity = Identity {
+            pid: Pid::from_raw(pid)?,
+            started: words.next()?.parse().ok()?,
+            namespace: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(identity)
     }
 
-    /// Whether its number is one of this process's namespace.
-    pub fn is_of_our_namespace(&self) -> bool {
-        Identity::own().is_ok_and(|own| own.namespace == self.namespace)
+    /// A pidfd of the process; `None` where it has ended, or its number is of another namespace.
+    pub fn open(&self) -> Option<OwnedFd> {
+        if own_namespace().ok()? != self.namespace {
+            return None;
+        }
+        // The descriptor comes first: where the time is the same afterwards, it is of this process.
+        let descriptor = pidfd_open(self.pid, PidfdFlags::empty()).ok()?;
+        self.stat().map(|_| descriptor)
+    }
+
+    /// Whether the process is stopped, by a signal or by a debugger: it does not end before it is
+    /// continued, unless it is killed.
+    pub fn is_stopped(&self) -> bool {
+        self.stat().is_some_and(|stat| matches!(stat.state, 'T' | 't'))
+    }
+
+    fn stat(&self) -> Option<Stat> {
+        Stat::read(self.pid).ok().filter(|stat| stat.started == self.started)
     }
 }
 
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.pid.as_raw_pid(), self.namespace)
+        write!(f, "{} {} {}", self.pid.as_raw_pid(), self.started, self.namespace)
+    }
+}
+
+fn own_namespace() -> io::Result<u64> {
+    Ok(rustix::fs::stat("/proc/self/ns/pid")?.st_ino)
+}
+
+/// What /proc/PID/stat tells (proc_pid_stat(5)).
+struct Stat {
+    state: char,
+    started: u64,
+}
+
+impl Stat {
+    fn read(pid: Pid) -> io::Result<Stat> {
+        // The name of the program in it may be of any bytes.
+        let text = std::fs::read(format!("/proc/{}/stat", pid.as_raw_pid()))?;
+        Stat::parse(&String::from_utf8_lossy(&text)).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat is not of the known form")
+        })
+    }
+
+    /// `PID (NAME) STATE ...`, where the name may hold blanks and parentheses.
+    fn parse(text: &str) -> Option<Stat> {
+        let mut words = text.rsplit_once(')')?.1.split_ascii_whitespace();
+        // The state is the third field and the start the 22nd.
+        Some(Stat { state: words.next()?.chars().next()?, started: words.nth(18)?.parse().ok()? })
     }
 }

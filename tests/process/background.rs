@@ -1,7 +1,7 @@
 //! What a daemon in the background keeps of the program that started it, and where it logs.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -76,6 +76,62 @@ fn an_option_may_name_a_descriptor_of_the_caller() {
     assert_mounted(&output);
     assert!(fs::write(background.mountpoint.join("file"), b"x").is_err());
     fs::write(background.mountpoint.join("other"), b"x").unwrap();
+}
+
+/// Mounts with a descriptor of the shell: `$0 $@ REDIRECTION`, where `$FILE` is this path.
+#[track_caller]
+fn mount_with(background: &Background, redirection: &str, file: &Path, options: &str) {
+    let mut command = background.command(
+        &["bash".as_ref(), "-c".as_ref(), format!("exec \"$0\" \"$@\" {redirection}").as_ref()],
+        options,
+    );
+    assert_mounted(&command.env("FILE", file).output().unwrap());
+}
+
+#[test]
+fn the_log_may_be_a_descriptor_of_the_caller() {
+    if !require_fuse() {
+        return;
+    }
+    let background = Background::new();
+    let log = background.path("log");
+    mount_with(&background, "3>>\"$FILE\"", &log, "access=write,log_file=/dev/fd/3");
+    assert!(fs::read_to_string(&log).unwrap().contains("is served on"));
+    assert_eq!(fs::read_link(format!("/proc/{}/fd/2", background.pid())).unwrap(), log);
+}
+
+#[test]
+fn the_log_may_be_a_pipe_of_the_caller() {
+    if !require_fuse() {
+        return;
+    }
+    let background = Background::new();
+    let program = program();
+    let mut caller = Command::new("bash")
+        .args(["-c", "exec \"$0\" \"$@\" 7>&1 >/dev/null"])
+        .arg(program)
+        .args(["mount", "-o", "access=write,log_file=/proc/self/fd/7"])
+        .args([&background.source, &background.mountpoint])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(caller.stdout.take().unwrap());
+    assert!(log.lines().any(|line| line.unwrap().contains("is served on")));
+    assert!(caller.wait().unwrap().success());
+    assert_content(background.mountpoint.join("file"), b"content");
+}
+
+#[test]
+fn a_scratch_may_be_a_descriptor_of_the_caller() {
+    if !require_fuse() {
+        return;
+    }
+    let background = Background::new();
+    let scratch = background.dir.directory("scratch");
+    mount_with(&background, "8<\"$FILE\"", &scratch, "access=copy,scratch=/dev/fd/8");
+    fs::write(background.mountpoint.join("file"), b"changed").unwrap();
+    assert!(scratch.join("state.json").exists());
+    assert_content(background.source.join("file"), b"content");
 }
 
 fn next_line(log: &UnixDatagram) -> String {

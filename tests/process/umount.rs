@@ -1,10 +1,13 @@
 //! `mmapfs umount` and what it waits for.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::process::{Command, Output};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::*;
 use crate::common::mounted::run;
@@ -55,4 +58,139 @@ fn the_name_umount_fuse_mmapfs_takes_the_words_of_umount() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(!is_mounted(&background.mountpoint), "{words:?}");
     }
+}
+
+/// A daemon in the background with a run directory of its own.
+struct Noted {
+    background: Background,
+    run: PathBuf,
+}
+
+impl Noted {
+    #[track_caller]
+    fn new() -> Noted {
+        let background = Background::new();
+        let run = background.path("run");
+        let mut command = background.command(&[], "access=write");
+        let output = command.env("MMAPFS_RUN_DIR", &run).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Noted { background, run }
+    }
+
+    /// The notes of the run directory.
+    fn notes(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.run.join("daemons")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Unmounts by these words.
+    fn umount(&self, program: &Path, words: &[&str]) -> Output {
+        let mut command = Command::new(program);
+        command.args(words).arg(&self.background.mountpoint).env("MMAPFS_RUN_DIR", &self.run);
+        command.output().unwrap()
+    }
+}
+
+#[track_caller]
+fn assert_silent(output: &Output) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.is_empty(), "{text}");
+}
+
+/// A process that was stopped; killed at the end.
+struct Stopped {
+    process: OwnedFd,
+}
+
+impl Stopped {
+    #[track_caller]
+    fn new(pid: i32) -> Stopped {
+        let process = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        pidfd_send_signal(&process, Signal::STOP).unwrap();
+        let stopped = Stopped { process };
+        let is_stopped = || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
+            tasks.map(|task| stat(task.unwrap())).all(|stat| stat.contains(") T "))
+        };
+        assert!(wait_until(std::time::Duration::from_secs(30), is_stopped));
+        stopped
+    }
+
+    #[track_caller]
+    fn go_on_to_the_end(self) {
+        pidfd_send_signal(&self.process, Signal::CONT).unwrap();
+        let mut events = [PollFd::new(&self.process, PollFlags::IN)];
+        let time = Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(poll(&mut events, Some(&time)), Ok(1), "it has not ended");
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+    }
+}
+
+#[test]
+fn the_mount_of_a_stopped_daemon_is_unmounted_without_a_request() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    for slash in ["", "/"] {
+        let mut noted = Noted::new();
+        let stopped = Stopped::new(noted.background.pid());
+        noted.background.mountpoint.as_mut_os_string().push(slash);
+        let output = noted.umount(&program(), &["umount"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("is stopped") && text.lines().count() == 1, "{text}");
+        assert!(!is_mounted(&noted.background.mountpoint));
+        stopped.go_on_to_the_end();
+        assert_eq!(noted.notes(), [PathBuf::new(); 0]);
+    }
+}
+
+#[test]
+fn a_daemon_is_noted_as_long_as_it_serves() {
+    if !require_fuse() {
+        return;
+    }
+    let noted = Noted::new();
+    let [note] = &noted.notes()[..] else { panic!("{:?}", noted.notes()) };
+    let text = fs::read_to_string(note).unwrap();
+    assert_eq!(text.split(' ').next(), Some(&*noted.background.pid().to_string()), "{text}");
+    assert_silent(&noted.umount(&program(), &["umount"]));
+    assert_eq!(noted.notes(), [PathBuf::new(); 0]);
+}
+
+#[test]
+fn a_process_that_started_at_another_time_is_not_waited_for() {
+    if !require_fuse() {
+        return;
+    }
+    let noted = Noted::new();
+    let [note] = &noted.notes()[..] else { panic!("{:?}", noted.notes()) };
+    let text = fs::read_to_string(note).unwrap();
+    let namespace = text.rsplit(' ').next().unwrap();
+    // This process lives on: it would be waited for in vain.
+    fs::write(note, format!("{} 1 {namespace}", std::process::id())).unwrap();
+    assert_silent(&noted.umount(&program(), &["umount"]));
+    assert!(!is_mounted(&noted.background.mountpoint));
+}
+
+#[test]
+fn the_helper_of_umount_aborts_and_detaches_a_mount_in_use() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let noted = Noted::new();
+    let helper = noted.background.path("umount.mmapfs");
+    symlink(program(), &helper).unwrap();
+    let open = fs::File::open(noted.background.mountpoint.join("file")).unwrap();
+    let refused = noted.umount(&helper, &["-f"]);
+    assert!(!refused.status.success() && is_mounted(&noted.background.mountpoint));
+    assert_silent(&noted.umount(&helper, &["-f", "-l"]));
+    assert!(!is_mounted(&noted.background.mountpoint));
+    drop(open);
 }

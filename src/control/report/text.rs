@@ -52,7 +52,10 @@ impl Display for AdviseReport {
         {
             write!(f, ", in the cache of the mount {before} before, {after} after")?;
         }
-        write!(f, ", in {}, effect: {}", Elapsed(self.elapsed_us), self.effect)?;
+        write!(f, ", in {}", Elapsed(self.elapsed_us))?;
+        if !self.effect.is_empty() {
+            write!(f, ", effect: {}", self.effect)?;
+        }
         if let Some(reason) = &self.effect_reason {
             write!(f, ": {}", Clean(reason))?;
         }

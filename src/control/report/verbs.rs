@@ -17,7 +17,9 @@ pub struct ErrorReport {
     /// The path that it is about, relative to the root of the mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Name>,
-    /// What failed and the reason, without the path.
+    /// What failed and the reason, without the path; empty from a daemon that does not tell them
+    /// apart.
+    #[serde(default)]
     pub reason: String,
 }
 
@@ -43,9 +45,12 @@ pub struct AdviseReport {
     /// Those in the kernel's cache of the mount afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount_resident_after: Option<u64>,
-    /// Whom it reaches: `readers`, `this mapping` (the daemon's) or `none`.
+    /// Whom it reaches: `readers`, `this mapping` (the daemon's) or `none`; empty from a daemon that
+    /// does not tell.
+    #[serde(default)]
     pub effect: String,
     /// Why it does not reach the readers, when it does not.
+    #[serde(default)]
     pub effect_reason: Option<String>,
     /// What a `pageout` has left in the page cache, when it has left something.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,7 +13,7 @@ use super::opened::{Opened, TMPFS_MAGIC};
 use super::reserve::RESERVE;
 use super::state::{Kind, State};
 use super::{SHARE_OF_MEMORY, share, told};
-use crate::config::{Limit, ScratchConfig, may_mount};
+use crate::config::{Limit, ScratchConfig, may_mount, run};
 use crate::error::Failure;
 use crate::shown::Show;
 
@@ -41,10 +41,7 @@ impl Places {
     /// says for everybody else.
     pub fn of_process() -> Places {
         let user = rustix::process::geteuid();
-        let dir = |name: &str| {
-            let path = std::env::var_os(name).map(PathBuf::from);
-            path.filter(|path| path.is_absolute())
-        };
+        let dir = run::directory_named_by;
         let state = dir("MMAPFS_STATE_DIR").or_else(|| match user.is_root() {
             true => Some("/var/lib/mmapfs".into()),
             false => dir("XDG_STATE_HOME")
@@ -52,7 +49,7 @@ impl Places {
                 .map(|state| state.join("mmapfs")),
         });
         let shm = PathBuf::from(format!("/dev/shm/mmapfs-{}", user.as_raw()));
-        let (run, shared) = match dir("MMAPFS_RUN_DIR") {
+        let (run, shared) = match run::given_directory() {
             Some(run) => (run.clone(), vec![run.join("scratches")]),
             None => {
                 let of_user = dir("XDG_RUNTIME_DIR").map(|dir| dir.join("mmapfs/scratches"));

@@ -31,10 +31,28 @@ fn what_a_parent_left_open_is_found_and_nothing_else() {
 fn an_identity_is_read_as_it_was_written() {
     let own = Identity::own().unwrap();
     assert_eq!(Identity::parse(&own.to_string()), Some(own));
-    assert!(own.is_of_our_namespace());
-    let elsewhere = Identity::parse(&format!("{} 1", own.pid.as_raw_pid())).unwrap();
-    assert!(!elsewhere.is_of_our_namespace());
-    for nothing in ["", "1", "0 1", "-1 1", "x 1", "1 x"] {
+    for nothing in ["", "1", "1 1", "0 1 1", "-1 1 1", "x 1 1", "1 x 1", "1 1 x", "1 1 1 1"] {
         assert_eq!(Identity::parse(nothing), None, "{nothing}");
     }
+}
+
+#[test]
+fn only_the_process_itself_is_found_by_its_identity() {
+    let own = Identity::own().unwrap();
+    assert!(own.open().is_some() && !own.is_stopped());
+    assert!(Identity { started: own.started + 1, ..own }.open().is_none());
+    assert!(Identity { namespace: own.namespace + 1, ..own }.open().is_none());
+    let mut child = Command::new("true").spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let ended = Identity { pid, started: Stat::read(pid).unwrap().started, ..own };
+    child.wait().unwrap();
+    assert!(ended.open().is_none());
+}
+
+#[test]
+fn the_name_of_a_program_does_not_hide_its_start() {
+    let zeros = "0 ".repeat(18);
+    let stat = Stat::parse(&format!("7 (a) Z (\n) T {zeros}4711 0 0")).unwrap();
+    assert_eq!((stat.state, stat.started), ('T', 4711));
+    assert!(Stat::parse("7 (a) T 0").is_none());
 }
