@@ -165,6 +165,7 @@ impl Overlay {
         rename: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let beside = self.temporary_name();
+        let before = self.upper.attr(dir, None)?.stat;
         let new = NewNode { mode: libc::S_IFCHR, umask: 0, caller };
         let device = self.make_device(dir, &beside, &new, 0)?.attr.ino;
         let moved = self
@@ -183,7 +184,11 @@ impl Overlay {
                 }
             }
             Err(_) => {
-                let _ = self.upper.remove(dir, &beside, false);
+                let removed = self.upper.remove(dir, &beside, false);
+                // A rename that fails leaves the times of the directory.
+                if let Err(err) = removed.and_then(|()| self.set_times(dir, &before)) {
+                    log::warn!("{}: taking a device back: {err}", name.shown());
+                }
             }
         }
         self.upper.forget(device, 1);
