@@ -132,7 +132,7 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-/// What a record says, as one line, whatever the names in it.
+/// The text of a record as one line, with the control characters of names escaped.
 fn said(record: &Record<'_>) -> String {
     let (level, target) = (name(record.level()), record.target());
     Clean(&format!("{level} {target}: {}", record.args())).to_string()

@@ -67,7 +67,7 @@ struct Daemon {
     end: OwnedFd,
 }
 
-/// What became of waiting for the end of a daemon.
+/// The outcome of waiting for the end of a daemon.
 enum Wait {
     Ended,
     Stopped,

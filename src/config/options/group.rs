@@ -1,8 +1,8 @@
-//! What options belong to.
+//! The groups that options belong to.
 
 use super::table::{Known, known};
 
-/// What an option belongs to, in the order of the manual.
+/// The group of an option, in the order of the manual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     /// How files are mapped.
