@@ -28,6 +28,7 @@ use crate::sys;
 
 mod adopt;
 mod budget;
+mod checksum;
 mod create;
 mod layout;
 mod lock;
@@ -44,6 +45,8 @@ mod tests;
 mod usage;
 
 pub use budget::{Budget, Space};
+#[cfg(test)]
+pub(super) use checksum::seal;
 pub use layout::Layout;
 pub use lock::Holder;
 pub use long_path::{LONGEST_IN_MARK, PathId};

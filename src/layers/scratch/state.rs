@@ -11,7 +11,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use super::checksum;
 use super::layout::{PAGES, STATE};
 use super::marks::Marks;
 use super::opened::Opened;
@@ -155,7 +157,7 @@ fn boot_id() -> String {
     read.map_or(String::new(), |text| text.trim().to_owned())
 }
 
-/// The one field that every version has.
+/// The fields that every version has.
 #[derive(Deserialize)]
 struct Version {
     format: String,
@@ -216,7 +218,7 @@ impl State {
     /// Reads the state of the scratch in a directory; `None` where there is none.
     ///
     /// # Errors
-    /// The file cannot be read, is none, or is of a newer version.
+    /// The file cannot be read, is none, is damaged, or is of a newer version.
     pub(super) fn read(opened: &Opened) -> Result<Option<State>, Failure> {
         let Some(text) = opened.read(STATE, LARGEST)? else { return Ok(None) };
         let path = opened.layout().state();
@@ -228,6 +230,10 @@ impl State {
         if found.format != FORMAT {
             return Err(no_state(&"another program wrote it"));
         }
+        let members: Map<String, Value> =
+            serde_json::from_slice(&text).map_err(|error| no_state(&error))?;
+        // Before the version is believed: a damaged one may be any.
+        checksum::check(&members).map_err(|wrong| Failure::failed(path.shown(), wrong))?;
         if found.version > VERSION {
             let reason = format_args!(
                 "the scratch is of version {}, and this mmapfs knows {VERSION}: use the newer \
@@ -294,9 +300,8 @@ impl State {
     /// # Errors
     /// Those of the filesystem.
     pub(super) fn write(&self, opened: &Opened) -> Result<(), Failure> {
-        let mut text = serde_json::to_string_pretty(self)
+        let text = checksum::sealed(self)
             .map_err(|error| opened.told(STATE, "writing it", error.into()))?;
-        text.push('\n');
         opened.replace((STATE, NEW_STATE), text.as_bytes())
     }
 

@@ -45,8 +45,9 @@ impl World {
         self.open_with(&self.on_disk(name))
     }
 
+    /// Returns the line that says why.
     #[track_caller]
-    fn refused(&self, config: &ScratchConfig, reason: &str) {
+    fn refused(&self, config: &ScratchConfig, reason: &str) -> String {
         let line = self.open_with(config).expect_err(reason).to_string();
         assert!(line.contains(reason) && !line.contains('\n'), "{line:?} has no {reason:?}");
         let (base, mnt) = (self.path("base"), self.path("mnt"));
@@ -55,6 +56,7 @@ impl World {
             foreseen.is_err() || reason.contains("filesystem"),
             "{reason} is not foreseen: {foreseen:?}"
         );
+        line
     }
 }
 
@@ -65,6 +67,14 @@ impl Drop for World {
             let _ = remove(&self.places, listed.place.as_ref());
         }
     }
+}
+
+/// Changes a state as a program does that knows its checksum.
+fn change_state(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut state = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut state);
+    seal(&mut state);
+    fs::write(path, state.to_string()).unwrap();
 }
 
 fn is_root() -> bool {

@@ -137,8 +137,13 @@ impl Mutation<'_> {
         if let Some(place) = state.pointer_mut(field) {
             *place = value.clone();
         }
+        // Most are sealed: what the fields say is looked at behind the checksum.
+        let sealed = self.random.below(4) != 0;
+        if sealed {
+            crate::layers::scratch::seal(&mut state);
+        }
         let _ = fs::write(&path, state.to_string());
-        format!("{field} = {value}")
+        format!("{field} = {value}, sealed: {sealed}")
     }
 
     fn attribute(&mut self, path: &Path) -> String {

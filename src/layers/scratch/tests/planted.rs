@@ -124,11 +124,9 @@ fn fields_of_a_state_are_checked_before_they_are_believed() {
     let world = World::new();
     let change = |field: &'static str, value: serde_json::Value| {
         move |dir: &Path| {
-            let path = dir.join("state.json");
-            let mut state: serde_json::Value =
-                serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-            *state.pointer_mut(field).unwrap() = value;
-            fs::write(&path, state.to_string()).unwrap();
+            change_state(&dir.join("state.json"), |state| {
+                *state.pointer_mut(field).unwrap() = value;
+            });
         }
     };
     for id in ["", "../../../tmp/x", "0123456789ab0", "0123456789AB", "0123456789a\n"] {
@@ -143,12 +141,49 @@ fn fields_of_a_state_are_checked_before_they_are_believed() {
 }
 
 #[test]
-fn a_state_that_says_it_is_a_tmpfs_of_its_own_is_believed_where_it_is_one() {
+fn a_changed_byte_of_a_state_is_told_by_the_name_of_the_file() {
     let world = World::new();
     drop(world.open("disk/s").unwrap());
     let path = world.path("disk/s/state.json");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("\"disk\"", "\"own-tmpfs\"")).unwrap();
+    for (from, to) in [
+        ("\"in_order\": false", "\"in_order\": true"),
+        ("\"copy_up\": 131072", "\"copy_up\": 131073"),
+        ("\"version\": 2", "\"version\": 3"),
+        ("\"boot\"", "\"boat\""),
+        ("\"checksum\"", "\"checksun\""),
+        ("\"checksum\": \"", "\"checksum\": \"0"),
+    ] {
+        let damaged = text.replace(from, to);
+        assert_ne!(damaged, text, "{from}");
+        fs::write(&path, &damaged).unwrap();
+        let line = world.refused(&world.on_disk("disk/s"), "it is damaged: its checksum is ");
+        assert!(line.starts_with(path.to_str().unwrap()), "{line}");
+        assert_eq!(list(&world.places)[0].trouble.as_deref(), line.split_once(": ").map(|p| p.1));
+        assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
+    }
+    fs::write(&path, &text).unwrap();
+    drop(world.open("disk/s").unwrap());
+}
+
+#[test]
+fn a_state_of_before_without_a_checksum_is_opened_and_gets_one() {
+    let world = World::new();
+    world.open("disk/s").unwrap().put_in_order(|| Ok(())).unwrap();
+    let path = world.path("disk/s/state.json");
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    state.as_object_mut().unwrap().remove("checksum").unwrap();
+    fs::write(&path, state.to_string()).unwrap();
+    drop(world.open("disk/s").unwrap());
+    assert!(fs::read_to_string(&path).unwrap().contains("\"checksum\": \""));
+}
+
+#[test]
+fn a_state_that_says_it_is_a_tmpfs_of_its_own_is_believed_where_it_is_one() {
+    let world = World::new();
+    drop(world.open("disk/s").unwrap());
+    let path = world.path("disk/s/state.json");
+    change_state(&path, |state| state["kind"] = "own-tmpfs".into());
     let scratch = world.open("disk/s").unwrap();
     assert_ne!(scratch.state().kind, Kind::OwnTmpfs);
 }

@@ -104,7 +104,7 @@ fn page_maps_are_put_in_order_when_the_machine_has_stopped_and_only_then() {
     let text = fs::read_to_string(&state).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     assert!(text.contains(boot.trim()), "{text}");
-    fs::write(&state, text.replace(boot.trim(), "before")).unwrap();
+    change_state(&state, |state| state["boot"] = "before".into());
     let scratch = world.open("disk/s").unwrap();
     assert_eq!((own(1), own(2)), (Ok(vec![3]), Ok(vec![7])));
     assert_eq!(scratch.state().boot.as_deref(), Some(boot.trim()));
@@ -177,6 +177,7 @@ fn a_copy_of_a_killed_scratch_is_known_by_its_marks() {
         let text = fs::read_to_string(&state).unwrap();
         let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
         state["directory"][0] = 1.into();
+        seal(&mut state);
         state.to_string()
     };
     let copied = elsewhere();
@@ -208,10 +209,8 @@ fn what_was_left_in_order_is_not_repaired_and_what_comes_on_another_mount_is() {
             scratch.put_in_order(|| Ok(())).unwrap();
         }
         drop(scratch);
-        let mut text = read().unwrap();
-        assert_eq!(text["in_order"], in_order);
-        text["mount"] = 1.into();
-        fs::write(&state, text.to_string()).unwrap();
+        assert_eq!(read().unwrap()["in_order"], in_order);
+        change_state(&state, |state| state["mount"] = 1.into());
         let scratch = world.open(&dir).unwrap();
         let own = PageMap::open(File::open(&pages).unwrap(), MapId(1), MapAccess::Read).unwrap();
         assert_eq!(own.count(), u64::from(in_order));
