@@ -324,7 +324,7 @@ impl Watchdog {
 }
 
 /// Aborts the connection, so that every caller gets an error, and kills the daemon.
-fn abort(mountpoint: &Path, daemon: u32) {
+pub fn abort(mountpoint: &Path, daemon: u32) {
     let line = mount_line(mountpoint);
     let minor = line.as_deref().and_then(|line| line.split(' ').nth(2)?.split(':').nth(1));
     if let Some(minor) = minor {

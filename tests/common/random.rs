@@ -22,6 +22,11 @@ impl Random {
         Random(seed)
     }
 
+    /// The seed of a generator that has given nothing yet.
+    pub fn seed(&self) -> u64 {
+        self.0
+    }
+
     /// The next number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
