@@ -118,7 +118,7 @@ impl Volume {
             add(item)
         })?;
         // The kernel asks once more after the end, which it learns by an empty answer.
-        if listed {
+        if listed && !self.is_one_of_the_last(&dir.fd) {
             drop(self.streams.put(ino, dir));
             self.sweeper.note();
         }

@@ -25,6 +25,7 @@ mod policy;
 pub mod recent;
 mod resolve;
 mod setattr;
+mod spare;
 mod tree;
 mod view;
 mod watched;
@@ -119,6 +120,7 @@ pub struct Volume {
     /// Files that are read without having been opened.
     unopened: recent::Recent<handle::OpenFile>,
     sweeper: recent::Sweeper,
+    spare: spare::Spare,
     files: Arc<FileTable>,
     handles: handle::HandleTable,
     planes: Arc<plane::Planes>,
@@ -169,6 +171,7 @@ impl Volume {
             streams: recent::Recent::new(64),
             unopened: recent::Recent::new(256),
             sweeper: recent::Sweeper::default(),
+            spare: spare::Spare::default(),
             files: Arc::new(FileTable::new(options.max_mappings)),
             handles: handle::HandleTable::default(),
             planes: plane::Planes::new(),
@@ -205,21 +208,6 @@ impl Volume {
             if !(idle && self.unopened.is_empty()) {
                 self.sweeper.note();
             }
-        }
-    }
-
-    /// Opens something, and where there is no descriptor to be had, once more without those that
-    /// are held only to save time.
-    fn with_a_descriptor<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
-        match open() {
-            Err(Errno::MFILE | Errno::NFILE) => {
-                drop(self.recent.clear());
-                drop(self.streams.clear());
-                self.unopened.clear().iter().for_each(|open| self.close(open));
-                self.directories.clear();
-                open()
-            }
-            result => result,
         }
     }
 

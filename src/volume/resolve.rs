@@ -160,7 +160,7 @@ impl Volume {
 
     /// Keeps a directory open, unless it is of another mount, which could not be unmounted then.
     fn remember_open(&self, node: &Node, fd: &Arc<OwnedFd>) {
-        if self.devices.is_main(node.key()) {
+        if self.devices.is_main(node.key()) && !self.is_one_of_the_last(fd) {
             self.directories.put(node.ino, fd);
         }
     }
@@ -185,7 +185,10 @@ impl Volume {
         };
         for (child, name) in way.iter().rev() {
             let found = rustix::fs::openat(&*fd, &**name, PATH | OFlags::DIRECTORY, Mode::empty())
-                .map_err(|_| Errno::STALE)?;
+                .map_err(|err| match err {
+                    Errno::MFILE | Errno::NFILE => err,
+                    _ => Errno::STALE,
+                })?;
             fd = Arc::new(verified(child, found)?);
             self.remember_open(child, &fd);
         }

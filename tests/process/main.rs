@@ -7,6 +7,7 @@
 mod common;
 
 mod background;
+mod deep;
 mod sandbox;
 mod umount;
 

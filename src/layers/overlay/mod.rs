@@ -133,6 +133,8 @@ impl Overlay {
         if lowers.len() > places::MOST_LOWERS {
             return Err(Errno::TOOBIG);
         }
+        let volumes: Vec<_> = lowers.iter().chain([&upper]).cloned().collect();
+        Volume::share_descriptors(&volumes);
         let find =
             |name: &str| upper.lookup(Ino::ROOT, OsStr::new(name)).map(|entry| entry.attr.ino);
         let (top, work, index) = (find("upper")?, find("work")?, find("index")?);

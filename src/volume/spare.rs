@@ -1,0 +1,133 @@
+//! Descriptors that are held only to save time, and go when there are few left.
+//!
+//! The kernel gives the lowest number that is free. So a new descriptor tells by its number that at
+//! least as many are in use, without a count of those that the whole process has.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, OnceLock, Weak};
+
+use rustix::io::Errno;
+
+use super::Volume;
+use crate::sys;
+
+/// How many descriptors are left to what has to be opened, at most.
+const LEFT: u64 = 128;
+
+/// When few are left, and who else holds some.
+#[derive(Debug)]
+pub(super) struct Spare {
+    /// The number of a descriptor that is one of the last.
+    last: u64,
+    /// The other volumes of the mount.
+    others: OnceLock<Vec<Weak<Volume>>>,
+}
+
+impl Default for Spare {
+    fn default() -> Spare {
+        let limit = sys::file::descriptor_limit().0;
+        Spare { last: limit - LEFT.min(limit / 4), others: OnceLock::new() }
+    }
+}
+
+impl Volume {
+    /// Has volumes let go of descriptors for each other.
+    pub fn share_descriptors(volumes: &[Arc<Volume>]) {
+        for volume in volumes {
+            let others = volumes.iter().filter(|other| !Arc::ptr_eq(other, volume));
+            let others = others.map(Arc::downgrade).collect();
+            if volume.spare.others.set(others).is_err() {
+                log::error!("a volume shares its descriptors a second time");
+            }
+        }
+    }
+
+    /// Opens something, and where there is no descriptor to be had, once more without those that
+    /// are held only to save time.
+    pub(super) fn with_a_descriptor<T>(
+        &self,
+        open: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match open() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.close_spare();
+                open()
+            }
+            result => result,
+        }
+    }
+
+    /// Whether a descriptor that was just opened is one of the last, and not to be held only to
+    /// save time. The others that are held so are closed then.
+    pub(super) fn is_one_of_the_last(&self, new: impl AsFd) -> bool {
+        let number = u64::try_from(new.as_fd().as_raw_fd()).unwrap_or(0);
+        let is_last = number >= self.spare.last;
+        if is_last {
+            self.close_spare();
+        }
+        is_last
+    }
+
+    fn close_spare(&self) {
+        self.close_own_spare();
+        let others = self.spare.others.get().into_iter().flatten();
+        others.filter_map(Weak::upgrade).for_each(|other| other.close_own_spare());
+    }
+
+    fn close_own_spare(&self) {
+        drop(self.recent.clear());
+        drop(self.streams.clear());
+        self.unopened.clear().iter().for_each(|open| self.close(open));
+        self.directories.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use crate::config::RuleSet;
+    use crate::flags::ViewOptions;
+    use crate::volume::{Ino, Policy, VolumeOptions};
+
+    fn volume(source: &std::path::Path) -> Volume {
+        Volume::open_source(VolumeOptions {
+            source: source.to_owned(),
+            only: None,
+            root_is_file: false,
+            reserved: None,
+            policy: Policy {
+                mode: ViewOptions::default().resolve().unwrap(),
+                rules: RuleSet::default(),
+            },
+            max_mappings: 100,
+            keeps_atime: false,
+            keeps_attributes: false,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn the_last_descriptors_are_not_held_and_all_volumes_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("dir")).unwrap();
+        std::fs::write(dir.path().join("file"), "content").unwrap();
+        let first = Arc::new(volume(dir.path()));
+        let mut second = volume(dir.path());
+        second.spare.last = 0;
+        let second = Arc::new(second);
+        Volume::share_descriptors(&[Arc::clone(&first), Arc::clone(&second)]);
+        let look_up = |volume: &Volume| {
+            for name in ["dir", "file"] {
+                volume.lookup(Ino::ROOT, OsStr::new(name)).unwrap();
+            }
+        };
+        look_up(&first);
+        assert!(!first.recent.is_empty());
+        look_up(&second);
+        assert!(first.recent.is_empty() && second.recent.is_empty());
+        let dir = |volume: &Volume| volume.lookup(Ino::ROOT, OsStr::new("dir")).unwrap().attr.ino;
+        assert!(second.directories.get(dir(&second)).is_none());
+    }
+}
