@@ -35,7 +35,8 @@ Unmounts a mount of mmapfs. --stale is for a mount whose daemon is gone, where e
 `Transport endpoint is not connected`: it frees the mount point, and refuses if the daemon lives. \
 The command ends after the daemon has, for at most 30 seconds: then the source and the disk of a \
 scratch are free to be unmounted themselves. It does not wait with --lazy or --stale, where the \
-mount is shown at another place too, or for a user who may not enter the mount.";
+mount is shown at another place too, or for a user who may not enter the mount. Where the daemon \
+goes on, since another mount namespace has the mount, it says so at once and ends with 0.";
 
 /// What `scratches` does.
 pub const SCRATCHES: &str = "\

@@ -8,18 +8,21 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::args::{UmountArgs, UmountHelperArgs};
-use crate::config::mountinfo::{Answer, Mount};
+use crate::config::mountinfo::{self, Answer, Mount};
 use crate::config::{Daemons, MountTable};
 use crate::error::Failure;
 use crate::fuse::mount::{abort_and_unmount, unmount};
 use crate::shown::Show;
 use crate::sys::process::Identity;
 
-/// How long the end of a daemon is waited for.
+/// How long the end of a daemon is waited for before it is asked what it still serves.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// How long the end of a daemon that serves nothing is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Unmounts a mount of mmapfs, and waits until its daemon has let go of everything: the source, and
-/// the disk of a scratch. The mount itself is asked nothing: its daemon may not answer, and a request
+/// the disk of a scratch; unless it goes on, which is said. The mount itself is asked nothing: its daemon may not answer, and a request
 /// that waits keeps the mount in use.
 pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let given = args.mountpoint.shown();
@@ -36,19 +39,15 @@ pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let daemon = if lazy { None } else { Daemon::of(mount, &table) };
     unmount(&path, lazy)?;
     let Some(daemon) = daemon else { return Ok(()) };
-    let why = match daemon.wait(PATIENCE).map_err(failed)? {
+    let why = match daemon.wait().map_err(failed)? {
         Wait::Ended => return Ok(()),
-        Wait::Stopped => "is stopped, and ends when it is continued or killed".to_owned(),
-        Wait::TooLong => format!(
-            "has not ended for {} s: it may be in use in another mount namespace",
-            PATIENCE.as_secs()
-        ),
+        Wait::GoesOn(why) => why,
     };
     // It was unmounted, as was asked.
     let pid = daemon.identity.pid.as_raw_pid();
     let _ = writeln!(
         io::stderr(),
-        "mmapfs: {given}: it is unmounted, but its daemon (process {pid}) {why}"
+        "mmapfs: {given}: it is unmounted here, but its daemon (process {pid}) {why}"
     );
     Ok(())
 }
@@ -65,13 +64,15 @@ pub fn run_helper(args: &UmountHelperArgs) -> Result<(), Failure> {
 struct Daemon {
     identity: Identity,
     end: OwnedFd,
+    /// The device of the mount.
+    dev: (u32, u32),
 }
 
 /// The outcome of waiting for the end of a daemon.
 enum Wait {
     Ended,
-    Stopped,
-    TooLong,
+    /// Why it is not waited for any longer.
+    GoesOn(String),
 }
 
 impl Daemon {
@@ -82,19 +83,50 @@ impl Daemon {
             return None;
         }
         let identity = Daemons::of_process().find(mount.dev)?;
-        Some(Daemon { identity, end: identity.open()? })
+        Some(Daemon { identity, end: identity.open()?, dev: mount.dev })
     }
 
     /// A process has closed everything that it had open when its descriptor says that it ended.
-    /// A stopped one is not waited for.
-    fn wait(&self, time: Duration) -> io::Result<Wait> {
+    /// One that is stopped, or still serves, is not waited for.
+    fn wait(&self) -> io::Result<Wait> {
         if self.identity.is_stopped() {
-            return Ok(Wait::Stopped);
+            let why = "is stopped, and ends when it is continued or killed";
+            return Ok(Wait::GoesOn(why.into()));
         }
+        if self.has_ended_within(MOMENT)? {
+            return Ok(Wait::Ended);
+        }
+        if let Some(why) = self.still_serves() {
+            return Ok(Wait::GoesOn(why));
+        }
+        if self.has_ended_within(PATIENCE)? {
+            return Ok(Wait::Ended);
+        }
+        Ok(Wait::GoesOn(format!(
+            "has not ended for {} s: it may be in use in another mount namespace",
+            PATIENCE.as_secs()
+        )))
+    }
+
+    fn has_ended_within(&self, time: Duration) -> io::Result<bool> {
         let timeout = Timespec::try_from(time).map_err(io::Error::other)?;
         let mut events = [PollFd::new(&self.end, PollFlags::IN)];
-        let ended = rustix::io::retry_on_intr(|| poll(&mut events, Some(&timeout)))? > 0;
-        Ok(if ended { Wait::Ended } else { Wait::TooLong })
+        Ok(rustix::io::retry_on_intr(|| poll(&mut events, Some(&timeout)))? > 0)
+    }
+
+    /// What a daemon serves whose mount is gone from this namespace, as far as can be known.
+    fn still_serves(&self) -> Option<String> {
+        if let Some((pid, mount)) = mountinfo::elsewhere(self.dev) {
+            return Some(format!(
+                "goes on: it is mounted on {} in the mount namespace of process {pid}",
+                mount.mountpoint.shown()
+            ));
+        }
+        mountinfo::is_in_use(self.dev).then(|| {
+            "goes on: a file of a mount that was detached is open, or a mount namespace that cannot \
+             be looked at has it mounted"
+                .into()
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Reading the table asks no filesystem anything, so that it works next to mounts whose daemon
 //! hangs or is gone. [`Mount::answer`] does ask, and waits only so long.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -18,6 +19,9 @@ mod tests;
 
 /// The type of the mounts that the client commands look for.
 pub const FSTYPE: &str = "fuse.mmapfs";
+
+/// Where the control filesystem of FUSE has a directory for each connection, by its minor number.
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// How long [`Mount::answer`] waits for a daemon.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -93,6 +97,11 @@ impl MountTable {
         Ok(MountTable::parse(&std::fs::read("/proc/self/mountinfo")?))
     }
 
+    /// Reads the table of another process; `None` where that has ended or may not be looked at.
+    fn of_process(process: &Path) -> Option<MountTable> {
+        Some(MountTable::parse(&std::fs::read(process.join("mountinfo")).ok()?))
+    }
+
     /// Parses a table. Lines that are not of its form are left out.
     pub fn parse(text: &[u8]) -> MountTable {
         MountTable { mounts: text.split(|byte| *byte == b'\n').filter_map(mount).collect() }
@@ -137,6 +146,36 @@ impl MountTable {
         let is_whole = |mount: &&Mount| mount.dev == part.dev && mount.root == Path::new("/");
         self.mounts.iter().rev().find(is_whole)
     }
+}
+
+/// A mount of a device in the mount namespace of another process, with that process; `None` where
+/// no process has one that this one may look at.
+pub fn elsewhere(dev: (u32, u32)) -> Option<(u32, Mount)> {
+    let mut namespaces = HashSet::new();
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let process = entry.path();
+        // The table is read once for each namespace, where that is told.
+        if let Ok(namespace) = std::fs::read_link(process.join("ns/mnt"))
+            && !namespaces.insert(namespace)
+        {
+            continue;
+        }
+        let table = MountTable::of_process(&process).unwrap_or_default();
+        if let Some(mount) = table.mounts.into_iter().find(|mount| mount.dev == dev) {
+            return Some((pid, mount));
+        }
+    }
+    None
+}
+
+/// Whether the kernel still has the FUSE filesystem of a device: a mount of it in some namespace,
+/// or an open file of one that was detached, needs it. Where the control filesystem of FUSE is not
+/// mounted, nobody can tell.
+pub fn is_in_use(dev: (u32, u32)) -> bool {
+    Path::new(CONNECTIONS).join(dev.1.to_string()).exists()
 }
 
 /// Parses `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [FIELD...] - TYPE SOURCE OPTIONS`.

@@ -3,6 +3,7 @@
 //! The test program calls itself: the part is an ignored test of the same file that does its work
 //! when [`my_part`] names a path, and nothing otherwise.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -10,7 +11,15 @@ const VARIABLE: &str = "MMAPFS_TEST_PART";
 
 /// Starts the ignored test `part` in another process, with `path` as its argument.
 pub fn start_part(part: &str, path: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    start_part_under(&[], part, path)
+}
+
+/// The same, started by another program with these words.
+pub fn start_part_under(words: &[&str], part: &str, path: &Path) -> Child {
+    let program = std::env::current_exe().unwrap();
+    let mut all = words.iter().map(OsStr::new).chain([program.as_os_str()]);
+    Command::new(all.next().unwrap())
+        .args(all)
         .args(["--ignored", "--exact", "--nocapture", part])
         .env(VARIABLE, path)
         .stdin(Stdio::null())

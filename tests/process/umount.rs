@@ -1,9 +1,11 @@
 //! `mmapfs umount` and what it waits for.
 
 use std::fs;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{UnmountFlags, unmount};
@@ -11,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::*;
 use crate::common::mounted::run;
+use crate::common::process::{my_part, start_part_under};
 
 #[test]
 fn the_disk_of_a_scratch_and_that_of_its_base_are_free_when_umount_has_returned() {
@@ -113,7 +116,7 @@ impl Stopped {
             let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
             tasks.map(|task| stat(task.unwrap())).all(|stat| stat.contains(") T "))
         };
-        assert!(wait_until(std::time::Duration::from_secs(30), is_stopped));
+        assert!(wait_until(Duration::from_secs(30), is_stopped));
         stopped
     }
 
@@ -177,6 +180,84 @@ fn a_process_that_started_at_another_time_is_not_waited_for() {
     fs::write(note, format!("{} 1 {namespace}", std::process::id())).unwrap();
     assert_silent(&noted.umount(&program(), &["umount"]));
     assert!(!is_mounted(&noted.background.mountpoint));
+}
+
+/// Fails unless one line says why the daemon goes on, and that within seconds, not at the end of its
+/// patience.
+#[track_caller]
+fn assert_goes_on(noted: &Noted, why: &str) {
+    let daemon = noted.background.pid();
+    let daemon = pidfd_open(Pid::from_raw(daemon).unwrap(), PidfdFlags::empty()).unwrap();
+    let start = Instant::now();
+    let output = noted.umount(&program(), &["umount"]);
+    let (time, text) = (start.elapsed(), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    assert!(!is_mounted(&noted.background.mountpoint));
+    assert!(text.contains("goes on: ") && text.contains(why), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(time < Duration::from_secs(10), "it took {time:?}");
+    let mut events = [PollFd::new(&daemon, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    assert_eq!(poll(&mut events, Some(&now)), Ok(0), "the daemon has ended");
+}
+
+#[test]
+fn a_daemon_that_serves_another_mount_namespace_is_not_waited_for() {
+    if !(require_fuse() && require_root() && require_program("unshare")) {
+        return;
+    }
+    let noted = Noted::new();
+    // It lives until its standard input ends.
+    let mut other = Command::new("unshare")
+        .args(["--mount", "sh", "-c", "echo ready; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 6];
+    other.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    let daemon = noted.background.pid();
+    let daemon = pidfd_open(Pid::from_raw(daemon).unwrap(), PidfdFlags::empty()).unwrap();
+    let point = noted.background.mountpoint.display();
+    assert_goes_on(&noted, &format!("it is mounted on {point} in the mount namespace of process "));
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    let mut events = [PollFd::new(&daemon, PollFlags::IN)];
+    let time = Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(poll(&mut events, Some(&time)), Ok(1), "it has not ended");
+}
+
+#[test]
+fn a_daemon_whose_file_is_open_in_a_detached_mount_is_not_waited_for() {
+    if !(require_fuse() && require_root() && require_program("unshare")) {
+        return;
+    }
+    // In a mount namespace of its own, where the control filesystem of FUSE is mounted.
+    let place = "/sys/fs/fuse/connections";
+    let script = format!("mount -t fusectl none {place} 2>&-; exec \"$0\" \"$@\"");
+    let words = ["unshare", "--mount", "sh", "-c", &script];
+    let part = start_part_under(&words, "umount::part_with_a_detached_mount", Path::new(place));
+    let output = part.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    eprintln!("{text}");
+}
+
+#[test]
+#[ignore = "a part of another test"]
+fn part_with_a_detached_mount() {
+    let Some(place) = my_part() else { return };
+    let noted = Noted::new();
+    if !fs::read_dir(place).is_ok_and(|mut all| all.next().is_some()) {
+        eprintln!("SKIPPED: the control filesystem of FUSE cannot be mounted");
+        return;
+    }
+    let second = noted.background.dir.directory("second");
+    rustix::mount::mount_bind(&noted.background.mountpoint, &second).unwrap();
+    let open = fs::File::open(second.join("file")).unwrap();
+    unmount(&second, UnmountFlags::DETACH).unwrap();
+    assert_goes_on(&noted, "a file of a mount that was detached is open");
+    drop(open);
 }
 
 #[test]
