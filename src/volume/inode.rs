@@ -206,6 +206,18 @@ fn substitutes(number: Ino) -> impl Iterator<Item = Ino> {
         .map(move |index| Ino((FIRST_SUBSTITUTE + index) << PLACE_SHIFT | number.0))
 }
 
+/// The number of the file itself where it is known by a substitute.
+pub fn unsubstituted(number: Ino) -> Ino {
+    let first = FIRST_SUBSTITUTE << PLACE_SHIFT;
+    let end = (FIRST_SUBSTITUTE + SUBSTITUTES) << PLACE_SHIFT;
+    match number.0 {
+        substitute if (first..end).contains(&substitute) => {
+            Ino(substitute & ((1 << PLACE_SHIFT) - 1))
+        }
+        _ => number,
+    }
+}
+
 /// How many files with the same number the kernel may know at a time, beyond the first.
 const SUBSTITUTES: u64 = 64;
 

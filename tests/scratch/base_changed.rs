@@ -37,6 +37,12 @@ fn page_of(path: &Path, page: u64) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
+/// A page to be written whole. The kernel splits a write whose buffer is not all in memory, as that
+/// of a constant may be, and a part of a page needs the rest of it.
+fn resident(byte: u8) -> Vec<u8> {
+    vec![byte; PAGE as usize]
+}
+
 /// Writes a byte in place, long after the copy.
 fn write_in_place(path: &Path) {
     File::options().write(true).open(path).unwrap().write_all_at(b"!", 3).unwrap();
@@ -66,7 +72,7 @@ fn pages_of_a_base_that_has_changed_are_refused_and_those_of_the_scratch_go_on()
         }
         // Whole pages can be written, and others not.
         let file = File::options().write(true).open(kept.at("b")).unwrap();
-        file.write_all_at(&[b'n'; PAGE as usize], 2 * PAGE).unwrap();
+        file.write_all_at(&resident(b'n'), 2 * PAGE).unwrap();
         assert_eq!(page_of(&kept.at("b"), 2).unwrap(), [b'n'; PAGE as usize]);
         assert_eq!(errno(file.write_all_at(b"n", 3 * PAGE + 1)), Err(Errno::IO));
         let log = kept.mounted().log();
@@ -144,4 +150,45 @@ fn a_partial_copy_that_is_there_at_mount_is_guarded_before_it_is_used() {
     assert_eq!(ask(kept.root(), "json status").json()["scratch"]["guard"]["leased"], 3);
     fs::write(kept.base.join("a"), "new").unwrap();
     assert!(page_of(&kept.at("a"), 0).unwrap() == pattern(20_000)[..PAGE as usize]);
+}
+
+#[test]
+fn a_partial_copy_whose_base_is_gone_shows_its_own_pages_and_can_be_replaced_and_removed() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    for options in ["", "base_changed=mix"] {
+        let mut kept = changed(options, |base| {
+            fs::remove_file(base.join("a")).unwrap();
+            fs::remove_file(base.join("b")).unwrap();
+            fs::create_dir(base.join("b")).unwrap();
+            fs::remove_file(base.join("c")).unwrap();
+        });
+        kept.mount();
+        for round in 0..2 {
+            for name in ["a", "b", "c"] {
+                let path = kept.at(name);
+                assert_eq!(fs::metadata(&path).unwrap().len(), 20_000, "{name} {round}");
+                assert_eq!(page_of(&path, 1), Ok(vec![b'w'; PAGE as usize]), "{name} {round}");
+                assert_eq!(page_of(&path, 0), Err(Errno::IO), "{name} {round}");
+                assert_eq!(page_of(&path, 2), Err(Errno::IO), "{name} {round}");
+            }
+            kept.remount();
+        }
+        let file = File::options().write(true).open(kept.at("a")).unwrap();
+        file.write_all_at(&resident(b'n'), 2 * PAGE).unwrap();
+        // A page that is written in part needs the rest of it.
+        assert_eq!(errno(file.write_all_at(b"n", 3 * PAGE)), Err(Errno::IO));
+        drop(file);
+        assert_eq!(page_of(&kept.at("a"), 2), Ok(vec![b'n'; PAGE as usize]));
+        fs::rename(kept.at("a"), kept.at("moved")).unwrap();
+        assert_eq!(page_of(&kept.at("moved"), 1), Ok(vec![b'w'; PAGE as usize]));
+        fs::write(kept.at("b"), b"replaced").unwrap();
+        fs::remove_file(kept.at("c")).unwrap();
+        kept.remount();
+        assert_eq!(fs::read(kept.at("b")).unwrap(), b"replaced");
+        assert_eq!(page_of(&kept.at("moved"), 2), Ok(vec![b'n'; PAGE as usize]));
+        assert_eq!(names(kept.root()), ["b", "moved"]);
+        kept.unmount();
+    }
 }

@@ -30,6 +30,7 @@ mod listings;
 mod many;
 mod model;
 mod nested;
+mod numbers;
 mod planted;
 mod power;
 mod renames;

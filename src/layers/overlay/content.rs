@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
+use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
@@ -34,7 +35,7 @@ impl Overlay {
     }
 
     pub(super) fn is_worth_copying(&self, node: &Node) -> Result<bool, Errno> {
-        if node.parts().lowers.is_empty() {
+        if matches!(node.parts().lowers[..], [] | [At::GONE]) {
             return Ok(false);
         }
         let (volume, inner) = self.top(node)?;
@@ -83,9 +84,16 @@ impl Overlay {
         // What is held is the file of first touch, wherever its name leads by now.
         let base = match self.guard.file(node) {
             Some(base) => base,
+            None if at == At::GONE && parts.pages.is_none() => return Err(Errno::IO),
+            // Each page of it that shows is behind its end, which is an error.
+            None if at == At::GONE => {
+                Arc::new(rustix::fs::memfd_create("gone", MemfdFlags::CLOEXEC)?)
+            }
             None => self.layer(at)?.open_descriptor(at.ino, OpenMode::Read)?.shared_reader()?,
         };
-        self.guard.opened(node, &base);
+        if at != At::GONE {
+            self.guard.opened(node, &base);
+        }
         let content = Arc::new(Content { base, merged: RwLock::new(None) });
         // A copy of another overlay that has no page of its own yet needs no map to be read.
         let all_below = parts.pages.is_none() && node.is_linked();

@@ -63,7 +63,7 @@ impl Overlay {
             return Ok(());
         }
         if node.parts().links.is_some() {
-            self.sync_upper_dir(self.dirs.index)?;
+            self.sync_upper_dir(self.index.dir)?;
         }
         let mut settled = Vec::new();
         let mut next = node.parent();

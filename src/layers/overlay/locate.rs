@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::marks::{Links, MOST_NAMES, MarkError, MarkSet};
-use super::node::{At, Node, Parts, original};
+use super::marks::{Links, MOST_NAMES, MarkError, MarkSet, NO_NUMBER};
+use super::node::{At, FIRST_NUMBER, Node, Parts, TWIN};
 use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, Stat, Trust};
@@ -26,8 +26,8 @@ pub(super) struct Sought {
 /// Where a name is looked for in the lower layers.
 #[derive(Clone, Copy)]
 pub(super) struct Whence<'a> {
-    parent: &'a Node,
-    dirs: &'a [At],
+    pub(super) parent: &'a Node,
+    pub(super) dirs: &'a [At],
 }
 
 /// Whether it stands for nothing (a character device 0/0).
@@ -63,7 +63,7 @@ impl Overlay {
                     self.upper.forget(entry.attr.ino, 1);
                     return Err(Errno::NOENT);
                 }
-                Ok(entry) => return self.above(whence, name, &entry),
+                Ok(entry) => return self.above(whence, name, &entry, false),
                 Err(Errno::NOENT) => {}
                 Err(err) => return Err(err),
             }
@@ -116,41 +116,48 @@ impl Overlay {
         Ok(false)
     }
 
-    fn above(&self, whence: Whence<'_>, name: &OsStr, entry: &Entry) -> Result<Sought, Errno> {
-        let (inner, stat) = (entry.attr.ino, entry.attr.stat);
-        self.join(whence, name, inner, (&stat, entry.attr.trust))
-            .inspect_err(|_| self.upper.forget(inner, 1))
-    }
-
-    /// An upper file or directory with what is below it.
-    fn join(
+    /// An upper file or directory of which a lookup is held, with what is below it; `known` as in
+    /// [`Overlay::lower_data`].
+    pub(super) fn above(
         &self,
         whence: Whence<'_>,
         name: &OsStr,
+        entry: &Entry,
+        known: bool,
+    ) -> Result<Sought, Errno> {
+        let (inner, stat) = (entry.attr.ino, entry.attr.stat);
+        self.join((whence, name), inner, (&stat, entry.attr.trust), known)
+            .inspect_err(|_| self.upper.forget(inner, 1))
+    }
+
+    fn join(
+        &self,
+        (whence, name): (Whence<'_>, &OsStr),
         inner: Ino,
         (stat, trust): (&Stat, Trust),
+        known: bool,
     ) -> Result<Sought, Errno> {
-        let known = self.nodes.get(born(inner));
-        if let Some(node) = known.filter(|node| node.is_born_as(inner, stat.kind())) {
+        let node = self.nodes.get(born(inner));
+        if let Some(node) = node.filter(|node| node.is_born_as(inner, stat.kind())) {
             let (ino, parts) = (node.ino, node.parts());
             return Ok(Sought { ino, parts, stat: *stat, trust });
         }
         let marks = self.marks_of(inner, stat).map_err(|err| self.tell(whence, name, err))?;
         let lowers = match stat.kind() {
             libc::S_IFDIR if !marks.opaque => self.lower_directories(whence, name, &marks)?,
-            libc::S_IFREG if marks.metacopy => vec![self.lower_data(whence, name, &marks)?],
+            libc::S_IFREG if marks.metacopy => vec![self.lower_data(whence, name, &marks, known)?],
             libc::S_IFREG => {
                 marks.pages.map_or(Ok(()), |id| self.check_whole(whence, name, id))?;
                 Vec::new()
             }
             _ => Vec::new(),
         };
-        let number = match marks.ino {
+        let number = match marks.number() {
             Some(number) => Ino(number),
             None => match lowers.first() {
                 // Made by another overlay, which has its own way to remember.
-                Some(at) => self.number_below(*at),
-                None => born(inner),
+                Some(at) if *at != At::GONE => self.number_below(*at),
+                _ => born(inner),
             },
         };
         let links = match marks.links {
@@ -188,6 +195,9 @@ impl Overlay {
             if stat.is_dir() || !(0..=MOST_NAMES).contains(&names) {
                 return bad("mmapfs.links", "no file has so many names");
             }
+        }
+        if marks.number().is_some_and(|number| !(FIRST_NUMBER..TWIN).contains(&number)) {
+            return bad("mmapfs.ino", NO_NUMBER);
         }
         if marks.pages.is_some() && stat.kind() != libc::S_IFREG {
             return bad("mmapfs.pages", "it is not on a regular file");
@@ -228,27 +238,36 @@ impl Overlay {
         }
     }
 
-    fn lower_data(&self, whence: Whence<'_>, name: &OsStr, marks: &MarkSet) -> Result<At, Errno> {
+    /// Where the data of a file is that is not in its upper file. With `known` the name itself leads
+    /// to it in the lower layers, whatever became of the one by which it was copied.
+    fn lower_data(
+        &self,
+        whence: Whence<'_>,
+        name: &OsStr,
+        marks: &MarkSet,
+        known: bool,
+    ) -> Result<At, Errno> {
         let dirs = whence.dirs;
-        let shown = || self.path_of(whence.parent).join(name);
         let sought = match &marks.redirect {
-            None => self.directly_below(dirs, name),
-            Some(path) => self.below_path(dirs, path),
+            Some(path) if !known => self.below_path(dirs, path),
+            _ => self.directly_below(dirs, name),
         };
-        match sought {
-            Ok(sought) if sought.stat.kind() == libc::S_IFREG => {
-                sought.parts.lowers.first().copied().ok_or(Errno::IO)
+        let reason = match sought {
+            Ok(Sought { stat, parts, .. }) if stat.kind() == libc::S_IFREG => {
+                return parts.lowers.first().copied().ok_or(Errno::IO);
             }
             Ok(sought) => {
                 self.let_go(&sought.parts);
-                log::error!("{}: its data is in no regular file below it", shown().shown());
-                Err(Errno::IO)
+                String::from("no regular file is in its place")
             }
-            Err(err) => {
-                log::error!("{}: its data is not below it: {err}", shown().shown());
-                Err(Errno::IO)
-            }
-        }
+            Err(err @ (Errno::NOENT | Errno::NOTDIR)) => err.to_string(),
+            Err(err) => return Err(err),
+        };
+        log::debug!(
+            "{}: its data is not below it: {reason}",
+            self.path_of(whence.parent).join(name).shown()
+        );
+        Ok(At::GONE)
     }
 
     /// A file that names its page map and nothing below is whole, and was to lose the name of the
@@ -303,55 +322,7 @@ impl Overlay {
         found
     }
 
-    /// What a name leads to in the lower layers, hard links by the index.
-    fn below(&self, whence: Whence<'_>, name: &OsStr) -> Result<Sought, Errno> {
-        let sought = self.directly_below(whence.dirs, name)?;
-        if sought.stat.is_dir() || sought.stat.nlink < 2 {
-            return Ok(sought);
-        }
-        // Another name of it may have been copied up.
-        let key = index_key(sought.ino);
-        match self.upper.lookup(self.dirs.index, OsStr::new(&key)) {
-            Ok(entry) => {
-                let joined = self.in_index(whence, name, &entry, &sought);
-                self.let_go(&sought.parts);
-                joined
-            }
-            Err(Errno::NOENT) => Ok(sought),
-            Err(err) => {
-                self.let_go(&sought.parts);
-                Err(err)
-            }
-        }
-    }
-
-    /// What an entry of the index is made of, which has to be the copy of what was found below.
-    fn in_index(
-        &self,
-        whence: Whence<'_>,
-        name: &OsStr,
-        entry: &Entry,
-        below: &Sought,
-    ) -> Result<Sought, Errno> {
-        let refuse = |reason| {
-            let path = self.path_of(whence.parent).join(name);
-            log::error!("{}: index/{}: {reason}", path.shown(), index_key(below.ino));
-            Err(Errno::IO)
-        };
-        if entry.attr.stat.kind() != below.stat.kind() {
-            self.upper.forget(entry.attr.ino, 1);
-            return refuse("it is a file of another type");
-        }
-        let joined = self.above(whence, name, entry)?;
-        // Other files than regular ones may have no marks.
-        if joined.ino != below.ino && below.stat.kind() == libc::S_IFREG {
-            self.let_go(&joined.parts);
-            return refuse("it is the copy of another file");
-        }
-        Ok(joined)
-    }
-
-    fn directly_below(&self, dirs: &[At], name: &OsStr) -> Result<Sought, Errno> {
+    pub(super) fn directly_below(&self, dirs: &[At], name: &OsStr) -> Result<Sought, Errno> {
         let mut sought: Option<Sought> = None;
         for dir in dirs {
             let volume = self.layer(*dir)?;
@@ -454,9 +425,4 @@ impl Overlay {
         self.let_go(&left);
         node
     }
-}
-
-/// The name in the index of a lower file with several names.
-pub(super) fn index_key(ino: Ino) -> String {
-    format!("{:016x}", original(ino).0)
 }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use super::node::{FIRST_NUMBER, TWIN};
+use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{Marks as Space, PathId};
 use crate::sys::cred::Caller;
 use crate::volume::{Ino, Volume, XattrFlags};
@@ -35,6 +36,8 @@ pub(super) struct MarkSet {
     pub(super) path: Option<PathId>,
     /// The inode number that it is shown with.
     pub(super) ino: Option<u64>,
+    /// The file of the base that it is a copy of, as that was at first touch.
+    pub(super) origin: Option<Fingerprint>,
     /// See [`super::node::Parts::null_device`].
     pub(super) null_device: bool,
     /// How many names a file with entries in the index has.
@@ -94,6 +97,12 @@ impl XattrNames {
 pub(super) struct Marks {
     pub(super) space: Space,
 }
+
+/// Why a number is refused that stands for no file, or would be taken for another one's.
+pub(super) const NO_NUMBER: &str = "no file has this inode number";
+
+/// The mark of what a file is a copy of.
+const ORIGIN: &str = "mmapfs.origin";
 
 const NAMES: usize = 1024;
 
@@ -195,12 +204,36 @@ impl Marks {
         Ok(())
     }
 
-    /// Writes the number that a file is shown with, where it can be: not on a symbolic link
-    /// without privilege, which has the number of the copy after the next mount then.
-    pub(super) fn keep_number(&self, volume: &Volume, ino: Ino, shown: Ino) -> Result<(), Errno> {
-        match self.write(volume, ino, "mmapfs.ino", shown.0.to_string().as_bytes()) {
+    /// Writes what a file is a copy of, and the number that it is shown with where that is another
+    /// one. On a symbolic link without privilege neither can be, and it has the number of the copy
+    /// after the next mount then.
+    pub(super) fn keep_origin(
+        &self,
+        volume: &Volume,
+        ino: Ino,
+        origin: &Fingerprint,
+        shown: Ino,
+    ) -> Result<(), Errno> {
+        let (origin_mark, number) = (origin.pack(), shown.0.to_string());
+        let number = Some(("mmapfs.ino", number.as_bytes())).filter(|_| shown.0 != origin.ino);
+        let mut marks = [Some((ORIGIN, &origin_mark[..])), number].into_iter().flatten();
+        match marks.try_for_each(|(mark, value)| self.write(volume, ino, mark, value)) {
             Err(Errno::PERM) if self.space == Space::User => Ok(()),
             result => result,
+        }
+    }
+
+    /// What a file is a copy of, where that is marked.
+    pub(super) fn origin(
+        &self,
+        volume: &Volume,
+        ino: Ino,
+    ) -> Result<Option<Fingerprint>, MarkError> {
+        let name = OsString::from(self.space.name(ORIGIN));
+        match value(volume, ino, &name) {
+            Ok(value) => fingerprint(&value).map(Some),
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
+            Err(err) => Err(err.into()),
         }
     }
 }
@@ -221,6 +254,11 @@ fn value(volume: &Volume, ino: Ino, name: &OsStr) -> Result<Vec<u8>, Errno> {
 }
 
 impl MarkSet {
+    /// The inode number that it is shown with, where its marks say one.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.ino.or(self.origin.map(|origin| origin.ino))
+    }
+
     fn take(&mut self, name: &OsStr, value: Vec<u8>) -> Result<(), MarkError> {
         let name = name.as_bytes();
         let name = name.strip_prefix(b"trusted.").or_else(|| name.strip_prefix(b"user."));
@@ -239,11 +277,11 @@ impl MarkSet {
             b"mmapfs.ino" => {
                 let number = number("mmapfs.ino", &value)?;
                 if !(FIRST_NUMBER..TWIN).contains(&number) {
-                    let reason = "no file has this inode number";
-                    return Err(MarkError::Bad { mark: "mmapfs.ino", reason });
+                    return Err(MarkError::Bad { mark: "mmapfs.ino", reason: NO_NUMBER });
                 }
                 self.ino = Some(number);
             }
+            b"mmapfs.origin" => self.origin = Some(fingerprint(&value)?),
             b"mmapfs.null" => self.null_device = true,
             b"mmapfs.links" => {
                 let mark = "mmapfs.links";
@@ -260,6 +298,11 @@ impl MarkSet {
         }
         Ok(())
     }
+}
+
+fn fingerprint(value: &[u8]) -> Result<Fingerprint, MarkError> {
+    let reason = "it is no fingerprint";
+    Fingerprint::unpack(value).ok_or(MarkError::Bad { mark: ORIGIN, reason })
 }
 
 fn number<T: std::str::FromStr>(mark: &'static str, value: &[u8]) -> Result<T, MarkError> {
@@ -315,6 +358,7 @@ mod tests {
             assert!(take("ino", ino).is_err(), "{ino}");
         }
         assert_eq!(take("ino", "2").unwrap().ino, Some(2));
+        assert!(take("origin", "").is_err() && take("origin", "17").is_err());
         for links in
             ["=", "=x", "2147483648", "-2147483648", "=9223372036854775807", "99999999999999999999"]
         {

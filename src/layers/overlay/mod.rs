@@ -19,6 +19,7 @@ mod direct;
 mod durable;
 mod guard;
 mod handles;
+mod index;
 mod lent;
 mod list;
 mod locate;
@@ -73,16 +74,12 @@ pub struct OverlayOptions {
     pub base_changed: BaseChanged,
 }
 
-/// The directories of the scratch in the upper volume, of each of which one lookup is held.
-struct Dirs {
-    work: Ino,
-    index: Ino,
-}
-
 /// A tree of layers.
 pub struct Overlay {
     upper: Arc<Volume>,
-    dirs: Dirs,
+    /// The directory of the upper volume where copies are made, of which one lookup is held.
+    work: Ino,
+    index: index::Index,
     pages: OwnedFd,
     /// Page maps that several files name.
     contested: HashSet<MapId>,
@@ -142,7 +139,8 @@ impl Overlay {
         let roots = (0..lowers.len()).map(|layer| At { layer, ino: Ino::ROOT }).collect();
         let root = Parts { upper: Some(top), lowers: roots, ..Parts::default() };
         let overlay = Overlay {
-            dirs: Dirs { work, index },
+            work,
+            index: index::Index::read(&upper, index)?,
             pages,
             contested: scratch.contested().clone(),
             nodes: NodeTable::new(root),

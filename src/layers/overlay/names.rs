@@ -356,7 +356,7 @@ impl Overlay {
 
     /// Puts a whiteout in the place of what the upper directory has at a name, in one step.
     fn replace_by_whiteout(&self, above: Ino, name: &OsStr, dir: bool) -> Result<(), Errno> {
-        let work = self.dirs.work;
+        let work = self.work;
         let temporary = self.temporary_name();
         let entry = self.upper.make_node(work, &temporary, &self.own(libc::S_IFCHR), 0)?;
         self.upper.forget(entry.attr.ino, 1);

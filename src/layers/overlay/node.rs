@@ -13,7 +13,7 @@ use super::lent::Loan;
 use super::locate::born;
 use crate::layers::scratch::PathId;
 use crate::shown::Show;
-use crate::volume::Ino;
+use crate::volume::{Ino, unsubstituted};
 
 /// The first number that a file can have: 0 is none, and 1 is the root of the mount.
 pub(super) const FIRST_NUMBER: u64 = 2;
@@ -22,9 +22,10 @@ pub(super) const FIRST_NUMBER: u64 = 2;
 /// which no other number has.
 pub(super) const TWIN: u64 = 1 << 62;
 
-/// The number that a file had before another one was found to have it as well.
+/// The number that a file had before another one was found to have it as well, here or in the
+/// volume below: the one that it has after the next mount.
 pub(super) fn original(ino: Ino) -> Ino {
-    Ino(ino.0 & !TWIN)
+    unsubstituted(Ino(ino.0 & !TWIN))
 }
 
 /// Something in a lower layer.
@@ -34,6 +35,12 @@ pub(super) struct At {
     pub(super) layer: usize,
     /// Its number in that layer's volume, of which one lookup is held.
     pub(super) ino: Ino,
+}
+
+impl At {
+    /// Where the data of a file was that is gone from the base: a file without a byte, of which no
+    /// lookup is held.
+    pub(super) const GONE: At = At { layer: usize::MAX, ino: Ino(0) };
 }
 
 /// What a node is made of. One lookup is held of each part, in the volume that it is of.

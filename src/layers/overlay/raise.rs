@@ -12,9 +12,10 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::locate::{index_key, is_whiteout};
+use super::locate::is_whiteout;
 use super::marks::{Links, XattrNames};
 use super::node::{At, Node, Parts, original};
+use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{LONGEST_IN_MARK, PathId};
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, NewNode, NewTime, Open, SetAttr, Stat, WhyMapped, XattrFlags};
@@ -49,18 +50,19 @@ impl Overlay {
         self.check_room()?;
         let at = node.parts().lowers.first().copied().ok_or(Errno::STALE)?;
         let stat = self.layer(at)?.attr(at.ino, None)?.stat;
+        let origin = self.fingerprint(at)?;
         let temporary = self.temporary_name();
         let (entry, parts) = match node.kind {
-            libc::S_IFDIR => (self.copy_dir(&temporary, at, &stat)?, Parts::default()),
+            libc::S_IFDIR => (self.copy_dir(&temporary)?, Parts::default()),
             libc::S_IFREG => {
                 // An empty file is whole, unless descriptors of it wait for what is written.
                 let whole = stat.size == 0 && node.content.lock().strong_count() == 0;
-                self.copy_regular(&temporary, node, at, whole)?
+                self.copy_regular(&temporary, node, &origin, whole)?
             }
             libc::S_IFLNK => (self.copy_link(&temporary, at)?, Parts::default()),
             _ => {
                 let entry = self.make_device(
-                    self.dirs.work,
+                    self.work,
                     &temporary,
                     &self.own(stat.kind() | 0o600),
                     stat.rdev,
@@ -72,13 +74,13 @@ impl Overlay {
         let upper = entry.attr.ino;
         let finished = self
             .copy_attributes(at, upper, &stat)
-            .and_then(|()| self.marks.keep_number(&self.upper, upper, original(node.ino)))
+            .and_then(|()| self.marks.keep_origin(&self.upper, upper, &origin, original(node.ino)))
             .and_then(|()| self.put_in_place(node, &temporary, upper, &stat));
         let links = match finished {
             Ok(links) => links,
             Err(err) => {
                 // One that was moved to its place before the error names its map there.
-                let removed = self.upper.remove(self.dirs.work, &temporary, node.is_dir()).is_ok();
+                let removed = self.upper.remove(self.work, &temporary, node.is_dir()).is_ok();
                 parts.pages.filter(|_| removed).into_iter().for_each(|id| self.drop_page_map(id));
                 self.upper.forget(upper, 1);
                 return Err(err);
@@ -109,14 +111,14 @@ impl Overlay {
         Ok(upper)
     }
 
-    fn copy_dir(&self, name: &OsStr, _at: At, _stat: &Stat) -> Result<Entry, Errno> {
+    fn copy_dir(&self, name: &OsStr) -> Result<Entry, Errno> {
         let new = NewNode { mode: libc::S_IFDIR | 0o700, umask: 0, caller: &self.me };
-        self.upper.make_dir(self.dirs.work, name, &new)
+        self.upper.make_dir(self.work, name, &new)
     }
 
     fn copy_link(&self, name: &OsStr, at: At) -> Result<Entry, Errno> {
         let target = self.layer(at)?.read_link(at.ino)?;
-        self.upper.make_symlink(self.dirs.work, name, &target, &self.me)
+        self.upper.make_symlink(self.work, name, &target, &self.me)
     }
 
     /// mknod(2) in the upper volume. A character device 0/0 gets another number and a mark.
@@ -145,34 +147,33 @@ impl Overlay {
         &self,
         name: &OsStr,
         node: &Node,
-        below: At,
+        origin: &Fingerprint,
         whole: bool,
     ) -> Result<(Entry, Parts), Errno> {
         let new = NewNode { mode: libc::S_IFREG | 0o600, umask: 0, caller: &self.me };
         let how =
             Open { read: true, write: true, unlent: Some(WhyMapped::Merged), ..Open::default() };
         let refuse = super::never_lent;
-        let (entry, opened) = self.upper.create(self.dirs.work, name, &new, &how, true, &refuse)?;
+        let (entry, opened) = self.upper.create(self.work, name, &new, &how, true, &refuse)?;
         let upper = entry.attr.ino;
         let prepared =
-            if whole { Ok(Parts::default()) } else { self.prepare_sparse(upper, node, below) };
+            if whole { Ok(Parts::default()) } else { self.prepare_sparse(upper, node, origin) };
         self.upper.release(opened.id)?;
         match prepared {
             Ok(parts) => Ok((entry, parts)),
             Err(err) => {
-                let _ = self.upper.remove(self.dirs.work, name, false);
+                let _ = self.upper.remove(self.work, name, false);
                 self.upper.forget(upper, 1);
                 Err(err)
             }
         }
     }
 
-    fn prepare_sparse(&self, upper: Ino, node: &Node, below: At) -> Result<Parts, Errno> {
-        let base = self.fingerprint(below)?;
+    fn prepare_sparse(&self, upper: Ino, node: &Node, base: &Fingerprint) -> Result<Parts, Errno> {
         let size = SetAttr { size: Some(base.size), ..SetAttr::default() };
         self.upper.set_attr(upper, None, size, &self.me)?;
         let path = self.path_below(node);
-        let pages = self.new_page_map(&base, upper)?;
+        let pages = self.new_page_map(base, upper)?;
         let mark = |name: &str, value: &[u8]| self.marks.write(&self.upper, upper, name, value);
         let marked = mark("mmapfs.pages", pages.to_string().as_bytes())
             .and_then(|()| self.write_redirect(upper, &path))
@@ -278,12 +279,10 @@ impl Overlay {
         // made their number says nothing.
         let all = i64::from(stat.nlink);
         self.marks.write_links(&self.upper, upper, Links::All(all))?;
-        let (index, key) = (self.dirs.index, index_key(node.ino));
-        self.upper.link(upper, index, OsStr::new(&key))?;
-        self.upper.forget(upper, 1);
+        self.enter_in_index(node, upper)?;
         let more = all - if node.is_linked() { 2 } else { 1 };
         self.move_up(node, temporary).inspect_err(|_| {
-            let _ = self.upper.remove(index, OsStr::new(&key), false);
+            let _ = self.leave_index(node, upper);
         })?;
         if let Err(err) = self.marks.write_links(&self.upper, upper, Links::More(more)) {
             log::warn!("{}: writing how many names it has: {err}", self.path_of(node).shown());
@@ -296,12 +295,12 @@ impl Overlay {
         let place = node.seen().filter(|_| node.is_linked());
         let Some((parent, name)) = place else {
             // It has lost its name: only those who have it open see it.
-            return self.upper.remove(self.dirs.work, temporary, node.is_dir());
+            return self.upper.remove(self.work, temporary, node.is_dir());
         };
         let above = self.raise(&parent)?;
         let times = self.upper.attr(above, None)?.stat;
         let none = RenameFlags::empty();
-        self.upper.rename((self.dirs.work, temporary), (above, &name), none, &self.me)?;
+        self.upper.rename((self.work, temporary), (above, &name), none, &self.me)?;
         self.count_names(&[&parent]);
         self.set_times(above, &times)
     }

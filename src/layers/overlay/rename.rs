@@ -279,10 +279,9 @@ impl Overlay {
         if !node.is_dir() {
             self.uncount_file(node);
         }
-        if parts.links.is_some() {
-            let key = super::locate::index_key(node.ino);
-            self.upper.remove(self.dirs.index, OsStr::new(&key), false)?;
+        match (parts.links, parts.upper) {
+            (Some(_), Some(upper)) => self.leave_index(node, upper),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::Overlay;
 use super::content::Content;
 use super::guard::{Guard, was_late};
 use super::managed::MOST_LINKS;
-use super::node::Node;
+use super::node::{At, Node};
 use super::space::TWO_PAGES;
 use crate::layers::base_state::BaseState;
 use crate::layers::merged::STEP;
@@ -138,7 +138,11 @@ impl Overlay {
         let slot = node.content.lock();
         let parts = node.parts();
         let (Some(at), Some(pages)) = (parts.lowers.first(), parts.pages) else { return Ok(()) };
-        if slot.strong_count() > 0 || self.guard.is_full() || self.guard.file(node).is_some() {
+        if *at == At::GONE
+            || slot.strong_count() > 0
+            || self.guard.is_full()
+            || self.guard.file(node).is_some()
+        {
             return Ok(());
         }
         let base = self.layer(*at)?.open_descriptor(at.ino, OpenMode::Read)?.shared_reader()?;

@@ -177,7 +177,7 @@ impl Overlay {
 
     fn own_bytes(&self) -> Result<u64, Errno> {
         let mut blocks = rustix::fs::fstat(&self.pages)?.st_blocks as u64;
-        for directory in [self.dirs.work, self.dirs.index] {
+        for directory in [self.work, self.index.dir] {
             blocks += self.upper.attr(directory, None)?.stat.blocks;
         }
         Ok(blocks * 512)

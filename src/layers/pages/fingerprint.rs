@@ -134,6 +134,65 @@ impl Fingerprint {
         bytes
     }
 
+    /// Whether a later fingerprint is of the same file, changed or not: by its inode number and,
+    /// where both know it, its birth, since a number is given to a later file again.
+    pub fn is_of_file(&self, later: &Fingerprint) -> bool {
+        let other_birth =
+            matches!((self.birth, later.birth), (Some(then), Some(now)) if then != now);
+        self.ino == later.ino && !other_birth
+    }
+
+    /// The fingerprint in as few bytes as it takes, so that it fits into an inode of ext4: the flags
+    /// of [`Fingerprint::encode`], size, inode number, and seconds and nanoseconds of mtime, ctime
+    /// and, where it is known, birth; each as LEB128, seconds with the sign in the lowest bit.
+    pub fn pack(&self) -> Vec<u8> {
+        let known = if self.birth.is_some() { BIRTH_KNOWN } else { 0 };
+        let flags = known | if self.racy { RACY } else { 0 };
+        let mut bytes = Vec::with_capacity(40);
+        let mut push = |mut number: u64| {
+            while number >= 0x80 {
+                bytes.push(number as u8 | 0x80);
+                number >>= 7;
+            }
+            bytes.push(number as u8);
+        };
+        [u64::from(flags), self.size, self.ino].into_iter().for_each(&mut push);
+        for (seconds, nanoseconds) in
+            [Some(self.mtime), Some(self.ctime), self.birth].into_iter().flatten()
+        {
+            push((seconds << 1 ^ seconds >> 63) as u64);
+            push(u64::from(nanoseconds));
+        }
+        bytes
+    }
+
+    /// A fingerprint of what [`Fingerprint::pack`] makes; `None` for anything else.
+    pub fn unpack(bytes: &[u8]) -> Option<Fingerprint> {
+        let mut rest = bytes.iter();
+        let mut next = || {
+            let mut number = 0_u64;
+            for shift in (0..64).step_by(7) {
+                let byte = *rest.next()?;
+                number |= u64::from(byte & 0x7f).checked_shl(shift)?;
+                if byte & 0x80 == 0 {
+                    return Some(number);
+                }
+            }
+            None
+        };
+        let (flags, size, ino) = (next()?, next()?, next()?);
+        let mut moment = || {
+            let (seconds, nanoseconds) = (next()?, next()?);
+            let seconds = (seconds >> 1) as i64 ^ -((seconds & 1) as i64);
+            Some((seconds, u32::try_from(nanoseconds).ok().filter(|part| *part < 1_000_000_000)?))
+        };
+        let (mtime, ctime) = (moment()?, moment()?);
+        let birth = if flags & u64::from(BIRTH_KNOWN) != 0 { Some(moment()?) } else { None };
+        let racy = flags & u64::from(RACY) != 0;
+        let found = Fingerprint { size, mtime, ctime, birth, ino, racy };
+        (i64::try_from(size).is_ok() && found.pack() == bytes).then_some(found)
+    }
+
     /// A fingerprint of its bytes; `None` where they are not what [`Fingerprint::encode`] makes.
     pub fn decode(bytes: &[u8]) -> Option<Fingerprint> {
         let bytes: &[u8; Fingerprint::LEN] = bytes.try_into().ok()?;
@@ -209,6 +268,44 @@ mod tests {
             late[43] = 0xff;
             assert_eq!(Fingerprint::decode(&late), None, "more nanoseconds than a second has");
         }
+    }
+
+    #[test]
+    fn a_packed_fingerprint_is_read_as_it_was_written_and_nothing_else_is_read() {
+        let now = Fingerprint {
+            size: 123_456,
+            mtime: (1_790_000_000, 123_456_789),
+            ctime: (1_790_000_001, 999_999_999),
+            birth: Some((1_780_000_000, 1)),
+            ino: 12_345_678,
+            racy: false,
+        };
+        assert!(now.pack().len() <= 40, "room in an inode of 256 bytes");
+        let early = Fingerprint { mtime: (i64::MIN, 0), ctime: (-1, 5), ..now };
+        for print in [some(), now, early, Fingerprint { birth: None, racy: true, ..some() }] {
+            let bytes = print.pack();
+            assert_eq!(Fingerprint::unpack(&bytes), Some(print));
+            assert_eq!(Fingerprint::unpack(&bytes[..bytes.len() - 1]), None);
+            assert_eq!(Fingerprint::unpack(&[&bytes[..], &[0]].concat()), None);
+            let mut flags = bytes;
+            flags[0] |= 4;
+            assert_eq!(Fingerprint::unpack(&flags), None, "an unknown flag");
+        }
+        assert_eq!(Fingerprint::unpack(&[]), None);
+        assert_eq!(Fingerprint::unpack(&[0xff; 64]), None);
+        let mut long = now.pack();
+        long[0] |= 0x80;
+        long.insert(1, 0);
+        assert_eq!(Fingerprint::unpack(&long), None, "more bytes than it takes");
+    }
+
+    #[test]
+    fn a_file_is_known_again_by_its_number_and_birth() {
+        let print = some();
+        assert!(print.is_of_file(&Fingerprint { size: 1, mtime: (9, 9), ctime: (8, 8), ..print }));
+        assert!(print.is_of_file(&Fingerprint { birth: None, ..print }));
+        assert!(!print.is_of_file(&Fingerprint { birth: Some((3, 5)), ..print }));
+        assert!(!print.is_of_file(&Fingerprint { ino: 5, ..print }));
     }
 
     #[test]

@@ -232,7 +232,10 @@ impl<'a> Sweep<'a> {
             FileType::CharacterDevice if stat.st_rdev == 0 => self.usage.whiteouts += 1,
             FileType::Directory => {}
             _ => {
-                self.usage.copied_files += u64::from(self.mark(&path, "mmapfs.ino").is_some());
+                let is_copy = ["mmapfs.origin", "mmapfs.ino"]
+                    .into_iter()
+                    .any(|mark| self.mark(&path, mark).is_some());
+                self.usage.copied_files += u64::from(is_copy);
                 if kind == FileType::RegularFile && self.has_maps() {
                     self.see_pages(dir, name);
                 }

@@ -153,6 +153,8 @@ impl Mutation<'_> {
             "overlay.metacopy",
             "mmapfs.pages",
             "mmapfs.ino",
+            "mmapfs.origin",
+            "mmapfs.origin",
             "mmapfs.links",
             "mmapfs.null",
             "mmapfs.path",
