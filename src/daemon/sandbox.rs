@@ -16,7 +16,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use crate::config::{MountConfig, may_mount};
 use crate::control::report::Feature;
 use crate::fuse::mount::Mounted;
-use crate::sys::confine;
+use crate::sys::{confine, cred};
 
 /// For all mounts: to unmount, lend files to the kernel, watch, and read `trusted.*` and
 /// `security.*` (SYS_ADMIN); to reach the source by name and by file handle for callers whose
@@ -59,6 +59,9 @@ impl Sandbox {
             () => None,
         };
         let mut sandbox = Sandbox { open, features: Vec::new() };
+        if open.is_none() {
+            sandbox.features.push(see_callers());
+        }
         let permitted = rustix::thread::capabilities(None).map(|sets| sets.permitted);
         let kept = kept(config) & permitted.unwrap_or(CapabilitySet::empty());
         sandbox.add("least_capabilities", || drop_capabilities(kept), &names(kept));
@@ -116,6 +119,17 @@ impl Sandbox {
         };
         self.features.push(Feature { name: name.to_owned(), in_use, reason: Some(reason) });
     }
+}
+
+/// Sees to it that the groups of callers are known. Landlock hides processes from this one where
+/// /proc is mounted with hidepid=, whatever capabilities it has.
+fn see_callers() -> Feature {
+    let seen = cred::see_all_processes();
+    let reason = match &seen {
+        Ok(()) => String::from("read in a /proc of the daemon's own, which hides none (hidepid=)"),
+        Err(errno) => format!("read in /proc, which may hide processes: {errno}"),
+    };
+    Feature { name: String::from("caller_groups"), in_use: seen.is_ok(), reason: Some(reason) }
 }
 
 fn kept(config: &MountConfig) -> CapabilitySet {

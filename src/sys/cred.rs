@@ -8,8 +8,10 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, UnshareFlags};
 
@@ -196,9 +198,33 @@ fn set_groups(groups: &[u32]) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// A /proc of this process's own, once it has one.
+static PROC: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Reads what is told of other processes in a /proc of one's own from now on, in which none is
+/// hidden (hidepid=). Needs CAP_SYS_ADMIN at this moment only.
+///
+/// # Errors
+/// As [`super::detached::mount_proc`].
+pub fn see_all_processes() -> Result<(), Errno> {
+    if PROC.get().is_none() {
+        // Another thread may have been as quick.
+        let _ = PROC.set(super::detached::mount_proc()?);
+    }
+    Ok(())
+}
+
 /// The supplementary groups of a process, as /proc tells them.
 pub fn supplementary_groups(pid: u32) -> Option<Vec<u32>> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = match PROC.get() {
+        Some(proc) => {
+            let path = format!("{pid}/status");
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(proc, path, flags, Mode::empty()).ok()?;
+            std::io::read_to_string(std::fs::File::from(file)).ok()?
+        }
+        None => std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
+    };
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
     line.split_whitespace().map(|group| group.parse().ok()).collect()
 }

@@ -1,4 +1,4 @@
-//! Mounts of one's own that nobody else sees (open_tree(2), mount_setattr(2); Linux 5.12).
+//! Mounts of one's own that nobody else sees (open_tree(2), mount_setattr(2), fsopen(2); Linux 5.12).
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use super::last_errno;
 
@@ -41,6 +41,21 @@ pub fn clone_without_access_times(place: impl AsFd) -> Result<OwnedFd, Errno> {
     let tree = rustix::mount::open_tree(place, c"", CLONE | OpenTreeFlags::AT_EMPTY_PATH)?;
     set_attributes(&tree, libc::MOUNT_ATTR_NOATIME, 0)?;
     Ok(tree)
+}
+
+/// Mounts a /proc of this PID namespace nowhere, in which no process is hidden from anybody.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN, and in user namespaces where parts of /proc are covered; ENOSYS
+/// before Linux 5.2.
+pub fn mount_proc() -> Result<OwnedFd, Errno> {
+    let proc = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(proc.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(proc.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// Whether reading through the mount on which a file is open leaves its time of access alone.
