@@ -281,6 +281,7 @@ fn guard(counts: GuardCounts) -> GuardReport {
         files.into_iter().map(|(path, reason)| (named(&path), reason)).collect()
     };
     GuardReport {
+        cloned_files: counts.cloned_files,
         leased: counts.leased,
         unguarded_files: counts.unguarded_files,
         unguarded: told(counts.unguarded),

@@ -6,6 +6,8 @@ use std::time::Duration;
 /// What guards the files of the base that are in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardCounts {
+    /// Files of the base that were cloned into the scratch, and need no guard.
+    pub cloned_files: u64,
     /// Files of the base under a lease: nobody changes them before the rest is copied.
     pub leased: u64,
     /// Files that are in use and under no lease.

@@ -97,7 +97,12 @@ pub struct TestDir(tempfile::TempDir);
 impl TestDir {
     /// Makes one below the directory for temporary files.
     pub fn new() -> TestDir {
-        let dir = tempfile::Builder::new().prefix("mmapfs-test-").tempdir().unwrap();
+        TestDir::within(&std::env::temp_dir())
+    }
+
+    /// Makes one in a directory.
+    pub fn within(place: &Path) -> TestDir {
+        let dir = tempfile::Builder::new().prefix("mmapfs-test-").tempdir_in(place).unwrap();
         open_to_all(dir.path());
         TestDir(dir)
     }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate};
 use rustix::io::Errno;
@@ -201,9 +202,12 @@ impl Exerciser {
 }
 
 fn exercise(options: &str, seeds: u64, steps: usize) {
-    if !require_fuse() {
-        return;
+    if require_fuse() {
+        exercise_within(&std::env::temp_dir(), options, seeds, steps);
     }
+}
+
+fn exercise_within(place: &Path, options: &str, seeds: u64, steps: usize) {
     let mut random = Random::from_environment();
     for round in 0..seeds {
         let size = SIZES[round as usize % SIZES.len()];
@@ -214,7 +218,7 @@ fn exercise(options: &str, seeds: u64, steps: usize) {
             // A hole in the middle.
             model[size / 3..size / 3 * 2].fill(0);
         }
-        let kept = Kept::new(options, |base| {
+        let kept = Kept::within(place, options, |base| {
             let file = create(base.join("file"));
             file.set_len(size as u64).unwrap();
             let (hole, data) = if sparse { (size / 3, size / 3 * 2) } else { (size, size) };
@@ -268,4 +272,15 @@ fn a_base_file_is_what_a_plain_file_would_be_where_small_ones_are_copied() {
 fn a_base_file_is_what_a_plain_file_would_be_where_the_daemon_moves_all_bytes() {
     let (seeds, steps) = if long() { (30, 3000) } else { (10, 100) };
     exercise("copy_up=128K,plane=mapped", seeds, steps);
+}
+
+#[test]
+fn a_base_file_is_what_a_plain_file_would_be_where_the_filesystem_clones_it() {
+    if !(require_fuse() && require_root() && require_program("mkfs.xfs")) {
+        return;
+    }
+    let filesystem = SmallFs::xfs(600 << 20);
+    let (seeds, steps) = if long() { (30, 3000) } else { (10, 100) };
+    exercise_within(filesystem.path(), "", seeds, steps);
+    exercise_within(filesystem.path(), "plane=mapped", seeds / 2, steps);
 }

@@ -26,6 +26,13 @@ impl Kept {
         Kept::start(dir, scratch, options, fill)
     }
 
+    /// The same with base and scratch below this directory.
+    pub fn within(place: &Path, options: &str, fill: impl FnOnce(&Path)) -> Kept {
+        let dir = TestDir::within(place);
+        let scratch = dir.path().join("scratch");
+        Kept::start(dir, scratch, options, fill)
+    }
+
     /// The same with the scratch in this directory.
     pub fn in_place(scratch: &Path, options: &str, fill: impl FnOnce(&Path)) -> Kept {
         Kept::start(TestDir::new(), scratch.to_owned(), options, fill)

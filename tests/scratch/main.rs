@@ -18,6 +18,7 @@ mod base;
 mod base_changed;
 mod bound;
 mod bound_full;
+mod cloned;
 mod coherence;
 mod damaged;
 mod exerciser;

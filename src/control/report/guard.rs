@@ -15,6 +15,8 @@ const SHOWN_FILES: usize = 10;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GuardReport {
+    /// Files of the base that were cloned into the scratch, and need no guard.
+    pub cloned_files: u64,
     /// Files of the base under a lease.
     pub leased: u64,
     /// Files that are in use and under no lease.
@@ -40,15 +42,15 @@ pub struct GuardReport {
 impl GuardReport {
     /// The rows of the text.
     pub(super) fn rows(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let GuardReport { leased, unguarded_files, rescued_files, .. } = self;
+        let GuardReport { cloned_files, leased, unguarded_files, rescued_files, .. } = self;
         let bytes = human_size(self.rescued_bytes);
         let changed = self.changed.len();
         row(
             f,
             "guard",
             format_args!(
-                "{leased} base files leased, {unguarded_files} unguarded, {rescued_files} copied \
-                 in time ({bytes}), {} not, {changed} changed",
+                "{leased} base files leased, {unguarded_files} unguarded, {cloned_files} cloned, \
+                 {rescued_files} copied in time ({bytes}), {} not, {changed} changed",
                 self.failed.len()
             ),
         )?;

@@ -34,6 +34,15 @@ impl Overlay {
         node.whole_opens.load(Ordering::Acquire) > 0 || node.content.lock().strong_count() > 0
     }
 
+    /// Clones a file that is about to be opened for writing and is only below, where that can be.
+    pub(super) fn clone_whole(&self, node: &Arc<Node>) -> Result<(), Errno> {
+        if self.bound.is_some() || !self.clones.load(Ordering::Relaxed) || node.upper().is_some() {
+            return Ok(());
+        }
+        let _names = self.names.write();
+        self.raise(node).map(drop)
+    }
+
     pub(super) fn is_worth_copying(&self, node: &Node) -> Result<bool, Errno> {
         if matches!(node.parts().lowers[..], [] | [At::GONE]) {
             return Ok(false);
@@ -150,7 +159,8 @@ impl Overlay {
     pub(super) fn map_of_others(&self, node: &Node, upper: Ino) -> Result<u64, Errno> {
         let below = node.parts().lowers.first().copied().filter(|_| node.is_linked());
         let below = below.ok_or(Errno::IO)?;
-        let pages = self.new_page_map(&self.fingerprint(below)?, upper)?;
+        let base = self.fingerprint(below)?;
+        let pages = self.new_page_map(&base, base.size, upper)?;
         self.marks
             .write(&self.upper, upper, "mmapfs.pages", pages.to_string().as_bytes())
             .inspect_err(|_| self.drop_page_map(pages))?;
@@ -205,12 +215,18 @@ impl Overlay {
         Fingerprint::of(self.layer(below)?.open_path(below.ino)?)
     }
 
-    /// A new page map for a copy of a lower file, without a page yet.
-    pub(super) fn new_page_map(&self, base: &Fingerprint, upper: Ino) -> Result<u64, Errno> {
+    /// A new page map for a copy of a lower file, whose pages up to `limit`, in bytes, are those of
+    /// the base.
+    pub(super) fn new_page_map(
+        &self,
+        base: &Fingerprint,
+        limit: u64,
+        upper: Ino,
+    ) -> Result<u64, Errno> {
         let upper = UpperId::of(&Fingerprint::of(self.upper.open_path(upper)?)?);
         loop {
             let id = MapId::random();
-            match PageMap::create(&self.pages, id, *base, base.size, upper) {
+            match PageMap::create(&self.pages, id, *base, limit, upper) {
                 Ok(_) => {
                     self.used_maps.lock().insert(id.0);
                     self.counts.partial_files.fetch_add(1, Ordering::Relaxed);

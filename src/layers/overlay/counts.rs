@@ -21,6 +21,8 @@ use crate::volume::ScratchCounts;
 pub(super) struct Counts {
     /// Files of the base with a file of their own in the upper volume.
     pub(super) copied_files: AtomicI64,
+    /// Files of the base that were cloned since the start.
+    pub(super) cloned_files: AtomicU64,
     /// Names of the base that are gone.
     pub(super) whiteouts: AtomicI64,
     /// Files with a page map.
@@ -60,6 +62,7 @@ impl Counts {
         let signed = |count| AtomicI64::new(i64::try_from(count).unwrap_or(i64::MAX));
         Ok(Counts {
             copied_files: signed(found.copied_files),
+            cloned_files: AtomicU64::new(0),
             whiteouts: signed(found.whiteouts),
             partial_files: signed(maps),
             pages: Arc::new(AtomicU64::new(pages)),
@@ -127,7 +130,8 @@ impl Overlay {
             Some(dir) => self.counts.measured(dir),
             None => None,
         };
-        let guard = self.guard.counts(|node| self.path_of(node));
+        let mut guard = self.guard.counts(|node| self.path_of(node));
+        guard.cloned_files = self.counts.cloned_files.load(Ordering::Relaxed);
         let scratch = self.scratch.lock();
         let scratch = scratch.as_ref()?;
         let count = |of: &AtomicI64| u64::try_from(of.load(Ordering::Relaxed)).unwrap_or(0);

@@ -39,8 +39,11 @@ impl Overlay {
             let opened = self.layer(at)?.open(at.ino, how, caller, lend)?;
             return Ok(self.handles.add_whole(node, Some(at), opened));
         }
-        if how.write && !self.is_open(&node) && self.is_worth_copying(&node)? {
-            self.copy_whole(&node)?;
+        if how.write && !self.is_open(&node) {
+            self.clone_whole(&node)?;
+            if self.is_worth_copying(&node)? {
+                self.copy_whole(&node)?;
+            }
         }
         let _names = self.names.read();
         let parts = node.parts();

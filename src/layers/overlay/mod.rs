@@ -39,7 +39,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -95,6 +95,8 @@ pub struct Overlay {
     share: bool,
     recalls: lent::Recalls,
     copy_up: u64,
+    /// Files of the base can be cloned into the scratch, as far as it is known.
+    clones: AtomicBool,
     /// Where the bound is kept by counting.
     bound: Option<space::Bound>,
     /// Where the bound is that of a tmpfs.
@@ -168,6 +170,7 @@ impl Overlay {
             upper,
             recalls: lent::Recalls::default(),
             copy_up: scratch.copy_up(),
+            clones: AtomicBool::new(true),
             bound: space::Bound::new(scratch.budget()),
             reserve: scratch.reserve().cloned(),
             scratch: Mutex::new(Some(scratch)),

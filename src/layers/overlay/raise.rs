@@ -17,6 +17,7 @@ use super::marks::{Links, XattrNames};
 use super::node::{At, Node, Parts, original};
 use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{LONGEST_IN_MARK, PathId};
+use crate::mapping::OpenMode;
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, NewNode, NewTime, Open, SetAttr, Stat, WhyMapped, XattrFlags};
 
@@ -54,11 +55,7 @@ impl Overlay {
         let temporary = self.temporary_name();
         let (entry, parts) = match node.kind {
             libc::S_IFDIR => (self.copy_dir(&temporary)?, Parts::default()),
-            libc::S_IFREG => {
-                // An empty file is whole, unless descriptors of it wait for what is written.
-                let whole = stat.size == 0 && node.content.lock().strong_count() == 0;
-                self.copy_regular(&temporary, node, &origin, whole)?
-            }
+            libc::S_IFREG => self.copy_regular(&temporary, node, at, &origin)?,
             libc::S_IFLNK => (self.copy_link(&temporary, at)?, Parts::default()),
             _ => {
                 let entry = self.make_device(
@@ -142,13 +139,14 @@ impl Overlay {
         Ok(entry)
     }
 
-    /// A regular file of the same length that has no page of its own yet.
+    /// A regular file of the same length: a clone of the one below, where the filesystem makes
+    /// these, else one that has no page of its own yet.
     fn copy_regular(
         &self,
         name: &OsStr,
         node: &Node,
+        below: At,
         origin: &Fingerprint,
-        whole: bool,
     ) -> Result<(Entry, Parts), Errno> {
         let new = NewNode { mode: libc::S_IFREG | 0o600, umask: 0, caller: &self.me };
         let how =
@@ -156,8 +154,7 @@ impl Overlay {
         let refuse = super::never_lent;
         let (entry, opened) = self.upper.create(self.work, name, &new, &how, true, &refuse)?;
         let upper = entry.attr.ino;
-        let prepared =
-            if whole { Ok(Parts::default()) } else { self.prepare_sparse(upper, node, origin) };
+        let prepared = self.prepare_data(upper, node, below, origin);
         self.upper.release(opened.id)?;
         match prepared {
             Ok(parts) => Ok((entry, parts)),
@@ -169,11 +166,68 @@ impl Overlay {
         }
     }
 
-    fn prepare_sparse(&self, upper: Ino, node: &Node, base: &Fingerprint) -> Result<Parts, Errno> {
-        let size = SetAttr { size: Some(base.size), ..SetAttr::default() };
-        self.upper.set_attr(upper, None, size, &self.me)?;
+    fn prepare_data(
+        &self,
+        upper: Ino,
+        node: &Node,
+        below: At,
+        origin: &Fingerprint,
+    ) -> Result<Parts, Errno> {
+        let whole = origin.size == 0 || self.clone_data(upper, below);
+        // Descriptors that wait for what is written have a page map, which may be that of a whole
+        // file.
+        if whole && node.content.lock().strong_count() == 0 {
+            return Ok(Parts::default());
+        }
+        self.prepare_sparse(upper, node, origin, if whole { 0 } else { origin.size })
+    }
+
+    /// Has an empty upper file share all blocks of a file below, where both are on a filesystem that
+    /// can (FICLONE of ioctl_ficlonerange(2)): no byte is copied, and later changes of the one
+    /// below are none of the copy's. Not where the scratch is bounded by counting: each shared
+    /// block counts.
+    fn clone_data(&self, upper: Ino, below: At) -> bool {
+        if self.bound.is_some() || !self.clones.load(Ordering::Relaxed) {
+            return false;
+        }
+        let cloned = self.layer(below).and_then(|volume| {
+            let from = volume.open_descriptor(below.ino, OpenMode::Read)?;
+            let to = self.upper.open_descriptor(upper, OpenMode::Write)?;
+            rustix::fs::ioctl_ficlone(to.any()?, from.any()?)
+        });
+        match cloned {
+            Ok(()) => {
+                self.counts.cloned_files.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            // Another filesystem than that of the scratch, or one without clones.
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY) => {
+                self.clones.store(false, Ordering::Relaxed);
+                false
+            }
+            // This file cannot be cloned: the pages of it are copied as they are written.
+            Err(err) => {
+                log::debug!("cloning a file of the base: {err}");
+                false
+            }
+        }
+    }
+
+    /// Gives a new upper file its size, and a map that says that the pages up to `limit`, in bytes,
+    /// are those of the base.
+    fn prepare_sparse(
+        &self,
+        upper: Ino,
+        node: &Node,
+        base: &Fingerprint,
+        limit: u64,
+    ) -> Result<Parts, Errno> {
+        if limit > 0 {
+            let size = SetAttr { size: Some(base.size), ..SetAttr::default() };
+            self.upper.set_attr(upper, None, size, &self.me)?;
+        }
         let path = self.path_below(node);
-        let pages = self.new_page_map(base, upper)?;
+        let pages = self.new_page_map(base, limit, upper)?;
         let mark = |name: &str, value: &[u8]| self.marks.write(&self.upper, upper, name, value);
         let marked = mark("mmapfs.pages", pages.to_string().as_bytes())
             .and_then(|()| self.write_redirect(upper, &path))
