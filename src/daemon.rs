@@ -242,13 +242,13 @@ fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Con
 }
 
 /// The rules file is read again from where it was; a file with an error leaves the rules as they
-/// are.
+/// are, and so does what cannot be read again.
 fn reload(config: &MountConfig, tree: Arc<dyn Managed>) -> Reload {
-    let (path, view) = (config.rules_file.clone(), config.view);
+    let (path, view, kept) = (config.rules_file.clone(), config.view, config.rules_stay);
     let has_scratch = config.scratch.is_some();
     let silent = config.open == OpenRequests::None;
     Box::new(move || {
-        if let Some(path) = &path {
+        if let Some(path) = path.as_ref().filter(|_| !kept) {
             let rules = RuleSet::load(path, &view)?;
             if rules.any_copies() && !has_scratch {
                 let reason = "access=copy needs a scratch, which the mount was made without";
@@ -259,7 +259,8 @@ fn reload(config: &MountConfig, tree: Arc<dyn Managed>) -> Reload {
                 tree.drop_unreadable();
             }
         }
-        Ok(ReloadReport { rules: tree.rule_count() as u64, path: path.as_ref().map(Name::from) })
+        let path = path.as_ref().map(Name::from);
+        Ok(ReloadReport { rules: tree.rule_count() as u64, path, kept })
     })
 }
 

@@ -143,6 +143,9 @@ pub struct MountConfig {
     pub mode: MapMode,
     /// Where `rules` came from, absolute.
     pub rules_file: Option<PathBuf>,
+    /// The rules were read once and for all: they came from a pipe or another descriptor of the
+    /// caller, which nobody can read again.
+    pub rules_stay: bool,
     /// View options by path; empty without a rules file.
     pub rules: RuleSet,
     /// The scratch of what is written by copy; `None` where nothing is.

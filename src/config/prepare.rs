@@ -44,6 +44,7 @@ impl MountConfig {
         let mode =
             options.view.resolve().map_err(|error| Failure::usage(shown(&options), error))?;
         let rules_file = options.rules.as_deref().map(absolute).transpose()?;
+        let rules_stay = rules_file.as_deref().is_some_and(|file| !can_be_read_again(file));
         let rules = match &rules_file {
             Some(file) => RuleSet::load(file, &options.view)?,
             None => RuleSet::default(),
@@ -90,6 +91,7 @@ impl MountConfig {
             view: options.view,
             mode,
             rules_file,
+            rules_stay,
             rules,
             scratch,
             control_name: options.control_name,
@@ -163,6 +165,11 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         }
         None => path,
     })
+}
+
+/// Whether a file will have its content another time as well, and for another process.
+fn can_be_read_again(path: &Path) -> bool {
+    descriptor(path).is_none() && fs::metadata(path).is_ok_and(|found| found.is_file())
 }
 
 /// The link of the descriptor that a path begins with, and the rest of the path.

@@ -358,6 +358,9 @@ pub struct ReloadReport {
     pub rules: u64,
     /// The rules file, or None when the mount has none.
     pub path: Option<Name>,
+    /// They are those of before: the file was a pipe, which is read once.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// Who is speaking.

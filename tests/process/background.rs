@@ -78,6 +78,57 @@ fn an_option_may_name_a_descriptor_of_the_caller() {
     fs::write(background.mountpoint.join("other"), b"x").unwrap();
 }
 
+/// Fails unless the rule of before holds, and holds after `reload`, which says that it was kept.
+#[track_caller]
+fn assert_rules_stay(background: &Background) {
+    let check = || {
+        assert!(fs::write(background.mountpoint.join("file"), b"x").is_err());
+        fs::write(background.mountpoint.join("other"), b"x").unwrap();
+    };
+    check();
+    let answer = ask(&background.mountpoint, "reload").text();
+    assert!(answer.contains("1 rule kept as read at mount: "), "{answer}");
+    check();
+    let answer = ask(&background.mountpoint, "json reload").json();
+    assert_eq!((&answer["kept"], &answer["rules"]), (&true.into(), &1.into()), "{answer}");
+}
+
+#[test]
+fn rules_from_a_pipe_are_read_once_and_stay_at_a_reload() {
+    if !require_fuse() {
+        return;
+    }
+    const RULES: &str = "[[rule]]\nmatch = \"file\"\naccess = \"read\"\n";
+    let background = Background::new();
+    let script = "exec \"$0\" \"$@\" 9< <(printf %s \"$RULES\")";
+    let mut command = background.command(
+        &["bash".as_ref(), "-c".as_ref(), script.as_ref()],
+        "access=write,rules=/dev/fd/9",
+    );
+    assert_mounted(&command.env("RULES", RULES).output().unwrap());
+    assert_rules_stay(&background);
+
+    // One with a name, to which nobody writes at the reload.
+    let background = Background::new();
+    let fifo = background.path("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let writer = {
+        let fifo = fifo.clone();
+        std::thread::spawn(move || fs::write(fifo, RULES).unwrap())
+    };
+    let options = format!("access=write,rules={}", fifo.display());
+    assert_mounted(&background.command(&[], &options).output().unwrap());
+    writer.join().unwrap();
+    assert_rules_stay(&background);
+}
+
 /// Mounts with a descriptor of the shell: `$0 $@ REDIRECTION`, where `$FILE` is this path.
 #[track_caller]
 fn mount_with(background: &Background, redirection: &str, file: &Path, options: &str) {

@@ -150,7 +150,8 @@ impl Verb {
                 summary: "read the rules file again",
                 doc: "Reads the file of the mount option rules= again, as SIGHUP makes the daemon \
                       do. When it has a mistake, the answer names the line, and the old rules \
-                      stay. New rules hold for files that are opened from then on.",
+                      stay. New rules hold for files that are opened from then on. Rules that \
+                      came from a pipe were read once: they stay, and the answer says so.",
                 example: "reload",
             },
             Verb::Help => Entry {

@@ -147,7 +147,11 @@ fn one_of_each() -> Vec<Report> {
         Report::Maps(Vec::new()),
         Report::Lock(lock()),
         Report::Lock(LockReport { path: Name::from(OsStr::from_bytes(b"\xff\n")), ..lock() }),
-        Report::Reload(ReloadReport { rules: 3, path: Some("/etc/mmapfs/rules.toml".into()) }),
+        Report::Reload(ReloadReport {
+            rules: 3,
+            path: Some("/etc/mmapfs/rules.toml".into()),
+            kept: false,
+        }),
         Report::Help("a\nb\n".into()),
         Report::Version(VersionReport { version: "0.1.0".into(), protocol: "7.45".into() }),
         Report::Log { level: "debug".into() },
@@ -194,9 +198,16 @@ fn short_reports_are_one_line_that_says_what_was_done() {
             "flush sync 4K-8K of .: dirty pages 1 before, unknown after, in 2.34 s\n",
         ),
         (Report::Lock(lock()), "locked 0-4K of \"x\\ny\" in 7 us\n"),
-        (Report::Reload(ReloadReport { rules: 3, path: Some("r".into()) }), "3 rules from r\n"),
         (
-            Report::Reload(ReloadReport { rules: 0, path: None }),
+            Report::Reload(ReloadReport { rules: 3, path: Some("r".into()), kept: false }),
+            "3 rules from r\n",
+        ),
+        (
+            Report::Reload(ReloadReport { rules: 1, path: Some("/dev/fd/9".into()), kept: true }),
+            "1 rule kept as read at mount: /dev/fd/9 is a pipe or a descriptor, which is read once\n",
+        ),
+        (
+            Report::Reload(ReloadReport { rules: 0, path: None, kept: false }),
             "no rules: the mount has no rules file\n",
         ),
         (Report::Log { level: "debug".into() }, "log level debug\n"),

@@ -94,6 +94,11 @@ impl Display for LockReport {
 impl Display for ReloadReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.path {
+            Some(path) if self.kept => writeln!(
+                f,
+                "{} kept as read at mount: {path} is a pipe or a descriptor, which is read once",
+                Count(self.rules, "rule")
+            ),
             Some(path) => writeln!(f, "{} from {path}", Count(self.rules, "rule")),
             None => writeln!(f, "no rules: the mount has no rules file"),
         }

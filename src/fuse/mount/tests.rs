@@ -15,6 +15,7 @@ fn config(options: &str, fsname: &str, mountpoint_kind: SourceKind) -> MountConf
         view: options.view,
         mode,
         rules_file: None,
+        rules_stay: false,
         rules: RuleSet::default(),
         scratch: None,
         control: ControlVisibility::Hidden,
