@@ -3,6 +3,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::*;
+use crate::advice::Advice;
 use crate::control::command::ErrorKind;
 
 fn status() -> StatusReport {
@@ -177,6 +178,24 @@ fn json_names_its_kind_and_keeps_numbers_as_numbers() {
     );
     assert_eq!(Report::Maps(Vec::new()).to_json().unwrap(), r#"{"report":"maps","mappings":[]}"#);
     assert_eq!(Report::Help("x".into()).to_json().unwrap(), r#"{"report":"help","text":"x"}"#);
+}
+
+#[test]
+fn the_json_of_an_error_has_the_members_that_the_manual_names() {
+    let error = CommandError::new(ErrorKind::NotAllowed, "remove destroys the bytes")
+        .about(Path::new("a b"))
+        .needing_destroy(Advice::Remove);
+    let json = Report::from(&error).to_json().unwrap();
+    assert_eq!(
+        json,
+        r#"{"report":"error","error":"a b: remove destroys the bytes: say `advise destroy remove` if that is meant","errno":1,"needs":"destroy","path":"a b","reason":"remove destroys the bytes"}"#
+    );
+    let json = Report::from(&CommandError::new(ErrorKind::Unknown, "no")).to_json().unwrap();
+    assert_eq!(json, r#"{"report":"error","error":"no","errno":22,"reason":"no"}"#);
+    let manual = include_str!("../../../README.md");
+    for member in ["report", "error", "errno", "needs", "path", "reason"] {
+        assert!(manual.contains(&format!("\n| `{member}` | ")), "{member}");
+    }
 }
 
 #[test]
