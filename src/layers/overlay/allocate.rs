@@ -23,7 +23,7 @@ impl Overlay {
         mode: u32,
         caller: &Caller,
     ) -> Result<(), Errno> {
-        match &*self.handles.file(id)? {
+        match self.using(id)?.open()? {
             Handle::Whole { node, id, layer: None } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
                 let seek = |offset, to| self.upper.seek(upper, *id, offset, to);
@@ -83,7 +83,7 @@ impl Overlay {
         len: usize,
         caller: &Caller,
     ) -> Result<usize, Errno> {
-        match (&*self.handles.file(from.0)?, &*self.handles.file(to.0)?) {
+        match (self.using(from.0)?.open()?, self.using(to.0)?.open()?) {
             (
                 Handle::Whole { layer: None, id: source, .. },
                 Handle::Whole { layer: None, id: target, node },

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::content::read_base;
+use super::content::{Content, read_base};
 use super::handles::Handle;
 use super::node::{At, Node};
 use crate::layers::pages::{MapAccess, MapId, PAGE, PageMap};
@@ -86,29 +86,42 @@ impl Overlay {
     pub fn release(&self, id: HandleId) -> Result<(), Errno> {
         let outer = id;
         let handle = self.handles.files.write().remove(&id.0).ok_or(Errno::BADF)?;
-        let node = Arc::clone(handle.node());
-        let ended = match &*handle {
+        let (node, ended) = match &*handle {
             Handle::Whole { node, layer, id } => {
                 node.whole_opens.fetch_sub(1, Ordering::AcqRel);
-                match layer {
+                let ended = match layer {
                     None => self.upper.release(*id),
                     Some(at) => {
                         node.loan.closed(outer);
                         self.layer(*at)?.release(*id)
                     }
-                }
+                };
+                (Arc::clone(node), ended)
             }
-            Handle::Merged { content, .. } => {
-                let content = Arc::clone(content);
-                drop(handle);
-                self.close_content(&node, content)
+            Handle::Merged { .. } => {
+                return match Arc::into_inner(handle) {
+                    Some(Handle::Merged { node, content, .. }) => self.end_merged(node, content),
+                    _ => Ok(()), // A request still uses it, and ends it.
+                };
             }
         };
+        drop(handle);
+        self.closed(node);
+        ended
+    }
+
+    /// Ends an open file with pages in several layers that nobody uses any more.
+    pub(super) fn end_merged(&self, node: Arc<Node>, content: Arc<Content>) -> Result<(), Errno> {
+        let ended = self.close_content(&node, content);
+        self.closed(node);
+        ended
+    }
+
+    fn closed(&self, node: Arc<Node>) {
         self.count_stored(&node); // What was written back meanwhile may have taken more.
         let ino = node.ino;
         drop(node);
         self.drop_unused(ino);
-        ended
     }
 
     /// Drops a node that nobody needs any more.
@@ -143,7 +156,7 @@ impl Overlay {
         len: usize,
         deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), Errno> {
-        match &*self.handles.file(id)? {
+        match self.using(id)?.open()? {
             Handle::Whole { node, layer, id } => {
                 let (volume, inner) = self.whole(node, *layer)?;
                 volume.read(inner, *id, offset, len, |bytes| deliver(bytes))
@@ -175,7 +188,7 @@ impl Overlay {
         request: WriteRequest,
         caller: &Caller,
     ) -> Result<usize, Errno> {
-        match &*self.handles.file(id)? {
+        match self.using(id)?.open()? {
             Handle::Whole { node, id, layer: None } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
                 let at = || match request.append {
@@ -258,7 +271,7 @@ impl Overlay {
     /// # Errors
     /// ENXIO behind the end of the file; those of lseek(2).
     pub fn seek(&self, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
-        match &*self.handles.file(id)? {
+        match self.using(id)?.open()? {
             Handle::Whole { node, layer, id } => {
                 let (volume, inner) = self.whole(node, *layer)?;
                 volume.seek(inner, *id, offset, to)
@@ -283,8 +296,8 @@ impl Overlay {
         out_size: usize,
     ) -> Result<(i32, Vec<u8>), Errno> {
         let node = self.node(ino)?;
-        if let Ok(handle) = self.handles.file(id)
-            && let Handle::Whole { node, layer, id } = &*handle
+        if let Ok(handle) = self.using(id)
+            && let Ok(Handle::Whole { node, layer, id }) = handle.open()
         {
             let (volume, inner) = self.whole(node, *layer)?;
             return volume.ioctl(inner, *id, command, data, out_size);

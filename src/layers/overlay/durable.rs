@@ -19,8 +19,9 @@ impl Overlay {
     /// # Errors
     /// EBADF for an unknown handle; those of fsync(2).
     pub fn sync(&self, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
-        let handle = self.handles.file(id)?;
-        let synced = match &*handle {
+        let using = self.using(id)?;
+        let handle = using.open()?;
+        let synced = match handle {
             Handle::Whole { node, layer: None, id } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
                 // What was made here has the name that the client gave it, who synchronises that.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 use rustix::io::Errno;
 
+use super::Overlay;
 use super::content::Content;
 use super::list::OpenDir;
 use super::node::{At, Node};
@@ -33,6 +34,43 @@ impl Handle {
         match self {
             Handle::Whole { node, .. } | Handle::Merged { node, .. } => node,
         }
+    }
+}
+
+/// An open file while a request uses it. A reader has the answer before the request has ended, and may
+/// have closed the file by then: whoever is the last to use it ends it.
+pub(super) struct Using<'a> {
+    overlay: &'a Overlay,
+    /// Until the end.
+    handle: Option<Arc<Handle>>,
+    id: HandleId,
+}
+
+impl Using<'_> {
+    /// What is open.
+    ///
+    /// # Errors
+    /// EBADF, which does not come before the end.
+    pub(super) fn open(&self) -> Result<&Handle, Errno> {
+        self.handle.as_deref().ok_or(Errno::BADF)
+    }
+}
+
+impl Drop for Using<'_> {
+    fn drop(&mut self) {
+        let last = self.handle.take().and_then(Arc::into_inner);
+        if let Some(Handle::Merged { node, content, .. }) = last
+            && let Err(err) = self.overlay.end_merged(node, content)
+        {
+            log::warn!("closing file {}: {err}", self.id.0);
+        }
+    }
+}
+
+impl Overlay {
+    /// An open file, for a request. The names are not locked when that ends.
+    pub(super) fn using(&self, id: HandleId) -> Result<Using<'_>, Errno> {
+        Ok(Using { overlay: self, handle: Some(self.handles.file(id)?), id })
     }
 }
 
@@ -67,7 +105,7 @@ impl HandleTable {
         HandleId(id)
     }
 
-    pub(super) fn file(&self, id: HandleId) -> Result<Arc<Handle>, Errno> {
+    fn file(&self, id: HandleId) -> Result<Arc<Handle>, Errno> {
         self.files.read().get(&id.0).cloned().ok_or(Errno::BADF)
     }
 
@@ -81,7 +119,7 @@ impl HandleTable {
 
     /// The handle of a whole file in the volume of the node's topmost part.
     pub(super) fn inner(&self, id: HandleId) -> Option<HandleId> {
-        match &*self.file(id).ok()? {
+        match &**self.files.read().get(&id.0)? {
             Handle::Whole { id, layer: None, .. } => Some(*id),
             Handle::Whole { id, node, .. } if node.is_direct() => Some(*id),
             _ => None,
