@@ -22,7 +22,7 @@ use crate::fuse::mount::{Mounted, mount};
 use crate::fuse::{Adapter, AdapterOptions, BusyPoll, Handlers, KernelCaches, Timeouts};
 use crate::layers::scratch::{Places, Scratch};
 use crate::shown::{Name, Show};
-use crate::volume::{Managed, Policy, Trust, Volume, VolumeOptions};
+use crate::volume::{Managed, Policy, Told, Trust, Volume, VolumeOptions};
 use crate::watch::Watch;
 use crate::{layers, sys};
 
@@ -103,7 +103,10 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     }
     executor.add_feature(readahead(&mounted.lock()));
     let watching = match watch {
-        Some((watch, volume)) => Some(watch.start(volume, &config.source, &config.mountpoint)?),
+        Some(of) => {
+            let Watched { watch, volume, told } = of;
+            Some(watch.start(volume, told, &config.source, &config.mountpoint)?)
+        }
         None => None,
     };
     watch_signals(signals, Arc::clone(&mounted), executor)?;
@@ -130,8 +133,15 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     }
 }
 
-/// The tree that is served, and what watches it from the start where it can change by itself.
-type Opened = (Arc<dyn Managed>, Option<(Watch, Arc<Volume>)>);
+/// What is watched from the start, since it can change by itself, and who is told.
+struct Watched {
+    watch: Watch,
+    volume: Arc<Volume>,
+    told: Arc<dyn Told>,
+}
+
+/// The tree that is served, with its watch.
+type Opened = (Arc<dyn Managed>, Option<Watched>);
 
 fn open_tree(config: &MountConfig) -> Result<Opened, Failure> {
     let options = volume_options(config);
@@ -141,17 +151,23 @@ fn open_tree(config: &MountConfig) -> Result<Opened, Failure> {
         let volume = Arc::new(volume);
         // Watched before the kernel is told anything.
         let watch = Watch::of(&volume, config.watch)?;
-        return Ok((Arc::<Volume>::clone(&volume), watch.map(|watch| (watch, volume))));
+        let tree = Arc::clone(&volume);
+        let watched =
+            watch.map(|watch| Watched { watch, volume: Arc::clone(&volume), told: volume });
+        return Ok((tree, watched));
     };
     let places = Places::of_process();
     let (share, base_changed) = (scratch.share, scratch.base_changed.unwrap_or_default());
     let scratch = Scratch::open(scratch, &options.source, &config.mountpoint, &places)?;
     let overlay = Arc::new(layers::assemble(options, scratch, share, base_changed)?);
+    let base = overlay.base();
+    let watch = Watch::of(&base, config.watch)?;
     if let Err(err) = overlay.start_guard() {
         log::warn!("guarding the base: {err}: changes of it are refused when they are seen");
     }
     overlay.guard_kept();
-    Ok((overlay, None))
+    let told = Arc::clone(&overlay);
+    Ok((overlay, watch.map(|watch| Watched { watch, volume: base, told })))
 }
 
 fn volume_options(config: &MountConfig) -> VolumeOptions {

@@ -59,10 +59,11 @@ impl AdapterOptions {
     /// How the kernel treats an open file that it has a cache for. Cached data stays only while
     /// attributes may be trusted; otherwise every open starts anew. At close the kernel writes
     /// back what was stored through a mapping; after reading there is nothing to do.
-    fn cached_flags(&self, write: bool) -> FopenFlags {
+    fn cached_flags(&self, opened: &Opened, write: bool) -> FopenFlags {
         let mut flags = FopenFlags::empty();
+        let keep = self.timeouts.keep_data() && !opened.begins_anew;
         flags.set(FopenFlags::FOPEN_NOFLUSH, !write);
-        flags.set(FopenFlags::FOPEN_KEEP_CACHE, self.timeouts.keep_data());
+        flags.set(FopenFlags::FOPEN_KEEP_CACHE, keep);
         flags
     }
 }
@@ -114,7 +115,7 @@ impl Adapter {
         reply: ReplyOpen,
     ) {
         match opened {
-            Ok(opened) => answer_open(&opened, self.options.cached_flags(write), reply),
+            Ok(opened) => answer_open(&opened, self.options.cached_flags(&opened, write), reply),
             Err(err) => reply.error(err),
         }
     }
@@ -136,7 +137,7 @@ impl Adapter {
                 reply.created_passthrough(&timeout, &attr, generation, handle, flags, id);
             }
             None => {
-                let flags = self.options.cached_flags(write);
+                let flags = self.options.cached_flags(opened, write);
                 reply.created(&timeout, &attr, generation, handle, flags);
             }
         }
@@ -145,11 +146,13 @@ impl Adapter {
     /// Opens a file on a thread of its own, since somebody holds a lease on it and may take up to
     /// /proc/sys/fs/lease-break-time to give way.
     pub(super) fn open_later(&self, ino: Ino, how: Open, who: Caller, reply: ReplyOpen) {
-        let (tree, flags) = (Arc::clone(&self.tree), self.options.cached_flags(how.write));
+        let (tree, options) = (Arc::clone(&self.tree), self.options);
         let open = move || {
             let opened = tree.open(ino, how, &who, &|fd| lend(&reply, fd));
             match opened {
-                Ok(opened) => answer_open(&opened, flags, reply),
+                Ok(opened) => {
+                    answer_open(&opened, options.cached_flags(&opened, how.write), reply);
+                }
                 Err(err) => reply.error(convert::errno(err)),
             }
         };

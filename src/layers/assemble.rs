@@ -61,6 +61,8 @@ pub fn assemble(
     let place = scratch.layout().dir().to_owned();
     let shown = place.shown().to_string();
     let upper = open(upper, &shown)?;
+    // Whatever changes here comes through the mount.
+    upper.watch(Coverage::Filesystem);
     let overlay = Overlay::new(OverlayOptions {
         scratch,
         upper: Arc::new(upper),
@@ -76,11 +78,7 @@ pub fn assemble(
 }
 
 fn open(options: VolumeOptions, shown: &str) -> Result<Volume, Failure> {
-    let volume = Volume::open_source(options)
-        .map_err(|err| Failure::failed(shown, format!("opening it: {err}")))?;
-    // Whatever changes here comes through the mount.
-    volume.watch(Coverage::Filesystem);
-    Ok(volume)
+    Volume::open_source(options).map_err(|err| Failure::failed(shown, format!("opening it: {err}")))
 }
 
 /// The base through a mount of its own that can not be written and keeps the times of access.

@@ -55,6 +55,8 @@ pub struct Opened {
     /// the kernel's: O_APPEND and O_DIRECT may be taken back by fcntl(2), and the kernel's
     /// backing file would keep them.
     pub by_request: bool,
+    /// What the kernel has cached of it may be from before a change that nobody has told of yet.
+    pub begins_anew: bool,
 }
 
 /// A write as the caller's descriptor asks for it.
@@ -201,7 +203,7 @@ impl Volume {
         }
         let handle = OpenFile::new(node.ino, file, open, mode.readable(), Some(hold));
         let by_request = (how.append || how.direct) && mode.plane != PlaneChoice::Passthrough;
-        Ok(Opened { id: self.handles.add_file(handle), plane, by_request })
+        Ok(Opened { id: self.handles.add_file(handle), plane, by_request, begins_anew: false })
     }
 
     /// The kernel opens the backing file with the caller's flags, and makes EIO of whatever goes

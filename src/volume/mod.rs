@@ -53,7 +53,7 @@ pub use policy::Policy;
 pub use setattr::{NewTime, SetAttr};
 pub use tree::{Managed, ScratchCounts, Tree};
 pub use view::{Found, NotAdvised, PageState, View, VolumeCounts};
-pub use watched::{Coverage, Trust, WatchCounts, WatchDirectories};
+pub use watched::{Coverage, Told, Trust, WatchCounts, WatchDirectories};
 pub use xattr::XattrFlags;
 
 use crate::mapping::FileTable;

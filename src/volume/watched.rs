@@ -6,13 +6,15 @@
 //! invalidated. So changes are counted before their inodes are looked for, and an answer during
 //! which the count has moved is good for once.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::attr::{Entry, Stat};
 use super::identity::Seen;
@@ -23,7 +25,7 @@ use crate::sys;
 use crate::sys::handle::FileHandle;
 
 /// How long an answer may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Trust {
     /// Not again: something changed while it was made.
     Once,
@@ -76,6 +78,60 @@ pub struct WatchCounts {
     pub invalidations: AtomicU64,
     /// How often changes were lost, and everything was invalidated.
     pub overflows: AtomicU64,
+}
+
+/// What is told of changes that were made directly in a volume, by the numbers of that volume. None
+/// of it is to be called by a thread that the kernel waits for, or with a lock held.
+pub trait Told: Send + Sync {
+    /// A name in a directory came, went, or leads to something else. With `leads_on` something is
+    /// mounted in the mount on the way that it is on, which stays if that still leads to the same.
+    fn name(&self, parent: Ino, name: &OsStr, leads_on: bool);
+
+    /// The attributes of a file or directory have changed, and with `data` its content. Returns
+    /// whether it is to be told again, because what the kernel is to forget is on its way to it.
+    fn inode(&self, ino: Ino, data: bool) -> bool;
+
+    /// Directories of these names came, went or were moved, wherever that was.
+    fn directories(&self, names: &HashSet<OsString>);
+
+    /// Anything may have changed. The names and files that are known are told of one by one.
+    fn everything(&self);
+
+    /// The directory and the name that a path in the mount ends in, as far as it is of the volume.
+    fn place_of(&self, path: &Path) -> Option<(Ino, OsString)>;
+}
+
+impl Told for Volume {
+    fn name(&self, parent: Ino, name: &OsStr, leads_on: bool) {
+        let Some(caches) = self.kernel_caches() else { return };
+        self.note_sent(match leads_on {
+            true => caches.expire(parent, name),
+            false => caches.entry(parent, name),
+        });
+    }
+
+    fn inode(&self, ino: Ino, data: bool) -> bool {
+        let Some(caches) = self.kernel_caches().filter(|_| self.is_told_of(ino)) else {
+            return false;
+        };
+        match caches.inode(ino, data) {
+            Err(Errno::NOENT) => self.is_known(ino),
+            result => {
+                self.note_sent(result);
+                false
+            }
+        }
+    }
+
+    fn directories(&self, _: &HashSet<OsString>) {
+        // They are found by where they are.
+    }
+
+    fn everything(&self) {}
+
+    fn place_of(&self, path: &Path) -> Option<(Ino, OsString)> {
+        Volume::place_of(self, path)
+    }
 }
 
 /// The volume's part of a watch.
@@ -191,10 +247,22 @@ impl Volume {
         self.watched.holds_mounts.store(holds, Ordering::Relaxed);
     }
 
+    /// Whether something is.
+    pub fn holds_mounts(&self) -> bool {
+        self.watched.holds_mounts.load(Ordering::Relaxed)
+    }
+
     /// Whether no name that does not exist is left over in the kernel when changes were lost.
     pub fn drops_all_names(&self) -> bool {
-        self.watched.all_names.load(Ordering::Relaxed)
-            && !self.watched.holds_mounts.load(Ordering::Relaxed)
+        self.watched.all_names.load(Ordering::Relaxed) && !self.holds_mounts()
+    }
+
+    /// Counts an invalidation that the kernel was sent.
+    pub fn note_sent(&self, result: Result<(), Errno>) {
+        self.watched.counts.invalidations.fetch_add(1, Ordering::Relaxed);
+        if let Err(err) = result {
+            log::debug!("watch: invalidating: {err}");
+        }
     }
 
     /// Counts changes that were told. To be called before their inodes are looked for.
@@ -285,7 +353,7 @@ impl Volume {
     }
 
     /// The directory and the name that a path below the source ends in.
-    pub fn place_of(&self, path: &std::path::Path) -> Option<(Ino, OsString)> {
+    pub fn place_of(&self, path: &Path) -> Option<(Ino, OsString)> {
         let below: PathBuf = path.parent()?.into();
         Some((self.find(&below).ok()?.ino, path.file_name()?.to_owned()))
     }

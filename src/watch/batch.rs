@@ -23,6 +23,8 @@ pub(super) struct Batch {
     objects: HashMap<FileHandle, bool>,
     /// Files that were written.
     written: HashSet<FileHandle>,
+    /// The names of directories that came, went or were moved.
+    directories: HashSet<OsString>,
     /// What has left a name (true) or come to it, in order.
     moves: Vec<(FileHandle, FileHandle, OsString, bool)>,
     own: Option<u32>,
@@ -67,6 +69,9 @@ impl Batch {
             }
             self.objects.entry(object).or_default();
         }
+        if event.mask & libc::FAN_ONDIR != 0 && !self.directories.contains(&name) {
+            self.directories.insert(name.clone());
+        }
         // Its times, its size and its cached listing change with its names.
         self.objects.insert(directory.clone(), true);
         self.names.insert((directory, name));
@@ -102,6 +107,9 @@ impl Batch {
         }
         for (object, data) in self.objects {
             work.extend(find(&object).map(|ino| Work::Inode(ino, data)));
+        }
+        if !self.directories.is_empty() {
+            work.push(Work::Directories(self.directories));
         }
         work
     }

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use crate::config::WatchMode;
 use crate::error::Failure;
 use crate::sys::fanotify::Fanotify;
-use crate::volume::{Coverage, Ino, Volume};
+use crate::volume::{Coverage, Ino, Told, Volume};
 use batch::Batch;
 use directories::Directories;
 use hush::Hush;
@@ -84,13 +84,14 @@ impl Watch {
         Ok(None)
     }
 
-    /// Passes changes on, in a thread of its own, now that the volume is connected.
+    /// Passes changes on to `told`, in a thread of its own, now that the volume is connected.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(
         self,
         volume: Arc<Volume>,
+        told: Arc<dyn Told>,
         source: &Path,
         mountpoint: &Path,
     ) -> Result<Watching, Failure> {
@@ -98,7 +99,7 @@ impl Watch {
         volume.try_dropping_names();
         let ended = rustix::io::dup(&self.end).map_err(|err| failed(err.into()))?;
         let mounts = Mounts::below(source);
-        let senders = Senders::start(Arc::clone(&volume), mountpoint).map_err(failed)?;
+        let senders = Senders::start(Arc::clone(&volume), told, mountpoint).map_err(failed)?;
         let run = move || {
             run(&self, &volume, &senders, mounts);
             senders.end();

@@ -8,15 +8,13 @@ use std::collections::{HashMap, HashSet, VecDeque, hash_map};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-use rustix::io::Errno;
 
 use super::mounts;
-use crate::volume::{Ino, Invalidate, Volume};
+use crate::volume::{Ino, Told, Volume};
 
 /// When an invalidation waits so long, the next ones do not wait for it.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2);
@@ -37,6 +35,8 @@ pub(super) enum Work {
     Entry(Ino, OsString),
     /// Attributes, and data too.
     Inode(Ino, bool),
+    /// Directories of these names came or went somewhere.
+    Directories(HashSet<OsString>),
     /// Whatever the kernel knows.
     Everything,
 }
@@ -82,6 +82,7 @@ impl State {
 /// The threads and what they have to do.
 pub(super) struct Senders {
     volume: Arc<Volume>,
+    told: Arc<dyn Told>,
     mountpoint: PathBuf,
     /// The names that lead to what is mounted inside the mount.
     ways: RwLock<HashSet<(Ino, OsString)>>,
@@ -91,9 +92,14 @@ pub(super) struct Senders {
 
 impl Senders {
     /// Starts the first thread.
-    pub(super) fn start(volume: Arc<Volume>, mountpoint: &Path) -> std::io::Result<Arc<Senders>> {
+    pub(super) fn start(
+        volume: Arc<Volume>,
+        told: Arc<dyn Told>,
+        mountpoint: &Path,
+    ) -> std::io::Result<Arc<Senders>> {
         let senders = Arc::new(Senders {
             volume,
+            told,
             mountpoint: mountpoint.to_owned(),
             ways: RwLock::default(),
             state: Mutex::default(),
@@ -115,7 +121,7 @@ impl Senders {
     pub(super) fn note_mounts_inside(&self) -> bool {
         let inside = mounts::inside(&self.mountpoint);
         let steps = inside.iter().flat_map(|path| path.ancestors());
-        let ways = steps.filter_map(|path| self.volume.place_of(path)).collect();
+        let ways = steps.filter_map(|path| self.told.place_of(path)).collect();
         *self.ways.write() = ways;
         self.volume.set_holds_mounts(!inside.is_empty());
         !inside.is_empty()
@@ -208,59 +214,42 @@ impl Senders {
 
     /// Invalidates. Returns what the kernel does not know and should.
     fn send(&self, work: Work) -> Option<(Ino, bool)> {
-        let caches = self.volume.kernel_caches()?;
+        self.volume.kernel_caches()?;
         match work {
-            Work::Entry(parent, name) => self.entry(caches, &(parent, name)),
-            Work::Inode(ino, data) => return self.inode(caches, ino, data),
-            Work::Everything => self.everything(caches),
+            Work::Entry(parent, name) => self.entry(&(parent, name)),
+            Work::Inode(ino, data) => return self.inode(ino, data),
+            Work::Directories(names) => self.told.directories(&names),
+            Work::Everything => self.everything(),
         }
         None
     }
 
-    fn note(&self, result: Result<(), Errno>) {
-        self.volume.watch_counts().invalidations.fetch_add(1, Ordering::Relaxed);
-        if let Err(err) = result {
-            log::debug!("watch: invalidating: {err}");
-        }
-    }
-
-    fn entry(&self, caches: &dyn Invalidate, place: &(Ino, OsString)) {
-        let (parent, name) = place;
+    fn entry(&self, place: &(Ino, OsString)) {
         // Unlocked before anything that may wait.
         let leads_on = self.ways.read().contains(place);
-        self.note(match leads_on {
-            true => caches.expire(*parent, name),
-            false => caches.entry(*parent, name),
-        });
+        self.told.name(place.0, &place.1, leads_on);
     }
 
-    fn inode(&self, caches: &dyn Invalidate, ino: Ino, data: bool) -> Option<(Ino, bool)> {
-        if !self.volume.is_told_of(ino) {
-            return None;
-        }
-        match caches.inode(ino, data) {
-            Err(Errno::NOENT) => self.volume.is_known(ino).then_some((ino, data)),
-            result => {
-                self.note(result);
-                None
-            }
-        }
+    fn inode(&self, ino: Ino, data: bool) -> Option<(Ino, bool)> {
+        self.told.inode(ino, data).then_some((ino, data))
     }
 
     /// When it is not known what has changed, everything has. Names that are not there are known
     /// to the kernel alone: where it cannot drop them all, they are never trusted for long. A name
     /// that is dropped takes with it what is mounted below; there, names are looked up anew.
-    fn everything(&self, caches: &dyn Invalidate) {
-        let all_names = !self.note_mounts_inside() && caches.names().is_ok();
+    fn everything(&self) {
+        self.told.everything();
+        let drop_names = || self.volume.kernel_caches().is_some_and(|to| to.names().is_ok());
+        let all_names = !self.note_mounts_inside() && drop_names();
         let known = self.volume.everything_known();
         let mut late = HashMap::new();
         for data in [false, true] {
             for (ino, place) in &known {
                 // Twice: a name that is missing stays if it is looked up just then.
                 if !all_names && *ino != Ino::ROOT {
-                    self.entry(caches, place);
+                    self.entry(place);
                 }
-                late.extend(self.inode(caches, *ino, data));
+                late.extend(self.inode(*ino, data));
             }
         }
         self.state.lock().late.extend(late);

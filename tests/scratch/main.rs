@@ -41,3 +41,4 @@ mod shared;
 mod stores;
 mod threads;
 mod tidy;
+mod watched;

@@ -166,10 +166,7 @@ impl Display for StatusReport {
         let (events, sent, lost) = (watch.events, watch.invalidations, watch.overflows);
         let by = watch.by.as_deref().unwrap_or("off");
         let counts = format_args!("{events} changes, {sent} invalidations, {lost} overflows");
-        match &self.scratch {
-            Some(_) => row(f, "watch", by)?,
-            None => row(f, "watch", format_args!("{by}: {counts}"))?,
-        }
+        row(f, "watch", format_args!("{by}: {counts}"))?;
         self.kernel_rows(f)?;
         self.count_rows(f)
     }

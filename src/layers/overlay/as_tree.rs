@@ -21,8 +21,11 @@ impl Tree for Overlay {
         Overlay::forget(self, ino, count)
     }
 
-    fn trust_in_names(&self, _: Ino) -> Trust {
-        if self.is_mixed() { Trust::Briefly } else { Trust::UntilTold }
+    fn trust_in_names(&self, parent: Ino) -> Trust {
+        match self.nodes.get(parent).filter(|_| !self.is_mixed()) {
+            Some(node) => self.trust_below(&node),
+            None => Trust::Briefly,
+        }
     }
 
     fn keeps_listings(&self, dir: Ino) -> bool {
@@ -30,7 +33,7 @@ impl Tree for Overlay {
     }
 
     fn drops_all_names(&self) -> bool {
-        false
+        self.base().drops_all_names()
     }
 
     fn attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr, Errno> {

@@ -85,7 +85,7 @@ impl Overlay {
 
     pub(super) fn entry(&self, node: &Node, stat: Stat, trust: Trust) -> Entry {
         let attr = self.shown(node, stat, trust);
-        let trust = if node.is_direct() { Trust::Briefly } else { Trust::UntilTold };
+        let trust = self.trust_in_name(node, &stat);
         let (ino, known) = (node.loan.number(), attr.trust);
         // An entry says one number for both: attributes with that of the base are asked for.
         let attr_trust = if ino == node.ino { known } else { Trust::Once };

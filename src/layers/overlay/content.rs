@@ -299,6 +299,7 @@ impl Overlay {
             pages = parts.pages.take();
             parts.path = None; // The path goes at the next mount, when that is durable.
         });
+        self.nodes.note_not_below(node.ino, &left.lowers);
         node.has_moved();
         *slot = Weak::new();
         drop(slot);

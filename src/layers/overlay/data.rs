@@ -39,6 +39,7 @@ impl Overlay {
             let opened = self.layer(at)?.open(at.ino, how, caller, lend)?;
             return Ok(self.handles.add_whole(node, Some(at), opened));
         }
+        let begins_anew = self.has_just_changed(&node);
         if how.write && !self.is_open(&node) {
             self.clone_whole(&node)?;
             if self.is_worth_copying(&node)? {
@@ -57,7 +58,7 @@ impl Overlay {
         if let Some(upper) = whole
             && slot.strong_count() == 0
         {
-            let opened = self.upper.open(upper, how, caller, lend)?;
+            let opened = Opened { begins_anew, ..self.upper.open(upper, how, caller, lend)? };
             return Ok(self.handles.add_whole(Arc::clone(&node), None, opened));
         }
         if !how.write && self.share {
@@ -76,7 +77,8 @@ impl Overlay {
         drop(slot);
         let handle = Handle::Merged { node, content, read: how.read, write: how.write };
         let id = self.handles.add(handle);
-        Ok(Opened { id, plane: Plane::Mapped(WhyMapped::Merged), by_request: false })
+        let plane = Plane::Mapped(WhyMapped::Merged);
+        Ok(Opened { id, plane, by_request: false, begins_anew })
     }
 
     /// Ends an open file.

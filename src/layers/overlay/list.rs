@@ -211,7 +211,9 @@ impl Overlay {
             return step;
         }
         let attr = Attr { ino: number, stat, trust };
-        let entry = Entry { attr, generation: 0, trust: Trust::UntilTold };
+        let is_told = self.base().is_of_source(&stat);
+        let named = if is_told { self.trust_below(node) } else { Trust::Briefly };
+        let entry = Entry { attr, generation: 0, trust: named };
         let shown = DirItem {
             name: item.name,
             ino: number,

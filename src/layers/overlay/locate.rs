@@ -137,14 +137,17 @@ impl Overlay {
         (stat, trust): (&Stat, Trust),
         known: bool,
     ) -> Result<Sought, Errno> {
-        let node = self.nodes.get(born(inner));
-        if let Some(node) = node.filter(|node| node.is_born_as(inner, stat.kind())) {
+        let node = self.nodes.get(born(inner)).filter(|node| {
+            let told = || whence.dirs.is_empty() || self.is_told(whence.dirs);
+            node.is_born_as(inner, stat.kind()) && (!stat.is_dir() || told())
+        });
+        if let Some(node) = node {
             let (ino, parts) = (node.ino, node.parts());
             return Ok(Sought { ino, parts, stat: *stat, trust });
         }
-        let marks = self.marks_of(inner, stat).map_err(|err| self.tell(whence, name, err))?;
+        let marks = self.marks_of(inner, stat).map_err(|err| self.tell_of(whence, name, err))?;
         let lowers = match stat.kind() {
-            libc::S_IFDIR if !marks.opaque => self.lower_directories(whence, name, &marks)?,
+            libc::S_IFDIR => self.merged_below(whence, name, &marks)?,
             libc::S_IFREG if marks.metacopy => vec![self.lower_data(whence, name, &marks, known)?],
             libc::S_IFREG => {
                 marks.pages.map_or(Ok(()), |id| self.check_whole(whence, name, id))?;
@@ -154,10 +157,12 @@ impl Overlay {
         };
         let number = match marks.number() {
             Some(number) => Ino(number),
-            None => match lowers.first() {
+            None => match (self.nodes.of_upper(inner), lowers.first()) {
+                // Made here, before there was anything below.
+                (Some(known), _) if stat.is_dir() => known.ino,
                 // Made by another overlay, which has its own way to remember.
-                Some(at) if *at != At::GONE => self.number_below(*at),
-                _ => born(inner),
+                (_, Some(at)) if *at != At::GONE => self.number_below(*at),
+                (_, _) => born(inner),
             },
         };
         let links = match marks.links {
@@ -184,7 +189,7 @@ impl Overlay {
     }
 
     /// The marks of an upper file, which fit each other and its attributes.
-    fn marks_of(&self, inner: Ino, stat: &Stat) -> Result<MarkSet, MarkError> {
+    pub(super) fn marks_of(&self, inner: Ino, stat: &Stat) -> Result<MarkSet, MarkError> {
         let bad = |mark, reason| Err(MarkError::Bad { mark, reason });
         let mut marks = self.marks.read(&self.upper, inner)?;
         if let Some(links) = marks.links {
@@ -212,9 +217,24 @@ impl Overlay {
     }
 
     /// Tells why a file cannot be used.
-    fn tell(&self, whence: Whence<'_>, name: &OsStr, err: MarkError) -> Errno {
+    pub(super) fn tell_of(&self, whence: Whence<'_>, name: &OsStr, err: MarkError) -> Errno {
         log::error!("{}: {err}", self.path_of(whence.parent).join(name).shown());
         err.errno()
+    }
+
+    pub(super) fn merged_below(
+        &self,
+        whence: Whence<'_>,
+        name: &OsStr,
+        marks: &MarkSet,
+    ) -> Result<Vec<At>, Errno> {
+        if marks.opaque {
+            return Ok(Vec::new());
+        }
+        if marks.redirect.is_some() {
+            self.note_redirect();
+        }
+        self.lower_directories(whence, name, marks)
     }
 
     fn lower_directories(
@@ -422,6 +442,9 @@ impl Overlay {
             None => 0,
         };
         let (node, left) = self.nodes.enter(key, parent, name, sought.parts, stored);
+        if node.is_dir() && left.upper.is_some() && !node.has_lowers(&left.lowers) {
+            self.note_outdated(&node);
+        }
         self.let_go(&left);
         node
     }

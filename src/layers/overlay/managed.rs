@@ -17,7 +17,7 @@ use crate::range::ByteRange;
 use crate::sys::advise::SyncMode;
 use crate::volume::{
     Found, Ino, Invalidate, Managed, NotAdvised, OpenInode, PageState, ScratchCounts, Stat, Trust,
-    VolumeCounts, WatchCounts, WhyMapped,
+    Volume, VolumeCounts, WatchCounts, WhyMapped,
 };
 
 /// As many links as the kernel follows in a path.
@@ -274,16 +274,17 @@ impl Managed for Overlay {
     }
 
     fn watch_state(&self) -> Result<String, String> {
-        Ok(String::from("nothing: a scratch changes only through the mount"))
+        self.base().watch_state()
     }
 
     fn watch_counts(&self) -> &WatchCounts {
-        self.upper.watch_counts()
+        self.lowers.last().unwrap_or(&self.upper).watch_counts()
     }
 
     fn directories_open_silently(&self) -> bool {
-        let all = || self.lowers.iter().chain([&self.upper]);
-        !self.is_mixed() && all().all(|volume| volume.cookies_outlive_opens())
+        let mut all = self.lowers.iter().chain([&self.upper]);
+        let keeps = |of: &Arc<Volume>| of.watches_filesystem() && of.cookies_outlive_opens();
+        !self.is_mixed() && all.all(keeps)
     }
 
     fn set_rules(&self, rules: RuleSet) {
@@ -299,7 +300,7 @@ impl Managed for Overlay {
     }
 
     fn trust(&self) -> Trust {
-        Trust::UntilTold
+        self.base().trust()
     }
 
     fn rule_count(&self) -> usize {
@@ -335,7 +336,7 @@ impl Managed for Overlay {
         self.upper.end();
         self.sweeper.end();
         let Some(scratch) = self.scratch.lock().take() else { return };
-        for node in self.nodes.without_names() {
+        for node in self.nodes.all_where(|node| !node.is_linked()) {
             self.drop_pages_of(&node);
         }
         if let Err(failure) = scratch.put_in_order(|| self.make_maps_firm()) {

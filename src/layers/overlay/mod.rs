@@ -33,6 +33,7 @@ mod raise;
 mod rename;
 mod rescue;
 mod space;
+mod told;
 mod verbs;
 
 use std::collections::HashSet;
@@ -109,6 +110,7 @@ pub struct Overlay {
     serial: AtomicU64,
     counts: Counts,
     guard: guard::Guard,
+    outdated: told::Outdated,
     /// Pages of a base that has changed are shown as they are.
     mixes_bases: bool,
     /// The page maps that were in use since the start.
@@ -163,6 +165,7 @@ impl Overlay {
             serial: AtomicU64::new(MapId::random().0),
             counts: Counts::of(&scratch)?,
             guard: guard::Guard::default(),
+            outdated: told::Outdated::default(),
             mixes_bases: base_changed == BaseChanged::Mix,
             used_maps: Mutex::default(),
             caches: OnceLock::new(),

@@ -31,8 +31,12 @@ impl Overlay {
         if !self.visible(parent, name) {
             return Err(Errno::NOENT);
         }
-        let _names = self.names.read();
-        self.lookup_locked(&self.node(parent)?, name)
+        let found = {
+            let _names = self.names.read();
+            self.lookup_locked(&self.node(parent)?, name)
+        };
+        self.merge_outdated();
+        found
     }
 
     pub(super) fn lookup_locked(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Entry, Errno> {

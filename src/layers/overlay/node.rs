@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::content::Content;
 use super::lent::Loan;
 use super::locate::born;
+use super::told::Over;
 use crate::layers::scratch::PathId;
 use crate::shown::Show;
 use crate::volume::{Ino, unsubstituted};
@@ -145,6 +146,31 @@ impl Node {
         self.parts.read().upper
     }
 
+    /// Whether it has this below.
+    pub(super) fn has_below(&self, at: At) -> bool {
+        self.parts.read().lowers.contains(&at)
+    }
+
+    /// Whether it has this below, and nothing else.
+    pub(super) fn has_lowers(&self, lowers: &[At]) -> bool {
+        self.parts.read().lowers == lowers
+    }
+
+    /// Where what is below it is, if it says so.
+    pub(super) fn redirect(&self) -> Option<PathBuf> {
+        self.parts.read().redirect.clone()
+    }
+
+    /// Whether it was seen last in a directory.
+    pub(super) fn is_in(&self, dir: &Arc<Node>) -> bool {
+        self.place.lock().parent.as_ref().is_some_and(|parent| Arc::ptr_eq(parent, dir))
+    }
+
+    /// Whether the kernel knows it, or is about to.
+    pub(super) fn is_looked_up(&self) -> bool {
+        self.lookups.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn change_parts(&self, change: impl FnOnce(&mut Parts)) {
         change(&mut self.parts.write());
     }
@@ -249,6 +275,7 @@ pub(super) struct NodeTable {
     /// Nodes by other numbers that the kernel knows of them; see [`super::lent`].
     others: Mutex<HashMap<u64, Ino>>,
     numbers: Arc<Numbers>,
+    pub(super) over: Over,
 }
 
 impl NodeTable {
@@ -348,6 +375,7 @@ impl NodeTable {
         if let Some(upper) = parts.upper {
             self.numbers.note(upper, ino);
         }
+        self.note_below(ino, &parts.lowers);
         (insert(&mut nodes, (ino, kind), place, parts, stored), Parts::default())
     }
 
@@ -396,15 +424,21 @@ impl NodeTable {
             if let Some(upper) = node.upper() {
                 self.numbers.let_go(upper);
             }
+            self.note_not_below(node.ino, &node.parts.read().lowers);
             gone.push(node);
         }
         gone
     }
 
-    /// The nodes that have lost their last name.
-    pub(super) fn without_names(&self) -> Vec<Arc<Node>> {
+    /// The node of something in the upper volume.
+    pub(super) fn of_upper(&self, inner: Ino) -> Option<Arc<Node>> {
+        self.get(self.numbers.shown(inner)).filter(|node| node.upper() == Some(inner))
+    }
+
+    /// The nodes that are as `is` says.
+    pub(super) fn all_where(&self, is: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
         let nodes = self.nodes.lock();
-        nodes.values().filter(|node| !node.is_linked()).cloned().collect()
+        nodes.values().filter(|node| is(node)).cloned().collect()
     }
 
     /// The numbers of all directories.

@@ -96,6 +96,10 @@ impl Overlay {
             }
         });
         node.has_moved();
+        self.nodes.note_not_below(node.ino, &left.lowers);
+        if whole && node.is_regular() {
+            self.note_whole(node, &stat);
+        }
         self.let_go(&left);
         self.count_stored(node);
         self.nodes.raised(node, upper);

@@ -211,6 +211,7 @@ impl Overlay {
                 return Ok(()); // It was moved before.
             }
             let id = self.write_redirect(upper, &path)?;
+            self.note_redirect();
             node.change_parts(|parts| (parts.redirect, parts.path) = (Some(path), id));
             return Ok(());
         }

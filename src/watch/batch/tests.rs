@@ -47,6 +47,7 @@ fn shown(work: Vec<Work>) -> Vec<String> {
         .map(|work| match work {
             Work::Entry(parent, name) => format!("{parent}/{}", name.shown()),
             Work::Inode(ino, data) => format!("{ino} {}", if data { "data" } else { "attributes" }),
+            Work::Directories(_) => String::from("directories"),
             Work::Everything => String::from("everything"),
         })
         .collect();

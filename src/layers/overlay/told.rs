@@ -1,0 +1,396 @@
+//! Changes that were made directly in the base, and what they concern of the tree.
+//!
+//! A watch tells of them by the numbers of the base's volume. What is only below is mostly shown
+//! with that number; the others are kept in a table. A name of the base is the tree's unless the
+//! upper directory has something there. Pages of a partial copy stay those of first touch
+//! ([`super::guard`]): the kernel forgets them all the same, since it may have them from before.
+//!
+//! A directory that is also in the upper volume stays when what is below it goes, is replaced or
+//! moved: what is merged is found out anew for it and for those in it, and what the kernel knows of
+//! its names is dropped. That goes by the path in the base, as when the scratch is mounted anew.
+//!
+//! Locks: the names, for reading while it is looked which nodes are concerned, for writing while
+//! directories are merged anew. Nothing is locked while the kernel is told.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::direct::DIRECT;
+use super::locate::Whence;
+use super::managed::MOST_LINKS;
+use super::names::Upper;
+use super::node::{At, Node, NodeTable};
+use crate::shown::Show;
+use crate::volume::{Ino, Invalidate, Stat, Told, Trust, Volume};
+
+/// How many seconds after a change of the base every notice of it is taken to have come.
+const LATE: i64 = 2;
+
+/// Whether a change may not have been told yet.
+fn is_recent(stat: &Stat) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    stat.ctime.sec.saturating_add(LATE) >= now as i64
+}
+
+/// The nodes that have something below by another number than their own.
+#[derive(Default)]
+pub(super) struct Over(Mutex<HashMap<(usize, u64), Vec<Ino>>>);
+
+/// Directories that are not merged as they should be.
+#[derive(Default)]
+pub(super) struct Outdated {
+    any: AtomicBool,
+    nodes: Mutex<HashSet<Ino>>,
+    /// Some directory of the upper volume says where what is below it is.
+    redirects: AtomicBool,
+}
+
+/// Whether it is known by the number that what is below has anyhow.
+fn has_its_number(ino: Ino, below: At) -> bool {
+    below == At::GONE || ino == below.ino || ino.0 == below.ino.0 ^ DIRECT
+}
+
+impl NodeTable {
+    /// Notes what a node has below.
+    pub(super) fn note_below(&self, ino: Ino, lowers: &[At]) {
+        for at in lowers.iter().filter(|at| !has_its_number(ino, **at)) {
+            let mut over = self.over.0.lock();
+            let known = over.entry((at.layer, at.ino.0)).or_default();
+            if !known.contains(&ino) {
+                known.push(ino);
+            }
+        }
+    }
+
+    /// Notes what a node has below no longer.
+    pub(super) fn note_not_below(&self, ino: Ino, lowers: &[At]) {
+        for at in lowers.iter().filter(|at| !has_its_number(ino, **at)) {
+            let mut over = self.over.0.lock();
+            let key = (at.layer, at.ino.0);
+            let Some(known) = over.get_mut(&key) else { continue };
+            known.retain(|known| *known != ino);
+            if known.is_empty() {
+                over.remove(&key);
+            }
+        }
+    }
+
+    /// The nodes that have something below.
+    fn over(&self, at: At) -> Vec<Arc<Node>> {
+        let others = self.over.0.lock().get(&(at.layer, at.ino.0)).cloned().unwrap_or_default();
+        let numbers = [at.ino, Ino(at.ino.0 ^ DIRECT)].into_iter().chain(others);
+        numbers.filter_map(|ino| self.get(ino)).filter(|node| node.has_below(at)).collect()
+    }
+}
+
+/// What the kernel is to forget of directories that were merged anew.
+struct Forgotten {
+    /// Names in directories; with what is below them.
+    names: Vec<(Ino, OsString)>,
+    directories: Vec<Ino>,
+}
+
+impl Overlay {
+    /// The volume of the base.
+    #[must_use]
+    pub fn base(&self) -> Arc<Volume> {
+        Arc::clone(self.lowers.last().unwrap_or(&self.upper))
+    }
+
+    fn at_base(&self, ino: Ino) -> At {
+        At { layer: self.lowers.len().saturating_sub(1), ino }
+    }
+
+    /// How long the kernel may use which names a directory has below.
+    pub(super) fn trust_below(&self, dir: &Node) -> Trust {
+        self.trust_in(&dir.parts().lowers)
+    }
+
+    fn trust_in(&self, dirs: &[At]) -> Trust {
+        let in_layer =
+            |at: &At| self.layer(*at).map_or(Trust::Briefly, |of| of.trust_in_names(at.ino));
+        dirs.iter().map(in_layer).min().unwrap_or(Trust::UntilTold)
+    }
+
+    /// Whether all that changes in directories below is told.
+    pub(super) fn is_told(&self, dirs: &[At]) -> bool {
+        self.trust_in(dirs) == Trust::UntilTold
+    }
+
+    /// How long the kernel may use that a name leads to a node, whose attributes are these.
+    pub(super) fn trust_in_name(&self, node: &Node, stat: &Stat) -> Trust {
+        let Some(parent) = node.parent() else { return Trust::UntilTold };
+        let parts = node.parts();
+        match parts.upper {
+            _ if parts.direct => Trust::Briefly,
+            Some(_) if !node.is_dir() => Trust::UntilTold,
+            // What is merged may change, and with it what is in it.
+            Some(_) if parts.redirect.is_some() => {
+                let told = |volume: &Arc<Volume>| volume.watches_filesystem();
+                if self.lowers.iter().all(told) { Trust::UntilTold } else { Trust::Briefly }
+            }
+            Some(_) => self.trust_below(&parent),
+            None if self.base().is_of_source(stat) => self.trust_below(&parent),
+            None => Trust::Briefly,
+        }
+    }
+
+    /// Whether the base of a file has changed so lately that it may not be told yet, as far as it is
+    /// known. The kernel may have pages of it from before.
+    pub(super) fn has_just_changed(&self, node: &Node) -> bool {
+        let below = node.parts().lowers.first().copied();
+        let stat = below.and_then(|at| Some(self.layer(at).ok()?.attr(at.ino, None).ok()?.stat));
+        stat.is_some_and(|stat| is_recent(&stat))
+    }
+
+    /// The same of a file that has become whole just now, by its base.
+    pub(super) fn note_whole(&self, node: &Node, base: &Stat) {
+        if is_recent(base)
+            && let Some(caches) = self.caches.get()
+        {
+            caches.soon(node.loan.number());
+        }
+    }
+
+    /// Notes that some directory says where what is below it is; before that is looked for.
+    pub(super) fn note_redirect(&self) {
+        self.outdated.redirects.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes that a directory was found with something else below than it has.
+    pub(super) fn note_outdated(&self, node: &Node) {
+        self.outdated.nodes.lock().insert(node.ino);
+        self.outdated.any.store(true, Ordering::Release);
+    }
+
+    /// Merges directories anew that were found outdated. Whoever calls may answer a request, and
+    /// has not locked the names.
+    pub(super) fn merge_outdated(&self) {
+        if !self.outdated.any.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let nodes: Vec<Ino> = self.outdated.nodes.lock().drain().collect();
+        let nodes = nodes.into_iter().filter_map(|ino| self.nodes.get(ino)).collect();
+        let (forgotten, Some(caches)) = (self.merge_anew(nodes), self.caches.get()) else { return };
+        if forgotten.directories.is_empty() {
+            return;
+        }
+        let (caches, base) = (Arc::clone(caches), self.base());
+        let tell = move || forgotten.tell(&*caches, &base);
+        if let Err(err) = std::thread::Builder::new().name(String::from("merge")).spawn(tell) {
+            log::error!("merging anew: starting a thread: {err}");
+        }
+    }
+
+    /// The directories that an upper one is merged with at a name, with a lookup held of each.
+    ///
+    /// # Errors
+    /// Those of looking at it and at what is below.
+    fn merged_with(&self, parent: &Node, name: &OsStr, upper: Ino) -> Result<Vec<At>, Errno> {
+        let parts = parent.parts();
+        let whence = Whence { parent, dirs: &parts.lowers };
+        let stat = self.upper.attr(upper, None)?.stat;
+        let marks = self.marks_of(upper, &stat).map_err(|err| self.tell_of(whence, name, err))?;
+        self.merged_below(whence, name, &marks)
+    }
+
+    /// Finds out anew what is below directories of the upper volume, and below those in them.
+    fn merge_anew(&self, mut nodes: Vec<Arc<Node>>) -> Forgotten {
+        let mut changed = HashMap::new();
+        let _names = self.names.write();
+        while let Some(node) = nodes.pop() {
+            match self.merge_again(&node) {
+                Ok(false) => {}
+                Ok(true) => {
+                    let inside = |other: &Node| {
+                        other.upper().is_some() && other.is_dir() && other.is_in(&node)
+                    };
+                    nodes.extend(self.nodes.all_where(inside));
+                    changed.insert(node.ino, node);
+                }
+                Err(err) => {
+                    let path = self.path_of(&node);
+                    log::warn!("{}: merging it with the base anew: {err}", path.shown());
+                }
+            }
+        }
+        let mut forgotten = Forgotten { names: Vec::new(), directories: Vec::new() };
+        if changed.is_empty() {
+            return forgotten;
+        }
+        let is_inside =
+            |node: &Node| node.parent().is_some_and(|parent| changed.contains_key(&parent.ino));
+        let inside = self.nodes.all_where(is_inside);
+        // Those below first: a name takes along what is known below it.
+        for node in inside.iter().chain(changed.values()) {
+            forgotten.names.extend(node.seen().map(|(parent, name)| (parent.ino, name)));
+        }
+        forgotten.directories = changed.into_keys().collect();
+        forgotten
+    }
+
+    /// The same for one directory alone. Returns whether anything is different.
+    fn merge_again(&self, node: &Arc<Node>) -> Result<bool, Errno> {
+        let (Some(upper), Some((parent, name))) = (node.upper(), node.seen()) else {
+            return Ok(false);
+        };
+        if !node.is_dir() || !node.is_linked() || node.is_direct() {
+            return Ok(false);
+        }
+        let now = self.merged_with(&parent, &name, upper)?;
+        let before = node.parts().lowers;
+        if now == before {
+            now.into_iter().for_each(|at| self.let_go_below(at));
+            return Ok(false);
+        }
+        self.nodes.note_not_below(node.ino, &before);
+        self.nodes.note_below(node.ino, &now);
+        node.change_parts(|parts| parts.lowers = now);
+        before.into_iter().for_each(|at| self.let_go_below(at));
+        Ok(true)
+    }
+}
+
+impl Forgotten {
+    fn tell(&self, caches: &dyn Invalidate, base: &Volume) {
+        // What was found before is in the kernel's cache by then: it has no entry of this name, and
+        // looks for it when no lookup or listing of the directory is under way.
+        for dir in &self.directories {
+            let _ = caches.entry(*dir, OsStr::new("."));
+        }
+        // Where something is mounted inside the mount, names are not trusted for long.
+        let holds_mounts = base.holds_mounts();
+        for (parent, name) in &self.names {
+            base.note_sent(match holds_mounts {
+                true => caches.expire(*parent, name),
+                false => caches.entry(*parent, name),
+            });
+        }
+        for dir in &self.directories {
+            let _ = caches.inode(*dir, true); // Mostly known.
+        }
+    }
+}
+
+impl Overlay {
+    fn tell(&self, forgotten: &Forgotten) {
+        if let Some(caches) = self.caches.get() {
+            forgotten.tell(&**caches, &self.base());
+        }
+    }
+
+    /// What the upper directory has at a name; nothing where the base alone is shown.
+    fn overrides(&self, dir: &Node, name: &OsStr) -> Upper {
+        match dir.upper().filter(|_| !self.is_direct(dir, name)) {
+            Some(upper) => self.upper_at(upper, name).unwrap_or(Upper::Nothing),
+            None => Upper::Nothing,
+        }
+    }
+
+    /// The directories of the upper volume that are known at a name in those over one of the base.
+    /// By then every lookup has ended that has seen the base as it was.
+    fn known_directories(&self, at: At, name: &OsStr) -> Vec<Arc<Node>> {
+        let _names = self.names.write();
+        let named = |dir: &Arc<Node>| {
+            let (_, inner) = self.upper.peek(dir.upper()?, name).ok()?;
+            self.nodes.of_upper(inner?)
+        };
+        self.nodes.over(at).iter().filter_map(named).collect()
+    }
+}
+
+impl Told for Overlay {
+    fn name(&self, parent: Ino, name: &OsStr, leads_on: bool) {
+        let (at, Some(caches)) = (self.at_base(parent), self.caches.get()) else { return };
+        let (mut shown, mut merged) = (Vec::new(), false);
+        let names = self.names.read();
+        for dir in self.nodes.over(at) {
+            match self.overrides(&dir, name) {
+                Upper::Nothing => shown.push(dir.ino),
+                Upper::Directory => merged = true,
+                Upper::Whiteout | Upper::Other => {}
+            }
+        }
+        drop(names);
+        for dir in shown {
+            self.base().note_sent(match leads_on {
+                true => caches.expire(dir, name),
+                false => caches.entry(dir, name),
+            });
+        }
+        if merged {
+            self.tell(&self.merge_anew(self.known_directories(at, name)));
+        }
+    }
+
+    fn inode(&self, ino: Ino, data: bool) -> bool {
+        let (base, Some(caches)) = (self.base(), self.caches.get()) else { return false };
+        let nodes = self.nodes.over(self.at_base(ino));
+        if nodes.is_empty() {
+            return base.is_known(ino); // Somebody is about to make a node of it.
+        }
+        let mut again = false;
+        for node in nodes {
+            // Attributes of a merged directory are those of the upper one, and say nothing of what
+            // else is listed.
+            let merged = node.is_dir() && node.upper().is_some() && !node.is_direct();
+            if if merged { !data } else { !base.is_told_of(ino) } {
+                continue;
+            }
+            let mut known = false;
+            let now = node.loan.number();
+            for number in [Some(now), Some(node.ino).filter(|before| *before != now)] {
+                match number.map(|number| caches.inode(number, data)) {
+                    None | Some(Err(Errno::NOENT)) => {}
+                    Some(result) => {
+                        known = true;
+                        base.note_sent(result);
+                    }
+                }
+            }
+            again |= !known && node.is_looked_up();
+        }
+        again
+    }
+
+    fn directories(&self, names: &HashSet<OsString>) {
+        if !self.outdated.redirects.load(Ordering::SeqCst) {
+            return;
+        }
+        let leads_there = |node: &Node| {
+            let redirect = node.redirect();
+            redirect.is_some_and(|path| path.iter().any(|name| names.contains(name)))
+        };
+        let concerned = {
+            // By then every lookup has ended that has seen the base as it was.
+            let _names = self.names.write();
+            self.nodes.all_where(leads_there)
+        };
+        if !concerned.is_empty() {
+            self.tell(&self.merge_anew(concerned));
+        }
+    }
+
+    fn everything(&self) {
+        let merged = |node: &Node| node.is_dir() && node.upper().is_some();
+        for node in self.nodes.all_where(merged) {
+            // One at a time, so that others get at the names in between.
+            self.tell(&self.merge_anew(vec![node]));
+        }
+    }
+
+    fn place_of(&self, path: &Path) -> Option<(Ino, OsString)> {
+        let (parent, _) = self.walk(path.parent()?, MOST_LINKS).ok()?;
+        let below = self.nodes.get(parent).and_then(|node| self.in_base(&node));
+        self.forget(parent, 1);
+        Some((below?.ino, path.file_name()?.to_owned()))
+    }
+}
