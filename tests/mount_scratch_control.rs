@@ -239,7 +239,9 @@ fn the_status_counts_what_is_in_the_scratch() {
     on_a_scratch("", |mounted| {
         let root = mounted.path();
         let empty = status(mounted);
-        for count in ["pages", "partial_files", "copied_files", "whiteouts"] {
+        for count in
+            ["pages", "partial_files", "copied_files", "whiteouts", "new_files", "new_directories"]
+        {
             assert_eq!(empty[count], 0, "{count}");
         }
         assert_eq!(empty["temporary"], true);
@@ -258,6 +260,7 @@ fn the_status_counts_what_is_in_the_scratch() {
             "scratch ",
             "layers ",
             "written    3 pages of 2 files in part, 2 copied files, 2 whiteouts",
+            "made       0 new files, 0 new directories",
             "space ",
         ] {
             assert!(text.contains(row), "{row}: {text}");

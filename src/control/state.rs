@@ -268,6 +268,8 @@ fn scratch(counts: ScratchCounts) -> ScratchReport {
         pages: counts.pages,
         partial_files: counts.partial_files,
         copied_files: counts.copied_files,
+        new_files: counts.new_files,
+        new_directories: counts.new_directories,
         whiteouts: counts.whiteouts,
         used_bytes: counts.used_bytes,
         left_bytes: counts.left_bytes,

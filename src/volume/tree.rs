@@ -46,6 +46,10 @@ pub struct ScratchCounts {
     pub partial_files: u64,
     /// Files of the base that have a file of their own in the scratch, in part or whole.
     pub copied_files: u64,
+    /// Files that were made in the scratch.
+    pub new_files: u64,
+    /// Directories that were made in the scratch.
+    pub new_directories: u64,
     /// Names of the base that are gone.
     pub whiteouts: u64,
     /// Bytes that it takes.

@@ -20,6 +20,7 @@ mod bound;
 mod bound_full;
 mod cloned;
 mod coherence;
+mod counted;
 mod damaged;
 mod exerciser;
 mod full;

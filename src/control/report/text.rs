@@ -195,6 +195,11 @@ impl ScratchReport {
                 Count(*whiteouts, "whiteout"),
             ),
         )?;
+        let directories = match self.new_directories {
+            1 => String::from("1 new directory"),
+            number => format!("{number} new directories"),
+        };
+        row(f, "made", format_args!("{}, {directories}", Count(self.new_files, "new file")))?;
         let (used, left) = (human_size(self.used_bytes), human_size(self.left_bytes));
         match self.limit_bytes {
             Some(limit) => {

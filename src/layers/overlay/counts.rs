@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::node::Node;
 use crate::layers::pages::{MapAccess, MapId, PageMap};
-use crate::layers::scratch::{Kind, Scratch, bytes_used};
+use crate::layers::scratch::{Kind, Marks as Space, Scratch, bytes_used};
 use crate::sys::walk;
 use crate::volume::ScratchCounts;
 
@@ -23,6 +23,10 @@ pub(super) struct Counts {
     pub(super) copied_files: AtomicI64,
     /// Files of the base that were cloned since the start.
     pub(super) cloned_files: AtomicU64,
+    /// Files that were made in it.
+    new_files: AtomicI64,
+    /// Directories that were made in it.
+    new_directories: AtomicI64,
     /// Names of the base that are gone.
     pub(super) whiteouts: AtomicI64,
     /// Files with a page map.
@@ -63,6 +67,8 @@ impl Counts {
         Ok(Counts {
             copied_files: signed(found.copied_files),
             cloned_files: AtomicU64::new(0),
+            new_files: signed(found.new_files),
+            new_directories: signed(found.new_directories),
             whiteouts: signed(found.whiteouts),
             partial_files: signed(maps),
             pages: Arc::new(AtomicU64::new(pages)),
@@ -82,6 +88,14 @@ impl Counts {
         let rest = (started.elapsed() * REST).max(Duration::from_secs(1));
         *known = Some(Measured { bytes, good_until: started + rest });
         Some(bytes)
+    }
+
+    /// Counts what was made in the scratch, or went, by its type.
+    pub(super) fn made(&self, kind: u32, change: i64) {
+        match kind {
+            libc::S_IFDIR => self.new_directories.fetch_add(change, Ordering::Relaxed),
+            _ => self.new_files.fetch_add(change, Ordering::Relaxed),
+        };
     }
 
     /// Counts whiteouts that were made, or went.
@@ -105,12 +119,28 @@ impl Overlay {
         self.counts.partial_files.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Takes a file that has lost its last name out of the counts.
-    pub(super) fn uncount_file(&self, node: &Node) {
-        if let Some(upper) = node.upper()
-            && super::locate::born(upper) != node.ino
-        {
-            self.counts.copied_files.fetch_sub(1, Ordering::Relaxed);
+    /// Counts a file or directory that was copied up. On some files marks cannot be: they count as
+    /// those that were made here, as after the next mount.
+    pub(super) fn count_copy(&self, node: &Node) {
+        let marked = matches!(node.kind, libc::S_IFREG | libc::S_IFDIR)
+            || self.marks.space == Space::Trusted;
+        node.change_parts(|parts| parts.new = !marked);
+        match (marked, node.is_linked()) {
+            (_, false) => {}
+            (false, true) => self.counts.made(node.kind, 1),
+            (true, true) if node.is_dir() => {}
+            (true, true) => drop(self.counts.copied_files.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Takes a file or directory that has lost its last name out of the counts.
+    pub(super) fn uncount(&self, node: &Node) {
+        let parts = node.parts();
+        match parts.upper {
+            None => {}
+            Some(_) if parts.new => self.counts.made(node.kind, -1),
+            Some(_) if node.is_dir() => {}
+            Some(_) => drop(self.counts.copied_files.fetch_sub(1, Ordering::Relaxed)),
         }
     }
 
@@ -145,6 +175,8 @@ impl Overlay {
             pages: self.counts.pages.load(Ordering::Relaxed),
             partial_files: count(&self.counts.partial_files),
             copied_files: count(&self.counts.copied_files),
+            new_files: count(&self.counts.new_files),
+            new_directories: count(&self.counts.new_directories),
             whiteouts: count(&self.counts.whiteouts),
             used_bytes: measured.unwrap_or_else(|| scratch.used()),
             left_bytes: scratch.space().map_or(0, |space| space.available),

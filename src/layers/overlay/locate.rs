@@ -180,6 +180,7 @@ impl Overlay {
             lowers,
             links,
             null_device: marks.null_device,
+            new: marks.is_new(),
             direct: false,
             pages: marks.pages,
             path: marks.path,
@@ -414,7 +415,7 @@ impl Overlay {
     /// What was just made in the upper volume, and is of that alone.
     pub(super) fn just_made(&self, inner: Ino, stat: Stat) -> Sought {
         let null_device = is_whiteout(&stat);
-        let parts = Parts { upper: Some(inner), null_device, ..Parts::default() };
+        let parts = Parts { upper: Some(inner), null_device, new: true, ..Parts::default() };
         let trust = self.upper.trust_in_attr(inner, &stat);
         Sought { ino: born(inner), parts, stat, trust }
     }

@@ -38,6 +38,8 @@ pub(super) struct MarkSet {
     pub(super) ino: Option<u64>,
     /// The file of the base that it is a copy of, as that was at first touch.
     pub(super) origin: Option<Fingerprint>,
+    /// Another overlay has copied it from below.
+    pub(super) copied: bool,
     /// See [`super::node::Parts::null_device`].
     pub(super) null_device: bool,
     /// How many names a file with entries in the index has.
@@ -254,6 +256,11 @@ fn value(volume: &Volume, ino: Ino, name: &OsStr) -> Result<Vec<u8>, Errno> {
 }
 
 impl MarkSet {
+    /// Whether nothing says that it is of a layer below.
+    pub(super) fn is_new(&self) -> bool {
+        !self.copied && !self.metacopy && self.number().is_none()
+    }
+
     /// The inode number that it is shown with, where its marks say one.
     pub(super) fn number(&self) -> Option<u64> {
         self.ino.or(self.origin.map(|origin| origin.ino))
@@ -268,6 +275,7 @@ impl MarkSet {
                 self.redirect = Some(redirect(value)?);
             }
             b"overlay.metacopy" => self.metacopy = true,
+            b"overlay.origin" | b"fuseoverlayfs.origin" => self.copied = true,
             b"mmapfs.pages" => self.pages = Some(number("mmapfs.pages", &value)?),
             b"mmapfs.path" => {
                 let id = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());

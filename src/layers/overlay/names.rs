@@ -407,6 +407,7 @@ impl Overlay {
     /// What was found when something was made: nothing but itself.
     fn own_sought(&self, entry: &Entry) -> Sought {
         self.count_new(entry.attr.stat.blocks);
+        self.counts.made(entry.attr.stat.kind(), 1);
         self.just_made(entry.attr.ino, entry.attr.stat)
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Parts {
     pub(super) links: Option<i64>,
     /// Of the base itself, where it is written too.
     pub(super) direct: bool,
+    /// It was made in the scratch: its marks do not say that it is of a layer below.
+    pub(super) new: bool,
     /// A character device 0/0, which is stored as another, since it would be a whiteout.
     pub(super) null_device: bool,
     /// The page map of an upper file that has data below.

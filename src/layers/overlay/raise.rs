@@ -106,9 +106,7 @@ impl Overlay {
         if let Err(err) = self.guard_partial(node) {
             log::warn!("{}: guarding its base: {err}", self.path_of(node).shown());
         }
-        if !node.is_dir() {
-            self.counts.copied_files.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count_copy(node);
         Ok(upper)
     }
 

@@ -179,6 +179,7 @@ impl Overlay {
         match moved {
             Ok(()) => {
                 self.counts.whiteouts(-1);
+                self.counts.made(libc::S_IFCHR, 1);
                 if let Err(err) = self.marks.remove(&self.upper, device, "mmapfs.place") {
                     log::warn!("{}: removing a mark: {err}", name.shown()); // It says nothing now.
                 }
@@ -277,9 +278,7 @@ impl Overlay {
         }
         node.unlinked();
         self.guard.unlinked(node);
-        if !node.is_dir() {
-            self.uncount_file(node);
-        }
+        self.uncount(node);
         match (parts.links, parts.upper) {
             (Some(_), Some(upper)) => self.leave_index(node, upper),
             _ => Ok(()),

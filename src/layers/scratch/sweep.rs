@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::layout::{INDEX, PAGES};
+use super::layout::{INDEX, PAGES, UPPER};
 use super::long_path::PathId;
 use super::marks::Marks;
 use super::opened::Opened;
@@ -28,6 +28,15 @@ pub const TEMPORARY: &str = ".mmapfs-tmp-";
 
 /// The longest value of a mark but one, in bytes, and the longest that there is (XATTR_SIZE_MAX).
 const VALUES: [usize; 2] = [1024, 65_536];
+
+/// The marks of what was copied from a layer below.
+const COPIES: [&[u8]; 5] = [
+    b"mmapfs.origin",
+    b"mmapfs.ino",
+    b"overlay.origin",
+    b"overlay.metacopy",
+    b"fuseoverlayfs.origin",
+];
 
 /// A file of which only some pages are in the scratch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +58,11 @@ pub(super) struct Sweep<'a> {
     pages: Arc<OwnedFd>,
     /// Number of the directory of the index.
     index: u64,
+    /// Numbers of everything in the directory of the scratch itself.
+    parts: HashSet<u64>,
+    /// Number of `upper/` itself, and whether what is seen lies in it.
+    top: u64,
+    in_upper: bool,
     /// The base, where the machine may have stopped since the scratch was in use.
     base: Option<&'a Path>,
     usage: Usage,
@@ -119,6 +133,9 @@ impl<'a> Sweep<'a> {
             upper: opened.layout().upper(),
             pages,
             index,
+            parts: HashSet::new(),
+            top: rustix::fs::fstat(opened.directory(UPPER)?).map_err(failed)?.st_ino,
+            in_upper: false,
             base: state.may_be_cut(here).then_some(state.base.path.as_path()),
             usage: Usage::default(),
             partial: Vec::new(),
@@ -127,6 +144,7 @@ impl<'a> Sweep<'a> {
             contested: HashSet::new(),
             paths: HashSet::new(),
         };
+        sweep.note_parts().map_err(failed)?;
         sweep.note_maps().map_err(failed)?;
         visit(opened.fd(), |dir, name, stat| {
             sweep.see(dir, name, stat);
@@ -198,6 +216,15 @@ impl<'a> Sweep<'a> {
         Ok(found)
     }
 
+    fn note_parts(&mut self) -> Result<(), Errno> {
+        let dir = Arc::new(self.opened.fd().try_clone_to_owned().map_err(|_| Errno::MFILE)?);
+        for name in walk::names_in(&dir)? {
+            let found = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            self.parts.insert(found.st_ino);
+        }
+        Ok(())
+    }
+
     fn note_maps(&mut self) -> Result<(), Errno> {
         for name in walk::names_in(&self.pages)? {
             self.paths.extend(name.to_str().ok().and_then(PathId::of_file));
@@ -209,11 +236,17 @@ impl<'a> Sweep<'a> {
     }
 
     fn see(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) {
+        // Seen before what is in it, and that before the next one.
+        let is_part = self.parts.contains(&stat.st_ino);
+        self.in_upper = if is_part { stat.st_ino == self.top } else { self.in_upper };
         let path = place(dir, name);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if is_temporary(name) && kind == FileType::CharacterDevice {
             match self.put_in_place(dir, name, &path) {
-                Ok(true) => return,
+                Ok(true) => {
+                    self.usage.new_files += 1;
+                    return;
+                }
                 Ok(false) => {}
                 Err(errno) => log::warn!("{}: finishing a rename: {errno}", name.to_string_lossy()),
             }
@@ -230,12 +263,17 @@ impl<'a> Sweep<'a> {
         }
         match kind {
             FileType::CharacterDevice if stat.st_rdev == 0 => self.usage.whiteouts += 1,
-            FileType::Directory => {}
+            FileType::Directory => {
+                let is_new = self.in_upper && !is_part && !is_copy(&path);
+                self.usage.new_directories += u64::from(is_new);
+            }
             _ => {
-                let is_copy = ["mmapfs.origin", "mmapfs.ino"]
-                    .into_iter()
-                    .any(|mark| self.mark(&path, mark).is_some());
-                self.usage.copied_files += u64::from(is_copy);
+                let counted = if is_copy(&path) {
+                    Some(&mut self.usage.copied_files)
+                } else {
+                    Some(&mut self.usage.new_files).filter(|_| self.in_upper && !is_part)
+                };
+                counted.into_iter().for_each(|count| *count += 1);
                 if kind == FileType::RegularFile && self.has_maps() {
                     self.see_pages(dir, name);
                 }
@@ -367,6 +405,22 @@ impl<'a> Sweep<'a> {
     fn mark(&self, path: &Path, mark: &str) -> Option<Vec<u8>> {
         value(path, &self.marks.name(mark))
     }
+}
+
+/// Whether a file or directory says that it was copied, here or by another overlay.
+fn is_copy(path: &Path) -> bool {
+    let mut names = vec![0; VALUES[0]];
+    let len = loop {
+        match rustix::fs::llistxattr(path, &mut names[..]) {
+            Err(Errno::RANGE) if names.len() < VALUES[1] => names.resize(VALUES[1], 0),
+            found => break found.unwrap_or(0),
+        }
+    };
+    names.truncate(len);
+    names.split(|byte| *byte == 0).any(|name| {
+        let mark = name.strip_prefix(b"trusted.").or_else(|| name.strip_prefix(b"user."));
+        mark.is_some_and(|mark| COPIES.contains(&mark))
+    })
 }
 
 /// Opens what a path from the root of the base leads to, name by name: a path may be longer than a

@@ -18,6 +18,10 @@ pub struct Usage {
     pub whiteouts: u64,
     /// Files that were copied from the base, in part or whole.
     pub copied_files: u64,
+    /// Files that were made in it.
+    pub new_files: u64,
+    /// Directories that were made in it.
+    pub new_directories: u64,
 }
 
 /// The bytes of the blocks of everything below an open directory, itself included; hard links count
