@@ -2,7 +2,7 @@
 //! the map of a file says are left of it.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -54,6 +54,56 @@ fn a_page_map_in_which_a_bit_was_changed_makes_its_file_an_error_and_no_other() 
     fs::write(&map, &whole).unwrap();
     kept.mount();
     assert_content(kept.at("first"), &changed);
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_listed_and_by_no_number_of_another_file() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    const BAD: [&str; 3] = ["bad", "bad.dir", "bad.link"];
+    let mut kept = Kept::new("", |base| fs::write(base.join("good"), b"good").unwrap());
+    fs::write(kept.at("bad"), b"bad").unwrap();
+    fs::create_dir(kept.at("bad.dir")).unwrap();
+    std::os::unix::fs::symlink("good", kept.at("bad.link")).unwrap();
+    kept.unmount();
+    let upper = kept.scratch().join("upper");
+    for name in BAD {
+        let none = rustix::fs::XattrFlags::empty();
+        rustix::fs::lsetxattr(upper.join(name), "trusted.mmapfs.ino", b"none", none).unwrap();
+    }
+    kept.mount();
+    let forgotten = |kept: &Kept| {
+        let status = ask(kept.root(), "json status").json();
+        status["requests"]["forget"].as_u64().unwrap_or(0)
+    };
+    for round in 1..=3 {
+        let listed: Vec<_> = fs::read_dir(kept.root())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name().into_string().unwrap(), entry.ino()))
+            .filter(|(name, _)| name != ".mmapfs")
+            .collect();
+        let mut found: Vec<_> = listed.iter().map(|(name, _)| name.as_str()).collect();
+        found.sort_unstable();
+        assert_eq!(found, [&BAD[..], &["good"]].concat());
+        for (name, number) in listed {
+            if BAD.contains(&name.as_str()) {
+                // None of the upper volume's own.
+                assert_ne!(number, inode(upper.join(&name)), "{name}");
+            }
+        }
+        let before = forgotten(&kept);
+        for name in BAD {
+            let looked = errno(kept.at(name).symlink_metadata()).map(drop);
+            assert_eq!(looked, Err(Errno::IO), "{name}");
+        }
+        // The kernel lets go of what it has been told of them, where it was told at all.
+        wait_until(std::time::Duration::from_secs(1), || forgotten(&kept) >= before + 3);
+        assert_content(kept.at("good"), b"good");
+        let log = kept.mounted().log();
+        assert!(!log.contains("forget ino"), "round {round}: {log}");
+    }
 }
 
 #[test]

@@ -15,13 +15,31 @@ use super::Overlay;
 use super::locate::Sought;
 use super::merge::{Found, Reading, Step};
 use super::node::{At, Node, Parts};
-use super::places::{AFTER_DOT, AFTER_DOTS};
+use super::places::{self, AFTER_DOT, AFTER_DOTS};
 use crate::volume::{Attr, DataOnly, DirItem, Entry, HandleId, Ino, Trust};
 
 /// An open directory, or one that was listed a moment ago by somebody who has not opened it.
 pub(super) struct OpenDir {
     ino: Ino,
     reading: Mutex<Reading>,
+}
+
+/// The first sixteen bits of numbers that no node has; the last eight of them are the part's.
+const NOBODY: u64 = 0x3a00;
+
+/// The bits of a number without these.
+const PLAIN: u32 = 48;
+
+/// The number of an entry in a part of a directory ([`super::places`]) that cannot be looked at. Only
+/// listings say it, and every question about it is answered with ESTALE.
+fn nobody(part: u64, ino: Ino) -> Ino {
+    let plain = (ino.0 ^ ino.0 >> PLAIN) & ((1 << PLAIN) - 1);
+    Ino((NOBODY | part & 0xff) << PLAIN | plain)
+}
+
+/// Whether a number is one of these, of which no lookup is counted.
+pub(super) fn is_nobody(ino: Ino) -> bool {
+    ino.0 >> PLAIN & !0xff == NOBODY
 }
 
 impl Overlay {
@@ -252,7 +270,8 @@ impl Overlay {
             Ok(entry) => entry,
             Err(Errno::NOENT) => return Step::Passed,
             Err(_) => {
-                let (ino, kind) = (item.ino, item.kind);
+                // By the number of its layer the kernel would ask for another file, and forget it.
+                let (ino, kind) = (nobody(places::split(next).0, item.ino), item.kind);
                 let full = add(&DirItem { name, ino, kind, next, entry: None, known: false });
                 return if full { Step::Full } else { Step::Given };
             }

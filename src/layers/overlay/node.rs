@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::content::Content;
 use super::lent::Loan;
+use super::list::is_nobody;
 use super::locate::born;
 use super::told::Over;
 use crate::layers::scratch::PathId;
@@ -398,6 +399,7 @@ impl NodeTable {
                 }
                 drop(node);
             }
+            None if is_nobody(ino) => {}
             None => log::error!("forget ino={ino}: the inode is not known"),
         }
         self.drop_unused(known)
