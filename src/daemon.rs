@@ -14,7 +14,7 @@ use crate::config::rules::RuleSet;
 use crate::config::{Daemons, MountConfig, MountTable, OpenRequests, SourceKind};
 use crate::control::counters::Counters;
 use crate::control::directory::ControlDir;
-use crate::control::exec::{Context, Executor, Reload};
+use crate::control::exec::{Context, Executor, LogPlace, Reload};
 use crate::control::report::{Feature, ReloadReport};
 use crate::error::Failure;
 use crate::flags::PlaneChoice;
@@ -36,7 +36,8 @@ const READAHEAD_KIB: u32 = 1024;
 /// The capability to mount, CAP_SYS_ADMIN.
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Serves a mount until it is unmounted. `ready` is called once the mount answers.
+/// Serves a mount until it is unmounted. `log` tells where its log goes. `ready` is called once the
+/// mount answers.
 ///
 /// SIGINT and SIGTERM unmount; where files are in use the mount point is freed at once and the
 /// daemon serves what is open until it is closed, or until a second signal. SIGHUP reads the
@@ -44,7 +45,11 @@ const CAP_SYS_ADMIN: u32 = 21;
 ///
 /// # Errors
 /// Why it could not be mounted or served; nothing is left mounted then.
-pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(), Failure> {
+pub fn serve(
+    config: MountConfig,
+    log: LogPlace,
+    ready: Box<dyn FnOnce() + Send>,
+) -> Result<(), Failure> {
     let source = config.source.shown().to_string();
     let sandbox = Sandbox::enter(&config);
     sys::file::raise_descriptor_limit();
@@ -54,8 +59,8 @@ pub fn serve(config: MountConfig, ready: Box<dyn FnOnce() + Send>) -> Result<(),
     let (tree, watch) = open_tree(&config)?;
     let counters = Arc::new(Counters::default());
     let reload = reload(&config, Arc::clone(&tree));
-    let executor =
-        Arc::new(Executor::new(Arc::clone(&tree), context(&config, Arc::clone(&counters), reload)));
+    let context = context(&config, log, Arc::clone(&counters), reload);
+    let executor = Arc::new(Executor::new(Arc::clone(&tree), context));
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let control = Arc::new(ControlDir::new(
         config.control_name.clone(),
@@ -235,7 +240,12 @@ fn timeouts(config: &MountConfig) -> Timeouts {
     }
 }
 
-fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Context {
+fn context(
+    config: &MountConfig,
+    log: LogPlace,
+    counters: Arc<Counters>,
+    reload: Reload,
+) -> Context {
     let times = timeouts(config);
     Context {
         source: Name::from(&config.source),
@@ -253,6 +263,7 @@ fn context(config: &MountConfig, counters: Arc<Counters>, reload: Reload) -> Con
         started: Instant::now(),
         kernel: std::sync::OnceLock::new(),
         counters,
+        log,
         reload,
     }
 }

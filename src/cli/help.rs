@@ -26,7 +26,8 @@ Mounts SRC, a directory or a regular file, on MNT. Without --foreground the daem
 background, and the command ends with 0 only after the mount answers; a failure before that is \
 its error and its exit code, and leaves nothing mounted. SIGINT and SIGTERM unmount, SIGHUP reads \
 the rules file again. In the background the daemon keeps no descriptor of the program that called \
-it, and logs to the system log, unless log_file= says otherwise. A file on a directory is that directory's one entry; a file on a file is \
+it, and logs to the system log, or where there is none to the file `log` in the run directory, unless \
+log_file= says otherwise. A file on a directory is that directory's one entry; a file on a file is \
 the root itself.";
 
 /// What `umount` does.
@@ -84,7 +85,7 @@ pub const ENVIRONMENT: [(&str, &str); 6] = [
     ("MMAPFS_SYSLOG", "the socket of the system log, /dev/log by default"),
     (
         "MMAPFS_RUN_DIR",
-        "scratches in memory are below it, and the notes by which `mmapfs umount` finds daemons; by \
+        "scratches in memory are below it, the log where there is no other, and the notes by which `mmapfs umount` finds daemons; by \
          default /run/mmapfs for root, and for others $XDG_RUNTIME_DIR/mmapfs, or, for scratches, \
          /dev/shm where that is not in memory",
     ),
@@ -98,13 +99,17 @@ pub const ENVIRONMENT: [(&str, &str); 6] = [
 ];
 
 /// The files, as (path, meaning).
-pub const FILES: [(&str, &str); 8] = [
+pub const FILES: [(&str, &str); 9] = [
     ("MNT/.mmapfs/control", "takes commands, one to a line, and gives their answers"),
     ("MNT/.mmapfs/status, status.json, maps", "reports, made when they are opened"),
     ("/run/mmapfs/daemons/MAJOR:MINOR", "which process serves the mount of this device, for root"),
     ("/run/mmapfs/scratches/ID", "a scratch in memory of root"),
     ("/var/lib/mmapfs/scratches/ID", "a link to a scratch on disk of root"),
     ("/dev/log", "the system log, for a daemon in the background without log_file="),
+    (
+        "/run/mmapfs/log",
+        "the log of root's daemons where there is no system log, at most 1 MiB, and log.old",
+    ),
     ("/dev/fuse", "the kernel's side; fusermount3 opens it for users without privilege"),
     ("/etc/fuse.conf", "user_allow_other in it lets them use allow_other"),
 ];

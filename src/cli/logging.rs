@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use env_logger::fmt::Formatter;
@@ -14,14 +15,18 @@ use env_logger::{Builder, Target};
 use log::{Level, LevelFilter, Record};
 
 use crate::config::options::LEVELS;
+use crate::control::exec::LogPlace;
 use crate::error::Failure;
 use crate::fuse::LOG_TARGETS;
 use crate::shown::{Clean, Show};
+use crate::sys;
 
+mod aside;
 mod system;
 #[cfg(test)]
 mod tests;
 
+use aside::Aside;
 use system::System;
 
 /// The environment variable with the level or the directives.
@@ -36,39 +41,49 @@ pub enum Place<'a> {
     Stderr,
     /// A file that [`open`] has opened.
     File(File),
-    /// The system log, for the mount at this point. Warnings and errors go to standard error too,
-    /// which leads nowhere once the daemon is in the background.
+    /// The system log, for the mount at this point, and where there is none a file. Warnings and
+    /// errors go to standard error too, which leads nowhere once the daemon is in the background.
     System(&'a Path),
 }
 
-/// Starts the log of this process.
+/// Starts the log of this process. Returns who tells where it goes, which may change.
 ///
 /// # Errors
 /// There is a log already.
-pub fn start(level: Option<LevelFilter>, place: Place<'_>) -> Result<(), Failure> {
+pub fn start(level: Option<LevelFilter>, place: Place<'_>) -> Result<LogPlace, Failure> {
     let mut builder = Builder::new();
     let ceiling = filter(&mut builder, level, std::env::var(VARIABLE).ok().as_deref());
-    match place {
-        Place::Stderr if is_journal() => builder.format(journal_line),
-        Place::Stderr => builder.format(dated_line),
-        Place::File(file) => builder.format(dated_line).target(Target::Pipe(Box::new(file))),
+    let told: LogPlace = match place {
+        Place::Stderr if is_journal() => {
+            builder.format(journal_line);
+            Box::new(|| String::from("the journal, by standard error"))
+        }
+        Place::Stderr => {
+            builder.format(dated_line);
+            Box::new(|| String::from("standard error"))
+        }
+        Place::File(file) => {
+            let path = std::fs::read_link(sys::fd_path(file.as_fd())).unwrap_or_default();
+            builder.format(dated_line).target(Target::Pipe(Box::new(file)));
+            Box::new(move || path.shown().to_string())
+        }
         Place::System(mountpoint) => {
-            let mut system = System::new(mountpoint);
+            let mut system = System::new(mountpoint, Aside::of_process());
             if ceiling != Some(LevelFilter::Off)
-                && let Err(error) = system.connect()
+                && let Err(error) = system.find()
             {
                 // There is no other place to say it.
-                let _ = writeln!(
-                    io::stderr(),
-                    "mmapfs: log: there is no system log, and log_file= names no file: {error}"
-                );
+                let _ = writeln!(io::stderr(), "mmapfs: log: it goes nowhere: {error}");
             }
-            builder.format(system_line).target(Target::Pipe(Box::new(system)))
+            let place = system.place();
+            builder.format(system_line).target(Target::Pipe(Box::new(system)));
+            Box::new(move || place.lock().clone())
         }
     };
     let logger = builder.build();
     log::set_max_level(ceiling.unwrap_or_else(|| logger.filter()));
-    log::set_boxed_logger(Box::new(logger)).map_err(|error| Failure::failed("log", error))
+    log::set_boxed_logger(Box::new(logger)).map_err(|error| Failure::failed("log", error))?;
+    Ok(told)
 }
 
 /// Opens a file to be appended to.
@@ -148,5 +163,6 @@ fn journal_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
 }
 
 fn system_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    write!(out, "<{}>{}", severity(record.level()), said(record))
+    let time = out.timestamp_millis();
+    write!(out, "<{} {time}>{}", severity(record.level()), said(record))
 }

@@ -23,7 +23,7 @@ pub use mountinfo::MountTable;
 pub use options::MountOptions;
 pub use prepare::may_mount;
 pub use rules::RuleSet;
-pub use run::Daemons;
+pub use run::{Daemons, log_places};
 pub use scratch::{BaseChanged, Limit, ScratchConfig};
 
 /// What stands at the end of a path that is served or mounted on.

@@ -39,6 +39,25 @@ fn directory() -> Option<PathBuf> {
     })
 }
 
+/// The directory of this process for what outlasts the system's running: MMAPFS_STATE_DIR, or
+/// `/var/lib/mmapfs` for root and `$XDG_STATE_HOME/mmapfs` for everybody else.
+pub fn state_directory() -> Option<PathBuf> {
+    let user = || {
+        directory_named_by("XDG_STATE_HOME")
+            .or_else(|| directory_named_by("HOME").map(|home| home.join(".local/state")))
+    };
+    directory_named_by("MMAPFS_STATE_DIR").or_else(|| match rustix::process::geteuid().is_root() {
+        true => Some("/var/lib/mmapfs".into()),
+        false => user().map(|dir| dir.join("mmapfs")),
+    })
+}
+
+/// Where the log of daemons in the background goes when there is no system log: a file that they
+/// share, in the run directory, or in that for the state.
+pub fn log_places() -> Vec<PathBuf> {
+    [directory(), state_directory()].into_iter().flatten().map(|dir| dir.join("log")).collect()
+}
+
 /// The daemons that are noted in a run directory.
 pub struct Daemons {
     dir: Option<PathBuf>,

@@ -23,6 +23,9 @@ use crate::sys;
 use crate::sys::advise::SyncMode;
 use crate::volume::{Found, Managed, NotAdvised, Trust};
 
+/// Tells where the log of the daemon goes, which may change.
+pub type LogPlace = Box<dyn Fn() -> String + Send + Sync>;
+
 /// Reads the rules file again and puts it in force.
 pub type Reload = Box<dyn Fn() -> Result<ReloadReport, Failure> + Send + Sync>;
 
@@ -58,6 +61,8 @@ pub struct Context {
     pub kernel: OnceLock<Kernel>,
     /// Requests so far.
     pub counters: Arc<Counters>,
+    /// See [`LogPlace`].
+    pub log: LogPlace,
     /// See [`Reload`].
     pub reload: Reload,
 }

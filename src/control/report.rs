@@ -82,6 +82,9 @@ pub struct StatusReport {
     pub no_passthrough: Option<String>,
     /// The rules file.
     pub rules: Option<Name>,
+    /// Where the log of the daemon goes.
+    #[serde(default)]
+    pub log: Option<String>,
     /// Whether the whole mount refuses to be written.
     pub read_only: bool,
     /// Whether the daemon has the privilege that passthrough needs (CAP_SYS_ADMIN).

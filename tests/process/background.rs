@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::fs::{FlockOperation, flock};
 
 use super::*;
-use crate::common::mounted::run;
+use crate::common::mounted;
 
 #[track_caller]
 fn assert_mounted(output: &Output) {
@@ -231,29 +231,53 @@ impl Background {
 }
 
 #[test]
-fn the_caller_is_told_when_nobody_takes_the_log() {
+fn where_there_is_no_system_log_the_log_is_in_a_file_that_status_names() {
     if !require_fuse() {
         return;
     }
     let background = Background::new();
-    let place = background.path("nothing");
+    let (run, state) = (background.path("run"), background.path("state"));
     let mount = |options: &str| {
-        let output = background.command(&[], options).env("MMAPFS_SYSLOG", &place).output();
-        let output = output.unwrap();
+        let mut command = background.command(&[], options);
+        let places = [("MMAPFS_RUN_DIR", &run), ("MMAPFS_STATE_DIR", &state)];
+        let command = command.envs(places).env("MMAPFS_SYSLOG", background.path("nothing"));
+        let output = command.output().unwrap();
         assert_mounted(&output);
+        let status = ask(&background.mountpoint, "json status").json();
+        let pid = background.pid();
         rustix::mount::unmount(&background.mountpoint, rustix::mount::UnmountFlags::DETACH)
-            .or_else(|_| match run(&["umount".as_ref(), background.mountpoint.as_os_str()]) {
-                output if output.status.success() => Ok(()),
-                output => Err(rustix::io::Errno::from_raw_os_error(output.status.code().unwrap())),
+            .or_else(|_| {
+                match mounted::run(&["umount".as_ref(), background.mountpoint.as_os_str()]) {
+                    output if output.status.success() => Ok(()),
+                    _ => Err(rustix::io::Errno::IO),
+                }
             })
             .unwrap();
-        String::from_utf8(output.stderr).unwrap()
+        (String::from_utf8(output.stderr).unwrap(), status["log"].clone(), pid)
     };
-    let told = mount("access=write");
-    assert!(told.starts_with("mmapfs: log: ") && told.contains("nothing: No such file"), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
-    let log = background.path("log");
-    assert_eq!(mount(&format!("access=write,log_file={}", log.display())), "");
+    let (told, place, pid) = mount("access=write");
+    assert_eq!((told.as_str(), &place), ("", &run.join("log").display().to_string().into()));
+    let tag = format!(" mmapfs[{pid}]: {}: info mmapfs", background.mountpoint.display());
+    let served = |log: &Path| {
+        let text = fs::read_to_string(log).unwrap();
+        text.lines().any(|line| line.contains(&tag) && line.contains("is served on"))
+    };
+    assert!(served(&run.join("log")));
+
+    let log = background.path("named");
+    let (told, place, _) = mount(&format!("access=write,log_file={}", log.display()));
+    assert_eq!((told.as_str(), &place), ("", &log.display().to_string().into()));
     assert!(fs::read_to_string(log).unwrap().contains("is served on"));
-    assert_eq!(mount("access=write,log=off"), "");
+    assert_eq!(mount("access=write,log=off").0, "");
+
+    // The run directory cannot be.
+    fs::remove_dir_all(&run).unwrap();
+    fs::write(&run, "").unwrap();
+    let (told, place, _) = mount("access=write");
+    assert_eq!((told.as_str(), &place), ("", &state.join("log").display().to_string().into()));
+    fs::remove_dir_all(&state).unwrap();
+    fs::write(&state, "").unwrap();
+    let (told, place, _) = mount("access=write");
+    assert!(told.starts_with("mmapfs: log: it goes nowhere: there is no system log"), "{told}");
+    assert_eq!((told.lines().count(), place), (1, "nowhere".into()));
 }

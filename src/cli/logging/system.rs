@@ -2,15 +2,20 @@
 //!
 //! A line begins with its priority, the program, its process and the mount point. It has no time:
 //! the system log knows when it came (RFC 3164, section 4.3.2). Nobody waits for the system log:
-//! when it takes no more, or is not there, the line is lost, and their number is told by the next
-//! line that is taken. A log that was started anew is found at the next line.
+//! when it takes no more the line is lost, and their number is told by the next line that is taken.
+//! When it is not there lines go to a file ([`Aside`]), which it is told as well once it is: a log
+//! that was started anew is found at the next line.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::WARNING;
+use super::aside::Aside;
 use crate::shown::Show;
 
 /// Where syslog(3) sends to. systemd has a link there to its journal.
@@ -31,22 +36,42 @@ pub(super) struct System {
     socket: Option<UnixDatagram>,
     /// How many lines were lost since the last one that was taken.
     lost: u64,
+    aside: Aside,
+    /// How many lines went there since the last one that was taken.
+    put_aside: u64,
+    /// Where lines go, for people.
+    told: Arc<Mutex<String>>,
 }
 
 impl System {
     /// The system log for the daemon of the mount at `mountpoint`.
-    pub(super) fn new(mountpoint: &Path) -> System {
+    pub(super) fn new(mountpoint: &Path, aside: Aside) -> System {
         let place = std::env::var_os(VARIABLE).unwrap_or_else(|| SOCKET.into());
         let mountpoint = mountpoint.shown();
         let tag = format!("mmapfs[{}]: {mountpoint}: ", std::process::id());
-        System { place, tag, socket: None, lost: 0 }
+        let told = Arc::new(Mutex::new(String::from("nowhere")));
+        System { place, tag, socket: None, lost: 0, aside, put_aside: 0, told }
     }
 
-    /// Finds the system log.
+    /// Finds the system log, or the file for where there is none.
     ///
     /// # Errors
-    /// Why there is none, with its place.
-    pub(super) fn connect(&mut self) -> io::Result<()> {
+    /// Why there is neither, with the places.
+    pub(super) fn find(&mut self) -> io::Result<()> {
+        let Err(error) = self.connect() else { return Ok(()) };
+        let opened = self.aside.open().map_err(|then| {
+            io::Error::other(format!("there is no system log ({error}), and no file ({then})"))
+        })?;
+        *self.told.lock() = opened.shown().to_string();
+        Ok(())
+    }
+
+    /// Where lines go, for people; it may change.
+    pub(super) fn place(&self) -> Arc<Mutex<String>> {
+        Arc::clone(&self.told)
+    }
+
+    fn connect(&mut self) -> io::Result<()> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         socket.connect(&self.place).map_err(|error| {
@@ -54,18 +79,33 @@ impl System {
             io::Error::new(error.kind(), format!("{place}: {error}"))
         })?;
         self.socket = Some(socket);
+        *self.told.lock() = format!("the system log ({})", self.place.shown());
         Ok(())
     }
 
-    fn tell(&mut self, severity: u8, text: &str) {
+    fn tell(&mut self, severity: u8, time: &str, text: &str) {
         if self.lost > 0 {
             let lost = format!("warn mmapfs: {} lines of the log were lost", self.lost);
             if self.send(WARNING, &lost).is_ok() {
                 self.lost = 0;
             }
         }
-        if self.send(severity, text).is_err() {
-            self.lost += 1;
+        if self.put_aside > 0 {
+            let (count, place) = (self.put_aside, self.aside.path().shown().to_string());
+            if self.send(WARNING, &format!("warn mmapfs: {count} lines are in {place}")).is_ok() {
+                self.put_aside = 0;
+            }
+        }
+        match self.send(severity, text) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.lost += 1,
+            Err(_) => match self.aside.add(&format!("{time} {}{text}\n", self.tag)) {
+                Ok(()) => {
+                    self.put_aside += 1;
+                    *self.told.lock() = self.aside.path().shown().to_string();
+                }
+                Err(_) => self.lost += 1,
+            },
         }
     }
 
@@ -85,16 +125,16 @@ impl System {
     }
 }
 
-/// Takes one line `<SEVERITY>TEXT` at a time.
+/// Takes one line `<SEVERITY TIME>TEXT` at a time.
 impl Write for System {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        let (severity, text) = split(&text);
+        let (severity, time, text) = split(&text);
         if severity <= WARNING {
             // There is no other place for a complaint about standard error.
             let _ = writeln!(io::stderr(), "{text}");
         }
-        self.tell(severity, text);
+        self.tell(severity, time, text);
         Ok(line.len())
     }
 
@@ -103,11 +143,14 @@ impl Write for System {
     }
 }
 
-/// Severity and text of a line; without a severity it is a warning.
-fn split(line: &str) -> (u8, &str) {
+/// Severity, time and text of a line; without a severity it is a warning.
+fn split(line: &str) -> (u8, &str, &str) {
     let split = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
-    let known = split.and_then(|(severity, text)| Some((severity.parse().ok()?, text)));
-    known.unwrap_or((WARNING, line))
+    let known = split.and_then(|(about, text)| {
+        let (severity, time) = about.split_once(' ').unwrap_or((about, ""));
+        Some((severity.parse().ok()?, time, text))
+    });
+    known.unwrap_or((WARNING, "", line))
 }
 
 #[cfg(test)]
@@ -118,7 +161,8 @@ mod tests {
     fn pair(place: &Path) -> (UnixDatagram, System) {
         let log = UnixDatagram::bind(place).unwrap();
         log.set_nonblocking(true).unwrap();
-        let mut system = System::new(Path::new("/mnt/a\nb"));
+        let aside = Aside::at(vec![place.with_file_name("aside")]);
+        let mut system = System::new(Path::new("/mnt/a\nb"), aside);
         system.place = place.into();
         (log, system)
     }
@@ -140,23 +184,50 @@ mod tests {
     }
 
     #[test]
-    fn a_system_log_that_was_started_anew_is_found_and_told_what_was_lost() {
+    fn a_system_log_that_was_started_anew_is_found_and_told_where_lines_are() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("log");
         let (log, mut system) = pair(&place);
+        let told = system.place();
         system.write_all(b"<6>one").unwrap();
         assert!(next(&log).unwrap().ends_with("one"));
+        assert_eq!(*told.lock(), format!("the system log ({})", place.shown()));
         drop(log);
         std::fs::remove_file(&place).unwrap();
-        system.write_all(b"<6>two").unwrap();
-        system.write_all(b"<6>three").unwrap();
+        system.write_all(b"<6 noon>two").unwrap();
+        system.write_all(b"<6 one>three").unwrap();
+        let aside = dir.path().join("aside");
+        assert_eq!(*told.lock(), aside.shown().to_string());
+        let tag = format!("mmapfs[{}]: \"/mnt/a\\nb\": ", std::process::id());
+        let lines = std::fs::read_to_string(&aside).unwrap();
+        assert_eq!(lines, format!("noon {tag}two\none {tag}three\n"));
         let (log, _) = pair(&place);
         system.write_all(b"<6>four").unwrap();
-        assert!(next(&log).unwrap().contains(" 2 lines of the log were lost"));
+        let line = next(&log).unwrap();
+        assert!(line.ends_with(&format!(" 2 lines are in {}", aside.shown())), "{line}");
         assert!(next(&log).unwrap().ends_with("four"));
         system.write_all(b"<6>five").unwrap();
         assert!(next(&log).unwrap().ends_with("five"));
         assert_eq!(next(&log), None);
+    }
+
+    #[test]
+    fn what_can_go_nowhere_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("log");
+        let (log, mut system) = pair(&place);
+        system.aside = Aside::at(vec![dir.path().join("log/is/no/directory")]);
+        system.write_all(b"<6>one").unwrap();
+        drop(log);
+        std::fs::remove_file(&place).unwrap();
+        std::fs::write(&place, "").unwrap();
+        system.write_all(b"<6>two").unwrap();
+        let error = system.find().unwrap_err().to_string();
+        assert!(error.contains("no system log") && error.contains("no/directory"), "{error}");
+        std::fs::remove_file(&place).unwrap();
+        let (log, _) = pair(&place);
+        system.write_all(b"<6>three").unwrap();
+        assert!(next(&log).unwrap().contains(" 1 lines of the log were lost"));
     }
 
     #[test]

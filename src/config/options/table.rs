@@ -271,8 +271,8 @@ static KNOWN: &[Known] = &[
         Group::Daemon,
         "FILE",
         set::log_file,
-        "the log is appended to this file; by default it goes to the system log (/dev/log), and \
-         with --foreground to standard error",
+        "the log is appended to this file; by default it goes to the system log (/dev/log), or \
+         where there is none to a file that `status` names, and with --foreground to standard error",
     ),
     flag(
         "debug",

@@ -25,6 +25,7 @@ fn status() -> StatusReport {
         plane: "auto".into(),
         no_passthrough: None,
         rules: None,
+        log: Some("/run/mmapfs/log".into()),
         read_only: false,
         privileged: true,
         threads: 4,
@@ -295,6 +296,7 @@ mount      /mnt (writable, for 1 h 2 min)
 view       access=write flags=shared prot=rw advice=normal
 plane      auto
 rules      none
+log        /run/mmapfs/log
 daemon     privileged yes, threads 4, a descriptor each
 memory     5 MiB resident, descriptors 9 of 20000
 timeouts   entry 1 s, attr 0.5 s, negative 0 s

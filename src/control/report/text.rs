@@ -148,6 +148,9 @@ impl Display for StatusReport {
             Some(rules) => row(f, "rules", rules)?,
             None => row(f, "rules", "none")?,
         }
+        if let Some(log) = &self.log {
+            row(f, "log", log)?;
+        }
         let clone = if self.clone_fd { "a descriptor each" } else { "one descriptor" };
         let privileged = if self.privileged { "yes" } else { "no" };
         let threads = self.threads;

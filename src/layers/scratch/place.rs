@@ -42,12 +42,7 @@ impl Places {
     pub fn of_process() -> Places {
         let user = rustix::process::geteuid();
         let dir = run::directory_named_by;
-        let state = dir("MMAPFS_STATE_DIR").or_else(|| match user.is_root() {
-            true => Some("/var/lib/mmapfs".into()),
-            false => dir("XDG_STATE_HOME")
-                .or_else(|| dir("HOME").map(|home| home.join(".local/state")))
-                .map(|state| state.join("mmapfs")),
-        });
+        let state = run::state_directory();
         let shm = PathBuf::from(format!("/dev/shm/mmapfs-{}", user.as_raw()));
         let (run, shared) = match run::given_directory() {
             Some(run) => (run.clone(), vec![run.join("scratches")]),
