@@ -24,6 +24,9 @@
 //! [`PageMap::recover`] takes the bit away. Found at any other time, it is an error
 //! ([`PageMap::check_data`]).
 //!
+//! Zeros are a turn that was never written. The header counts those that were, each after it was
+//! written for the first time, so that zeros in the place of one are told.
+//!
 //! In memory there are the turns that have a bit set: 512 bytes for 8 MiB of file.
 //! Nothing is mapped, so nothing here raises SIGBUS.
 
@@ -90,8 +93,13 @@ pub struct PageMap {
     /// Held while a header is written.
     saving: Mutex<()>,
     base_limit: u64,
-    /// The limit on disk is the one here.
+    /// The header on disk says what is here.
     limit_saved: AtomicBool,
+    /// The headers were written, and count the turns that are written from then on.
+    has_headers: bool,
+    /// The numbers of the turns below the limit that are on disk and no zeros there, whatever bits
+    /// they have.
+    written: BTreeSet<u64>,
     /// Something was written since the last synchronisation.
     dirty: AtomicBool,
     /// By their number: the turns that have a bit set. No bit of their own at or behind
@@ -253,12 +261,14 @@ impl PageMap {
             base: self.base,
             firm_limit: self.firm_limit,
             lowered: self.lowered,
+            turns: self.written.len() as u64,
         }
     }
 
     /// Drops the bits from a page on, in memory. Those that are firm stay: the limit may be what it
     /// was after a power cut.
     fn forget_from(&mut self, page: u64) {
+        drop(self.written.split_off(&format::turns_for(page)));
         let (first, word, bit) = place(page);
         let (mut before, mut after) = (0, 0);
         for (number, turn) in self.turns.range_mut(first..) {

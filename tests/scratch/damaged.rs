@@ -51,6 +51,14 @@ fn a_page_map_in_which_a_bit_was_changed_makes_its_file_an_error_and_no_other() 
         assert_content(kept.at("second"), &changed);
         kept.unmount();
     }
+    // And zeros, which say that nothing was ever written.
+    let mut bytes = whole.clone();
+    bytes[1024..1536].fill(0);
+    fs::write(&map, &bytes).unwrap();
+    kept.mount();
+    assert_eq!(errno(File::open(kept.at("first"))).map(drop), Err(Errno::IO));
+    assert_content(kept.at("second"), &changed);
+    kept.unmount();
     fs::write(&map, &whole).unwrap();
     kept.mount();
     assert_content(kept.at("first"), &changed);

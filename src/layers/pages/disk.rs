@@ -11,7 +11,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::format::{
-    HEADER, Header, RECORD, Record, TURN_PAGES, Turn, decode, encode, length_for, offset_of,
+    HEADER, Header, NEVER_WRITTEN, RECORD, Record, TURN_PAGES, Turn, decode, encode, length_for,
+    offset_of,
 };
 use super::{Change, Fingerprint, MapAccess, MapError, MapId, PageMap, Unsynced, UpperId};
 use super::{ones, place};
@@ -38,14 +39,23 @@ impl PageMap {
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&directory, id.to_string(), flags, mode)?;
         let lowered = (i64::MIN, 0);
-        let header =
-            Header { id, sequence: 0, base_limit, base, upper, firm_limit: base_limit, lowered };
-        let map = PageMap::empty(file, MapAccess::Write, &header);
+        let header = Header {
+            id,
+            sequence: 0,
+            base_limit,
+            base,
+            upper,
+            firm_limit: base_limit,
+            lowered,
+            turns: 0,
+        };
+        let mut map = PageMap::empty(file, MapAccess::Write, &header);
         let made = rustix::fs::ftruncate(&map.file, length_for(map.base_pages()));
         if let Err(err) = made.and_then(|()| map.write_headers()) {
             PageMap::remove(directory, id)?;
             return Err(err);
         }
+        map.has_headers = true;
         Ok(map)
     }
 
@@ -69,16 +79,20 @@ impl PageMap {
                 _ => Err(MapError::Short { len, least: HEADER }),
             };
         }
-        let mut map = PageMap::empty(file, access, &sound(&headers)?);
+        let said = sound(&headers)?;
+        let mut map = PageMap::empty(file, access, &said);
         map.check_id(id)?;
         map.limit_saved = AtomicBool::new(true);
+        map.has_headers = true;
         let least = length_for(map.base_pages());
         if len < least {
             return Err(MapError::Short { len, least });
         }
         let torn = map.load(least)?;
+        let found = map.written.len() as u64;
         match torn.first() {
             Some(number) => Err(MapError::Turn { page: number * TURN_PAGES }),
+            None if found < said.turns => Err(MapError::Gone { written: said.turns, found }),
             None => Ok(map),
         }
     }
@@ -103,6 +117,8 @@ impl PageMap {
             saving: Mutex::new(()),
             base_limit: header.base_limit,
             limit_saved: AtomicBool::new(false),
+            has_headers: false,
+            written: BTreeSet::new(),
             dirty: AtomicBool::new(true),
             turns: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -153,6 +169,9 @@ impl PageMap {
     /// Returns the number of the turn where its checksum is wrong.
     fn load_turn(&mut self, number: u64, record: &Record) -> Option<u64> {
         let (turn, sound) = Turn::decode(record, self.id, number);
+        if *record != NEVER_WRITTEN && Turn::is_never_zeros(self.id, number) {
+            self.written.insert(number);
+        }
         self.own += ones(&turn.own);
         if has_unsynced(&turn) {
             self.touched.insert(number);
@@ -202,6 +221,7 @@ impl PageMap {
     pub(super) fn rewrite_turn(&mut self, number: u64, turn: Turn) -> Result<(), Errno> {
         self.dirty.store(true, Ordering::Release);
         write_at(&self.file, offset_of(number), &turn.encode(self.id, number))?;
+        self.count_turn(number);
         self.count_change(ones(&self.turn(number).own), ones(&turn.own));
         match has_unsynced(&turn) {
             true => self.touched.insert(number),
@@ -212,6 +232,22 @@ impl PageMap {
             false => self.turns.insert(number, Box::new(turn)),
         };
         Ok(())
+    }
+
+    /// Notes in the header that a turn was written for the first time, which zeros in its place would
+    /// say it was not. Where that fails the next header has it.
+    fn count_turn(&mut self, number: u64) {
+        if self.written.contains(&number) || !Turn::is_never_zeros(self.id, number) {
+            return;
+        }
+        self.written.insert(number);
+        if !self.has_headers {
+            return;
+        }
+        self.limit_saved.store(false, Ordering::Release);
+        if let Err(err) = self.save_limit() {
+            log::debug!("counting the records of a page map: {err}");
+        }
     }
 
     /// What is not firm at this moment; the data is to be synchronised after it, and then

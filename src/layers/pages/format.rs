@@ -42,6 +42,9 @@ pub(super) type Bits = [u64; WORDS];
 /// A header or a turn as it is on disk.
 pub(super) type Record = [u8; RECORD as usize];
 
+/// What is there before a record is written.
+pub(super) const NEVER_WRITTEN: Record = [0; RECORD as usize];
+
 /// The name of a page map: 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MapId(pub u64);
@@ -106,6 +109,13 @@ pub enum MapError {
         /// The first page that it is about.
         page: u64,
     },
+    /// Turns of the bitmaps that were written are zeros.
+    Gone {
+        /// How many were written.
+        written: u64,
+        /// How many are there.
+        found: u64,
+    },
     /// Pages that were written have no data in the upper file.
     Missing {
         /// The first of them.
@@ -157,6 +167,10 @@ impl fmt::Display for MapError {
             MapError::Turn { page } => {
                 write!(f, "page map is damaged: the checksum for page {page} and on is wrong")
             }
+            MapError::Gone { written, found } => write!(
+                f,
+                "page map is damaged: {written} records of its bits were written, {found} are there"
+            ),
             MapError::Missing { page } => {
                 write!(f, "page {page} was written, and its data is not in the scratch")
             }
@@ -169,7 +183,7 @@ impl std::error::Error for MapError {}
 
 /// Bytes of a whole page map whose base part has so many pages.
 pub(super) fn length_for(base_pages: u64) -> u64 {
-    HEADER + base_pages.div_ceil(TURN_PAGES) * RECORD
+    HEADER + turns_for(base_pages) * RECORD
 }
 
 /// Where a turn is in its file.
@@ -204,6 +218,8 @@ pub(super) struct Header {
     pub(super) upper: UpperId,
     pub(super) firm_limit: u64,
     pub(super) lowered: (i64, u32),
+    /// The turns below the limit that were written at least.
+    pub(super) turns: u64,
 }
 
 /// Where the parts of a header are, in bytes.
@@ -214,6 +230,7 @@ const ID: usize = 48;
 const BASE: usize = 56;
 const UPPER: usize = BASE + Fingerprint::LEN;
 const SEQUENCE: usize = UPPER + 24;
+const TURNS: usize = SEQUENCE + 8;
 
 /// The bytes of a header.
 pub(super) fn encode(said: &Header) -> Record {
@@ -231,6 +248,7 @@ pub(super) fn encode(said: &Header) -> Record {
     put(&mut header, UPPER + 8, &said.upper.birth.0.to_le_bytes());
     put(&mut header, UPPER + 16, &said.upper.birth.1.to_le_bytes());
     put(&mut header, SEQUENCE, &said.sequence.to_le_bytes());
+    put(&mut header, TURNS, &said.turns.to_le_bytes());
     let sum = crc32fast::hash(before_sum(&header));
     put(&mut header, SUM, &sum.to_le_bytes());
     header
@@ -238,7 +256,7 @@ pub(super) fn encode(said: &Header) -> Record {
 
 /// What a header says; `None` where nothing was ever written.
 pub(super) fn decode(header: &Record) -> Result<Option<Header>, MapError> {
-    if *header == [0; RECORD as usize] {
+    if *header == NEVER_WRITTEN {
         return Ok(None);
     }
     if header.first_chunk() != Some(&MAGIC) {
@@ -267,11 +285,17 @@ pub(super) fn decode(header: &Record) -> Result<Option<Header>, MapError> {
         upper: UpperId { ino: long(header, UPPER), birth },
         firm_limit: long(header, FIRM_LIMIT),
         lowered: (long(header, LOWERED) as i64, word(header, LOWERED + 8)),
+        turns: long(header, TURNS),
     };
     if said.base_limit.max(said.firm_limit) > base.size {
         return Err(MapError::Damaged { what: "its base limit is behind the end of the base" });
     }
     Ok(Some(said))
+}
+
+/// How many turns speak of so many pages.
+pub(super) fn turns_for(base_pages: u64) -> u64 {
+    base_pages.div_ceil(TURN_PAGES)
 }
 
 /// The bits of a turn, and those that are firm.
@@ -295,6 +319,12 @@ impl Turn {
         record
     }
 
+    /// Whether the record of a turn with this number is never zeros, also without a bit: one in 2^32
+    /// has the checksum 0.
+    pub(super) fn is_never_zeros(id: MapId, number: u64) -> bool {
+        Turn::NONE.encode(id, number) != NEVER_WRITTEN
+    }
+
     /// The turn that a record has, and whether its checksum is right. Zeros are a turn that was
     /// never written.
     pub(super) fn decode(record: &Record, id: MapId, number: u64) -> (Turn, bool) {
@@ -302,7 +332,7 @@ impl Turn {
         let firm = rest.get(..BITS).unwrap_or_default();
         let turn = Turn { own: words_of(own), firm: words_of(firm) };
         let sound = word(record, SUM) == sum_of_turn(record, id, number);
-        (turn, sound || *record == [0; RECORD as usize])
+        (turn, sound || *record == NEVER_WRITTEN)
     }
 }
 

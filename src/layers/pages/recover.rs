@@ -55,8 +55,10 @@ impl PageMap {
             rustix::fs::ftruncate(&map.file, least)?;
         }
         let torn = map.load(least)?;
+        // Records that the header counts may not have reached the disk.
+        let counted = map.written.len() as u64 >= said.turns;
         let (lost, changed) = map.take_unwritten(upper, &torn)?;
-        if base_limit == said.base_limit && both && torn.is_empty() && !changed {
+        if counted && base_limit == said.base_limit && both && torn.is_empty() && !changed {
             return Ok(Recovered::Whole);
         }
         map.write_headers()?;
@@ -77,6 +79,7 @@ impl PageMap {
             upper: owner,
             firm_limit: base_limit,
             lowered,
+            turns: 0,
         };
         rustix::fs::ftruncate(&file, 0)?;
         let mut map = PageMap::empty(file, MapAccess::Write, &header);

@@ -115,6 +115,8 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
     map.set(1984..1986).unwrap();
     map.set_base_limit(1999 * PAGE + 5, (77, 8)).unwrap();
     let header = |limit: u64, firm_limit: u64, lowered: (i64, u32), sequence: u64| {
+        // Both turns were written before it.
+        let turns = 2_u64;
         let mut bytes = b"mmapfspm".to_vec();
         bytes.extend_from_slice(&[3, 0, 0, 0, 0, 16, 0, 0]);
         bytes.extend_from_slice(&limit.to_le_bytes());
@@ -137,6 +139,7 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
         bytes.extend_from_slice(&6_u32.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&sequence.to_le_bytes());
+        bytes.extend_from_slice(&turns.to_le_bytes());
         bytes.resize(508, 0);
         let sum = crc(&[&bytes]);
         bytes.extend_from_slice(&sum);
@@ -157,8 +160,8 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
         bytes
     };
     let (size, limit) = (2000 * PAGE + 1, 1999 * PAGE + 5);
-    let mut expected = header(size, size, NEVER, 2);
-    expected.extend(header(limit, size, (77, 8), 3));
+    let mut expected = header(size, size, NEVER, 4);
+    expected.extend(header(limit, size, (77, 8), 5));
     expected.extend(turn(0, &[0b1, 0b1_1000], &[0, 0b1000]));
     expected.extend(turn(1, &[0b11], &[]));
     assert_eq!(place.file().metadata().unwrap().len(), 2048);
@@ -167,8 +170,8 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
     map.set(1..2).unwrap();
     map.make_firm(&seen).unwrap();
     assert!(map.unsynced().is_some(), "what came meanwhile is not firm");
-    let mut expected = header(limit, limit, (77, 8), 4);
-    expected.extend(header(limit, size, (77, 8), 3));
+    let mut expected = header(limit, limit, (77, 8), 6);
+    expected.extend(header(limit, size, (77, 8), 5));
     expected.extend(turn(0, &[0b11, 0b1_1000], &[0b1, 0b1_1000]));
     expected.extend(turn(1, &[0b11], &[0b11]));
     assert!(read() == expected, "{:?}", read());
@@ -229,7 +232,8 @@ fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
     let header = |base_limit, sequence| {
         let base = base(GIB);
         let (id, firm_limit) = (ID, base_limit);
-        Header { id, sequence, base_limit, base, upper: UPPER, firm_limit, lowered: NEVER }
+        let lowered = NEVER;
+        Header { id, sequence, base_limit, base, upper: UPPER, firm_limit, lowered, turns: 0 }
     };
     let belong = "page map is damaged: its headers do not belong together";
     let behind = "page map is damaged: its base limit is behind the end of the base";

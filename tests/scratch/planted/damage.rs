@@ -162,9 +162,13 @@ impl Damage<'_> {
         let Some(mut bytes) = content(path).filter(|bytes| !bytes.is_empty()) else {
             return String::new();
         };
-        let how = self.below(5);
+        let how = self.below(6);
         match how {
             0 => bytes.truncate(self.below(bytes.len())),
+            4 => {
+                let start = self.below(bytes.len() / 512) * 512;
+                bytes.iter_mut().skip(start).take(512).for_each(|byte| *byte = 0);
+            }
             1 => {
                 let other = content(&maps[self.below(maps.len())]);
                 bytes = other.unwrap_or_default();

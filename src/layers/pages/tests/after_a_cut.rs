@@ -158,6 +158,20 @@ fn a_header_that_is_torn_counts_as_the_one_before() {
 }
 
 #[test]
+fn a_turn_that_the_header_counts_and_that_is_not_on_the_disk_is_the_bases() {
+    let cut = Cut::new(10_000);
+    let mut map = cut.place.create(10_000 * PAGE);
+    cut.write(7);
+    map.set(7..8).unwrap();
+    map.set(9000..9001).unwrap();
+    cut.place.file().write_all_at(&[0; 512], 1024 + 4 * 512).unwrap();
+    assert_eq!(cut.place.open().unwrap_err(), MapError::Gone { written: 2, found: 1 });
+    assert_eq!(cut.recover(), Recovered::Without(0));
+    assert_eq!(cut.own(), std::slice::from_ref(&(7..8)));
+    assert_eq!(cut.recover(), Recovered::Whole);
+}
+
+#[test]
 fn pages_without_data_are_an_error_where_the_machine_has_not_stopped() {
     let cut = Cut::new(5000);
     let mut map = cut.place.create(5000 * PAGE);

@@ -89,10 +89,7 @@ fn whatever_is_changed_in_a_map_is_told_and_no_other_pages_are_shown() {
                 _ => {
                     let from = random.below(end as u64 / 512) as usize * 512;
                     let to = at / 512 * 512;
-                    // Zeros say that a turn was never written.
-                    if bytes[from..from + 512] != [0; 512] {
-                        bytes.copy_within(from..from + 512, to);
-                    }
+                    bytes.copy_within(from..from + 512, to);
                 }
             }
             file.write_all_at(&bytes, 0).unwrap();
@@ -126,4 +123,53 @@ fn one_bit_anywhere_in_a_map_is_told() {
         file.write_all_at(&[*byte], at as u64).unwrap();
     }
     assert_eq!(pages(&place.open().unwrap()), pages(&map));
+}
+
+#[test]
+fn zeros_in_the_place_of_a_turn_are_told_also_where_no_daemon_has_ended_well() {
+    let place = Place::new();
+    let mut map = place.create(10_000 * PAGE);
+    map.set(5..6).unwrap();
+    map.set(2000..2001).unwrap();
+    map.clear(2000..2001).unwrap();
+    map.set(9000..9001).unwrap();
+    // As a daemon leaves it that is killed now.
+    let whole = std::fs::read(place.0.path().join(ID.to_string())).unwrap();
+    assert_eq!(pages(&place.open().unwrap()), pages(&map));
+    // The turns 0, 1 and 4 were written; the second has no bit any more.
+    for turn in [0, 1, 4] {
+        let mut bytes = whole.clone();
+        bytes[1024 + turn * 512..][..512].fill(0);
+        place.file().write_all_at(&bytes, 0).unwrap();
+        assert_eq!(place.open().unwrap_err(), MapError::Gone { written: 3, found: 2 });
+    }
+    // A map of before counts none.
+    let mut bytes = whole.clone();
+    for sequence in [2, 3] {
+        let header = Header { turns: 0, sequence, ..map.header() };
+        let at = sequence as usize % 2 * 512;
+        bytes[at..at + 512].copy_from_slice(&format::encode(&header));
+    }
+    place.file().write_all_at(&bytes, 0).unwrap();
+    assert_eq!(pages(&place.open().unwrap()), pages(&map));
+    // And counts them with the next one.
+    let mut map = place.open().unwrap();
+    map.set(4000..4001).unwrap();
+    place.file().write_all_at(&[0; 512], 1024).unwrap();
+    assert_eq!(place.open().unwrap_err(), MapError::Gone { written: 4, found: 3 });
+}
+
+#[test]
+fn turns_behind_a_limit_are_not_missed() {
+    let place = Place::new();
+    let mut map = place.create(10_000 * PAGE);
+    map.set(5..6).unwrap();
+    map.set(9000..9001).unwrap();
+    map.set_base_limit(100 * PAGE, NEVER).unwrap();
+    drop(place.open().unwrap());
+    map.make_firm(&map.unsynced().unwrap()).unwrap();
+    assert_eq!(place.file().metadata().unwrap().len(), 1536);
+    drop(place.open().unwrap());
+    place.file().write_all_at(&[0; 512], 1024).unwrap();
+    assert_eq!(place.open().unwrap_err(), MapError::Gone { written: 1, found: 0 });
 }
