@@ -175,8 +175,10 @@ impl<'a> Sweep<'a> {
                 Ok(map) if map.is_whole() => false,
                 // Nothing is left behind by a daemon that has left it in order.
                 _ if state.in_order => true,
-                Ok(map) if state.is_in_place(here) => unmarked.contains(&map.upper()),
-                Err(_) if state.is_in_place(here) => false,
+                // Its bits may be damaged.
+                _ if state.is_in_place(here) => {
+                    PageMap::owner(&*self.pages, id).is_ok_and(|owner| unmarked.contains(&owner))
+                }
                 // A copy: with attributes all of the files have them.
                 _ => self.named.is_empty(),
             };
@@ -196,9 +198,9 @@ impl<'a> Sweep<'a> {
     /// The files without the mark of a page map that maps were made for which no file names.
     fn unmarked(&self) -> Result<HashSet<UpperId>, Errno> {
         let mut found = HashSet::new();
-        let open = |id| PageMap::open(&*self.pages, id, MapAccess::Read).ok();
-        let maps = self.unnamed.keys().filter_map(|id| open(*id));
-        let sought: HashSet<u64> = maps.map(|map| map.upper().ino).collect();
+        let owner = |id: &MapId| PageMap::owner(&*self.pages, *id).ok();
+        let sought: HashSet<u64> =
+            self.unnamed.keys().filter_map(owner).map(|owner| owner.ino).collect();
         if sought.is_empty() {
             return Ok(found);
         }

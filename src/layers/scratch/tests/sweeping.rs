@@ -165,6 +165,24 @@ fn a_page_map_whose_file_has_lost_its_marks_is_kept_and_told() {
 }
 
 #[test]
+fn a_damaged_page_map_whose_file_has_lost_its_marks_is_kept_and_told() {
+    let world = World::new();
+    let scratch = world.open("disk/s").unwrap();
+    let path = written(&scratch, "first", 1);
+    lose_marks(&scratch, &path);
+    let map = scratch.layout().pages().join("0000000000000001");
+    drop(scratch);
+    let whole = fs::read(&map).unwrap();
+    for (at, len) in [(1024, 512), (1024 + 3, 1)] {
+        let mut bytes = whole.clone();
+        bytes[at..at + len].iter_mut().for_each(|byte| *byte = if len == 1 { !*byte } else { 0 });
+        fs::write(&map, &bytes).unwrap();
+        assert_lost(&world, "disk/s", 1);
+        assert_eq!(fs::read(&map).unwrap(), bytes);
+    }
+}
+
+#[test]
 fn a_copy_of_a_killed_scratch_is_known_by_its_marks() {
     let world = World::new();
     let scratch = world.open("disk/s").unwrap();
