@@ -365,6 +365,14 @@ impl InodeTable {
         node
     }
 
+    /// Counts one more lookup of whatever is known by a number. False where nothing is.
+    pub(super) fn look_up_again(&self, ino: Ino) -> bool {
+        let shard = self.shard(ino).read();
+        let Some(node) = shard.get(&ino.0) else { return false };
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
     /// Takes back `count` lookups; the node is dropped with its last. Returns it then.
     pub(super) fn forget(&self, ino: Ino, count: u64) -> Option<Arc<Node>> {
         if ino == Ino::ROOT {

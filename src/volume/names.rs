@@ -133,6 +133,12 @@ impl Volume {
         Entry { attr, generation: node.generation(), trust }
     }
 
+    /// Counts one more lookup of an inode of which one is held, without asking anything. False where
+    /// none is.
+    pub fn look_up_again(&self, ino: Ino) -> bool {
+        ino == Ino::ROOT || self.inodes.look_up_again(ino)
+    }
+
     /// Takes back `count` lookups of an inode.
     pub fn forget(&self, ino: Ino, count: u64) {
         // What was looked up a moment ago stays held for its moment: the number may be another
