@@ -1,5 +1,6 @@
 //! The control verbs on a file of layers: each part of a range goes to the layer that has it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,9 @@ use crate::mapping::{AdviceEffect, BackingFile, FlushEffect, whole_pages};
 use crate::range::ByteRange;
 use crate::sys;
 use crate::sys::advise::SyncMode;
-use crate::volume::{Found, Managed, NotAdvised, OpenInode, PageState, View, Volume, WhyMapped};
+use crate::volume::{
+    Found, Ino, Managed, NotAdvised, OpenInode, PageState, View, Volume, WhyMapped,
+};
 
 /// One layer of a file, in use.
 pub(super) struct Part<'a> {
@@ -119,18 +122,25 @@ impl<'a> Stack<'a> {
 }
 
 impl Overlay {
-    /// Every file that clients have open.
+    /// Every file that clients have open. No lower layer is asked.
     pub(super) fn open_nodes(&self) -> Vec<OpenInode> {
-        let open = self.handles.open_nodes().into_iter();
-        open.map(|(node, handles)| {
+        let open = self.handles.open_nodes();
+        let base = self.lowers.last().filter(|_| open.iter().any(|(node, _)| node.is_direct()));
+        let in_base = base.map(|base| base.open_files()).unwrap_or_default();
+        let in_base: HashMap<Ino, Option<WhyMapped>> =
+            in_base.into_iter().map(|file| (file.ino, file.why_mapped)).collect();
+        let listed = open.into_iter().map(|(node, handles)| {
             let mut path = self.path_of(&node);
             if !node.is_linked() {
                 path.as_mut_os_string().push(" (deleted)");
             }
-            let why_mapped = self.reason(&node, &path).unwrap_or(None);
+            let why_mapped = match self.in_base(&node).filter(|_| node.is_direct()) {
+                Some(at) => in_base.get(&at.ino).copied().flatten(),
+                None => self.reason(&node, &path).unwrap_or(None),
+            };
             OpenInode { ino: node.ino, path, why_mapped, handles }
-        })
-        .collect()
+        });
+        listed.collect()
     }
 
     fn part<'a>(
@@ -188,10 +198,7 @@ impl Overlay {
         let lent = node.whole_opens.load(std::sync::atomic::Ordering::Acquire) > 0;
         match (parts.upper, parts.lowers.first()) {
             (Some(_), Some(_)) => Ok(Some(WhyMapped::Merged)),
-            (None, Some(at)) if lent => {
-                let volume = self.layer(*at)?;
-                Ok(volume.why_mapped(&self.part(volume, at.ino, path, false)?.found))
-            }
+            (None, Some(_)) if lent => Ok(None),
             (None, Some(_)) => Ok(Some(WhyMapped::Below)),
             (Some(upper), None) => {
                 Ok(self.upper.why_mapped(&self.part(&self.upper, upper, path, false)?.found))
