@@ -140,16 +140,14 @@ impl BaseState {
         }
     }
 
-    /// Takes note that a lease is held from before this call on. False when the base had changed
-    /// by then.
-    pub fn lease_begins(&self, base: impl AsFd) -> bool {
+    /// Whether the base is as it was, or is shown whatever it is. Under a lease it stays so.
+    pub fn is_as_it_was(&self, base: impl AsFd) -> bool {
         let now = Fingerprint::of(base);
-        let same = self.mix || now.is_ok_and(|now| self.compare(&now) != Comparison::Changed);
-        *self.lease.lock() = if same { Lease::Held } else { Lease::None };
-        same
+        self.mix || now.is_ok_and(|now| self.compare(&now) != Comparison::Changed)
     }
 
-    /// Takes note that the lease which an earlier state of the same base was under is held still.
+    /// Takes note that a lease is held, and was when the base was found as it was or an earlier
+    /// state of it was under the lease.
     pub fn lease_goes_on(&self) {
         *self.lease.lock() = Lease::Held;
     }

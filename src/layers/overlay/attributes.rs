@@ -177,10 +177,7 @@ impl Overlay {
     fn raised(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
         match node.upper() {
             Some(upper) => Ok(upper),
-            None => {
-                let _names = self.names.write();
-                self.raise(node)
-            }
+            None => self.change_names(|names| self.raise(names, node)),
         }
     }
 

@@ -11,6 +11,7 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
+use super::namespace::{Halt, Names, NamesToChange, Step};
 use super::node::{At, Node, Parts};
 use super::space::TWO_PAGES;
 use crate::layers::merged::{Base, Merged};
@@ -25,7 +26,14 @@ const CAPABILITY: &str = "security.capability";
 pub(super) struct Content {
     pub(super) base: Arc<OwnedFd>,
     /// Once it has an upper file.
-    pub(super) merged: RwLock<Option<Arc<Merged>>>,
+    merged: RwLock<Option<Arc<Merged>>>,
+}
+
+impl Content {
+    /// The merged file, once there is an upper one. Nobody waits for whoever reads it.
+    pub(super) fn merged(&self) -> Option<Arc<Merged>> {
+        self.merged.read().clone()
+    }
 }
 
 impl Overlay {
@@ -36,11 +44,10 @@ impl Overlay {
 
     /// Clones a file that is about to be opened for writing and is only below, where that can be.
     pub(super) fn clone_whole(&self, node: &Arc<Node>) -> Result<(), Errno> {
-        if self.bound.is_some() || !self.clones.load(Ordering::Relaxed) || node.upper().is_some() {
+        if !self.may_clone() || node.upper().is_some() {
             return Ok(());
         }
-        let _names = self.names.write();
-        self.raise(node).map(drop)
+        self.change_names(|names| self.raise(names, node)).map(drop)
     }
 
     pub(super) fn is_worth_copying(&self, node: &Node) -> Result<bool, Errno> {
@@ -61,13 +68,13 @@ impl Overlay {
     /// Copies a small file as a whole. Nobody else waits for that: the file is in pieces meanwhile,
     /// and stays so as long as others have it open by then.
     pub(super) fn copy_whole(&self, node: &Arc<Node>) -> Result<(), Errno> {
-        let content = {
-            let _names = self.names.read();
-            if node.parts().lowers.is_empty() || self.is_open(node) {
-                return Ok(());
-            }
-            self.content(node)?
-        };
+        let content =
+            self.with_names(|names| match node.parts().lowers.is_empty() || self.is_open(node) {
+                true => Ok(None),
+                false => self.content(names, node).map(Some),
+            })?;
+        let Some(content) = content else { return Ok(()) };
+        self.guard.confirm(node);
         let copied = self.merged_to_write(node, &content).and_then(|merged| {
             let size = merged.size()?;
             self.with_room(node, size + TWO_PAGES, || merged.materialize())
@@ -75,39 +82,49 @@ impl Overlay {
         self.close_content(node, content).and(copied)
     }
 
+    /// The same as [`Overlay::content`], for somebody who has not locked the names.
+    pub(super) fn content_of(&self, node: &Arc<Node>) -> Result<Arc<Content>, Errno> {
+        let content = self.with_names(|names| self.content(names, node))?;
+        self.guard.confirm(node);
+        Ok(content)
+    }
+
     /// What the descriptors of a file with pages below share.
-    pub(super) fn content(&self, node: &Arc<Node>) -> Result<Arc<Content>, Errno> {
-        self.content_in(node, &mut node.content.lock())
+    pub(super) fn content(&self, names: &Names<'_>, node: &Arc<Node>) -> Step<Arc<Content>> {
+        self.content_in(names, node, &mut node.content.lock())
     }
 
     pub(super) fn content_in(
         &self,
+        names: &Names<'_>,
         node: &Arc<Node>,
         slot: &mut Weak<Content>,
-    ) -> Result<Arc<Content>, Errno> {
+    ) -> Step<Arc<Content>> {
         if let Some(content) = slot.upgrade() {
             return Ok(content);
         }
         let parts = node.parts();
         let at = parts.lowers.first().copied().ok_or(Errno::STALE)?;
-        // What is held is the file of first touch, wherever its name leads by now.
+        // A copy of another overlay that has no page of its own yet needs no map to be read.
+        let all_below = parts.pages.is_none() && node.is_linked();
+        let upper = parts.upper.filter(|_| !all_below);
+        // What is held is the file of first touch, wherever its name leads to by now.
         let base = match self.guard.file(node) {
             Some(base) => base,
-            None if at == At::GONE && parts.pages.is_none() => return Err(Errno::IO),
+            None if at == At::GONE && parts.pages.is_none() => return Err(Halt::Failed(Errno::IO)),
             // Each page of it that shows is behind its end, which is an error.
             None if at == At::GONE => {
                 Arc::new(rustix::fs::memfd_create("gone", MemfdFlags::CLOEXEC)?)
             }
-            None => self.layer(at)?.open_descriptor(at.ino, OpenMode::Read)?.shared_reader()?,
+            None => names.below().reader(at)?,
         };
         if at != At::GONE {
             self.guard.opened(node, &base);
         }
         let content = Arc::new(Content { base, merged: RwLock::new(None) });
-        // A copy of another overlay that has no page of its own yet needs no map to be read.
-        let all_below = parts.pages.is_none() && node.is_linked();
-        if let Some(upper) = parts.upper.filter(|_| !all_below) {
-            self.merged(node, &content, upper).inspect_err(|_| self.guard.closed(node))?;
+        if let Some(upper) = upper {
+            let merged = self.merged(names, node, &content, upper);
+            merged.inspect_err(|_| names.drop_later(self.guard.closed(node)))?;
         }
         *slot = Arc::downgrade(&content);
         Ok(content)
@@ -116,17 +133,18 @@ impl Overlay {
     /// The merged file of a content that has an upper file.
     pub(super) fn merged(
         &self,
+        names: &Names<'_>,
         node: &Node,
         content: &Content,
         upper: Ino,
-    ) -> Result<Arc<Merged>, Errno> {
+    ) -> Step<Arc<Merged>> {
         let mut slot = content.merged.write();
         if let Some(merged) = &*slot {
             return Ok(Arc::clone(merged));
         }
         let id = match node.parts().pages {
             Some(id) => id,
-            None => self.map_of_others(node, upper)?,
+            None => self.map_of_others(names, node, upper)?,
         };
         if self.contested.contains(&MapId(id)) {
             log::error!(
@@ -134,7 +152,7 @@ impl Overlay {
                 self.path_of(node).shown(),
                 MapId(id)
             );
-            return Err(Errno::IO);
+            return Err(Halt::Failed(Errno::IO));
         }
         let told = |err: MapError| {
             log::error!("{}: page map {}: {err}", self.path_of(node).shown(), MapId(id));
@@ -156,10 +174,10 @@ impl Overlay {
     }
 
     /// A page map for an upper file of another overlay whose data is all below.
-    pub(super) fn map_of_others(&self, node: &Node, upper: Ino) -> Result<u64, Errno> {
+    fn map_of_others(&self, names: &Names<'_>, node: &Node, upper: Ino) -> Step<u64> {
         let below = node.parts().lowers.first().copied().filter(|_| node.is_linked());
         let below = below.ok_or(Errno::IO)?;
-        let base = self.fingerprint(below)?;
+        let base = names.below().fingerprint(below)?;
         let pages = self.new_page_map(&base, base.size, upper)?;
         self.marks
             .write(&self.upper, upper, "mmapfs.pages", pages.to_string().as_bytes())
@@ -175,21 +193,21 @@ impl Overlay {
         node: &Arc<Node>,
         content: &Content,
     ) -> Result<Arc<Merged>, Errno> {
-        if let Some(merged) = &*content.merged.read() {
-            return Ok(Arc::clone(merged));
+        if let Some(merged) = content.merged() {
+            return Ok(merged);
         }
-        let _names = self.names.write();
-        let upper = self.raise(node)?;
-        self.merged(node, content, upper)
+        let merged = self.change_names(|names| {
+            let upper = self.raise(names, node)?;
+            self.merged(names, node, content, upper)
+        })?;
+        self.guard.confirm(node);
+        Ok(merged)
     }
 
     /// The merged file of a node with parts in several layers.
     pub(super) fn merged_if_any(&self, node: &Arc<Node>) -> Result<Option<Arc<Merged>>, Errno> {
-        let content = {
-            let _names = self.names.read();
-            self.content(node)?
-        };
-        let merged = content.merged.read().clone();
+        let content = self.content_of(node)?;
+        let merged = content.merged();
         self.close_content(node, content)?;
         Ok(merged)
     }
@@ -200,19 +218,14 @@ impl Overlay {
         node: &Arc<Node>,
         change: impl FnOnce(&Merged) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        let content = {
-            let _names = self.names.read();
+        let content = self.with_names(|names| {
             let mut slot = node.content.lock();
             self.recall(node);
-            self.content_in(node, &mut slot)?
-        };
+            self.content_in(names, node, &mut slot)
+        })?;
+        self.guard.confirm(node);
         let changed = self.merged_to_write(node, &content).and_then(|merged| change(&merged));
         self.close_content(node, content).and(changed)
-    }
-
-    /// A lower file as it is at this moment. It need not be readable.
-    pub(super) fn fingerprint(&self, below: At) -> Result<Fingerprint, Errno> {
-        Fingerprint::of(self.layer(below)?.open_path(below.ino)?)
     }
 
     /// A new page map for a copy of a lower file, whose pages up to `limit`, in bytes, are those of
@@ -277,12 +290,19 @@ impl Overlay {
     }
 
     /// Makes a file whole of which nothing below is seen any more, at its last close. Returns the
-    /// number of the page map, which is to go when that is durable. Whoever calls has locked the
-    /// names for writing.
-    fn finish(&self, node: &Node, content: Arc<Content>) -> Result<Option<u64>, Errno> {
+    /// number of the page map, which is to go when that is durable.
+    fn finish(
+        &self,
+        _: &NamesToChange<'_>,
+        node: &Node,
+        content: &Arc<Content>,
+    ) -> Step<Option<u64>> {
         let mut slot = node.content.lock();
-        let whole = content.merged.read().as_ref().is_some_and(|merged| merged.is_whole());
-        if Arc::strong_count(&content) > 1 || !whole {
+        // While somebody else has it open it may be that its base is just being read.
+        if Arc::strong_count(content) > 1 {
+            return Ok(None);
+        }
+        if !content.merged().is_some_and(|merged| merged.is_whole()) {
             return Ok(None);
         }
         let Some(upper) = node.upper() else { return Ok(None) };
@@ -316,31 +336,41 @@ impl Overlay {
     ) -> Result<(), Errno> {
         let closed = self.make_whole(node, content);
         let slot = node.content.lock();
-        if slot.strong_count() == 0 {
-            self.guard.closed(node);
-        }
+        let base = match slot.strong_count() {
+            0 => self.guard.closed(node),
+            _ => None,
+        };
         drop(slot);
+        drop(base);
         self.evict_bases();
         closed
     }
 
     /// Makes a file whole of which nothing below is seen any more, if this was its last use.
     fn make_whole(&self, node: &Arc<Node>, content: Arc<Content>) -> Result<(), Errno> {
-        let whole = content.merged.read().as_ref().is_some_and(|merged| merged.is_whole());
+        let merged = content.merged();
+        let whole = merged.as_ref().is_some_and(|merged| merged.is_whole());
         // The page map of a file without a name goes with the node: it may be opened by its
         // descriptor again.
         if !node.is_linked() || !whole {
             return Ok(());
         }
-        if let Some(merged) = &*content.merged.read() {
+        if let Some(merged) = merged {
             // Its data must not come later than the word that all of it is there. Nobody waits for
             // this but who closes it.
             merged.sync_written()?;
         }
-        let finished = {
-            let _names = self.names.write();
-            if node.is_linked() { self.finish(node, content)? } else { None }
-        };
+        let mut last = Some(content);
+        let finished = self.change_names(|names| {
+            let Some(content) = last.take() else { return Ok(None) };
+            let finished = match node.is_linked() {
+                true => self.finish(names, node, &content),
+                false => Ok(None),
+            };
+            // Let go of with the names locked: of two who close it, the later one is the last.
+            names.drop_later(Arc::into_inner(content));
+            finished
+        })?;
         let (Some(pages), Some(upper)) = (finished, node.upper()) else { return Ok(()) };
         // No power cut leaves a file that names a map which is gone.
         let durable = self.upper.open_descriptor(upper, OpenMode::Read);

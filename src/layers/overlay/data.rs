@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::content::{Content, read_base};
 use super::handles::Handle;
+use super::lent::LentBelow;
+use super::namespace::{Names, Step};
 use super::node::{At, Node};
 use crate::layers::pages::{MapAccess, MapId, PAGE, PageMap};
 use crate::mapping::OpenMode;
@@ -17,6 +19,13 @@ use crate::sys::cred::Caller;
 use crate::volume::{
     HandleId, Ino, Lend, Open, Opened, Plane, SeekTo, Stat, Volume, WhyMapped, WriteRequest,
 };
+
+/// How far an open has come.
+enum Opening {
+    Done(Opened),
+    /// What is there is to be lent to the kernel first.
+    Lend(At),
+}
 
 impl Overlay {
     /// Opens a file.
@@ -46,39 +55,68 @@ impl Overlay {
                 self.copy_whole(&node)?;
             }
         }
-        let _names = self.names.read();
+        let mut lent = None;
+        loop {
+            let opening = self.with_names(|names| {
+                self.open_locked(names, (&node, ino), (how, begins_anew), caller, (lend, &mut lent))
+            });
+            match opening? {
+                Opening::Done(opened) => {
+                    self.guard.confirm(&node);
+                    return Ok(opened);
+                }
+                Opening::Lend(at) => lent = Some(self.lend_below(at, how, caller, lend)?),
+            }
+        }
+    }
+
+    fn open_locked(
+        &self,
+        names: &Names<'_>,
+        (node, ino): (&Arc<Node>, Ino),
+        (how, begins_anew): (Open, bool),
+        caller: &Caller,
+        (lend, lent): (&Lend<'_>, &mut Option<LentBelow<'_>>),
+    ) -> Step<Opening> {
         let parts = node.parts();
         let mut slot = node.content.lock();
-        self.check_number(&node, ino)?; // Nobody else changes it meanwhile.
+        self.check_number(node, ino)?; // Nobody else changes it meanwhile.
         let whole = parts.upper.filter(|_| parts.lowers.is_empty());
         if node.loan.is_open() && (how.write || whole.is_some()) {
-            self.recall_by(&node, ino)?;
+            self.recall_by(node, ino)?;
         }
         // Whoever has it open since it was in pieces goes on so, and so does everybody else.
         if let Some(upper) = whole
             && slot.strong_count() == 0
         {
             let opened = Opened { begins_anew, ..self.upper.open(upper, how, caller, lend)? };
-            return Ok(self.handles.add_whole(Arc::clone(&node), None, opened));
+            return Ok(Opening::Done(self.handles.add_whole(Arc::clone(node), None, opened)));
         }
         if !how.write && self.share {
             // What is lent is lent to everybody: the kernel takes one way at a time.
             let is_lent = node.loan.is_open();
-            if is_lent || slot.strong_count() == 0 && self.may_be_lent(&node) {
-                if let Some(opened) = self.lend_base(&node, how, caller, lend)? {
-                    return Ok(opened);
+            if is_lent || slot.strong_count() == 0 && self.may_be_lent(node) {
+                let at = parts.lowers.first().copied().ok_or(Errno::STALE)?;
+                match lent {
+                    None => return Ok(Opening::Lend(at)),
+                    Some(lent) => {
+                        if let Some(opened) = self.note_lent(node, lent) {
+                            return Ok(Opening::Done(opened));
+                        }
+                    }
                 }
                 if is_lent {
-                    self.recall_by(&node, ino)?;
+                    self.recall_by(node, ino)?;
                 }
             }
         }
-        let content = self.content_in(&node, &mut slot)?;
+        let content = self.content_in(names, node, &mut slot)?;
         drop(slot);
+        let node = Arc::clone(node);
         let handle = Handle::Merged { node, content, read: how.read, write: how.write };
         let id = self.handles.add(handle);
         let plane = Plane::Mapped(WhyMapped::Merged);
-        Ok(Opened { id, plane, by_request: false, begins_anew })
+        Ok(Opening::Done(Opened { id, plane, by_request: false, begins_anew }))
     }
 
     /// Ends an open file.
@@ -164,7 +202,7 @@ impl Overlay {
                 volume.read(inner, *id, offset, len, |bytes| deliver(bytes))
             }
             Handle::Merged { read: false, .. } => Err(Errno::BADF),
-            Handle::Merged { content, .. } => match &*content.merged.read() {
+            Handle::Merged { content, .. } => match content.merged() {
                 Some(merged) => merged.read_with(offset, len, deliver),
                 None => read_base(&content.base, offset, len, deliver),
             },
@@ -207,7 +245,7 @@ impl Overlay {
                 self.layer(*at)?.write(*id, offset, data, request, caller)
             }
             Handle::Merged { node, content, write: true, .. } => {
-                if content.merged.read().is_none() {
+                if content.merged().is_none() {
                     self.check_room_for_data()?;
                 }
                 let merged = self.merged_to_write(node, content)?;
@@ -248,16 +286,17 @@ impl Overlay {
         if !node.is_regular() {
             return Ok(false);
         }
-        let content = {
+        let content = self.with_names(|names| {
             // It is not made whole between the look at it and the hold on it.
-            let _names = self.names.read();
-            if node.parts().lowers.is_empty() && node.content.lock().strong_count() == 0 {
-                return Ok(false);
-            }
             let mut slot = node.content.lock();
+            if node.parts().lowers.is_empty() && slot.strong_count() == 0 {
+                return Ok(None);
+            }
             self.recall_by(node, ino)?;
-            self.content_in(node, &mut slot)?
-        };
+            self.content_in(names, node, &mut slot).map(Some)
+        })?;
+        let Some(content) = content else { return Ok(false) };
+        self.guard.confirm(node);
         let truncated = self.merged_to_write(node, &content).and_then(|merged| {
             if caller.uid != 0 {
                 self.kill_privileges(node, caller)?;
@@ -278,7 +317,7 @@ impl Overlay {
                 let (volume, inner) = self.whole(node, *layer)?;
                 volume.seek(inner, *id, offset, to)
             }
-            Handle::Merged { content, .. } => match &*content.merged.read() {
+            Handle::Merged { content, .. } => match content.merged() {
                 Some(merged) => merged.seek(offset, to),
                 None => rustix::fs::seek(&content.base, to.starting_at(offset)),
             },
@@ -305,8 +344,7 @@ impl Overlay {
             return volume.ioctl(inner, *id, command, data, out_size);
         }
         if sys::file::changes_attributes(command) && !node.is_direct() {
-            let _names = self.names.write();
-            self.raise(&node)?;
+            self.change_names(|names| self.raise(names, &node))?;
         }
         let (volume, inner) = self.top(&node)?;
         if node.is_dir() {

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::locate::Sought;
+use super::namespace::{Names, Step};
 use super::node::{At, Node, Parts};
 use crate::sys::cred::Caller;
 use crate::volume::{Entry, Ino, Lend, NewNode, Open, Opened, Trust, Volume};
@@ -55,10 +56,23 @@ impl Overlay {
     }
 
     /// Finds a name in the base alone.
-    pub(super) fn find_direct(&self, parent: &Node, name: &OsStr) -> Result<Sought, Errno> {
+    pub(super) fn find_direct(
+        &self,
+        names: &Names<'_>,
+        parent: &Node,
+        name: &OsStr,
+    ) -> Step<Sought> {
         let dir = self.in_base(parent).ok_or(Errno::NOENT)?;
-        let entry = self.layer(dir)?.lookup(dir.ino, name)?;
+        let entry = names.below().lookup(dir, name)?;
         Ok(self.sought_in_base(dir, &entry))
+    }
+
+    /// The node of a name that is in the base alone, with a lookup of it counted.
+    fn child_in_base(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Arc<Node>, Errno> {
+        self.with_names(|names| {
+            let found = self.find_direct(names, parent, name)?;
+            Ok(self.adopt(names, found, parent, name))
+        })
     }
 
     fn sought_in_base(&self, dir: At, entry: &Entry) -> Sought {
@@ -77,12 +91,13 @@ impl Overlay {
         name: &OsStr,
         dir: At,
         entry: &Entry,
-    ) -> (Arc<Node>, Entry) {
-        let sought = self.sought_in_base(dir, entry);
-        let (stat, trust) = (sought.stat, sought.trust);
-        let node = self.adopt(sought, parent, name);
+    ) -> Result<(Arc<Node>, Entry), Errno> {
+        let (stat, trust) = (entry.attr.stat, Trust::Briefly);
+        let node = self.with_names(|names| {
+            Ok(self.adopt(names, self.sought_in_base(dir, entry), parent, name))
+        })?;
         let entry = self.entry(&node, stat, trust);
-        (node, entry)
+        Ok((node, entry))
     }
 
     pub(super) fn create_in_base(
@@ -95,7 +110,7 @@ impl Overlay {
     ) -> Result<(Entry, Opened), Errno> {
         let (entry, opened) =
             direct.volume.create(direct.dir.ino, name, new, how, exclusive, lend)?;
-        let (node, entry) = self.made_in_base(parent, name, direct.dir, &entry);
+        let (node, entry) = self.made_in_base(parent, name, direct.dir, &entry)?;
         let at = self.in_base(&node);
         Ok((entry, self.handles.add_whole(node, at, opened)))
     }
@@ -109,7 +124,7 @@ impl Overlay {
     ) -> Result<Entry, Errno> {
         let at = self.in_base(node).filter(|_| node.is_direct()).ok_or(Errno::XDEV)?;
         let entry = direct.volume.link(at.ino, direct.dir.ino, name)?;
-        Ok(self.made_in_base(parent, name, direct.dir, &entry).1)
+        self.made_in_base(parent, name, direct.dir, &entry).map(|(_, entry)| entry)
     }
 
     pub(super) fn remove_in_base(
@@ -119,8 +134,7 @@ impl Overlay {
         direct: &Direct<'_>,
         directory: bool,
     ) -> Result<(), Errno> {
-        let found = self.find_direct(parent, name)?;
-        let node = self.adopt(found, parent, name);
+        let node = self.child_in_base(parent, name)?;
         let removed = direct.volume.remove(direct.dir.ino, name, directory);
         if removed.is_ok()
             && let Some(at) = self.in_base(&node)
@@ -142,8 +156,7 @@ impl Overlay {
     ) -> Result<(), Errno> {
         let (old, new) = (self.direct(from.0, from.1)?, self.direct(to.0, to.1)?);
         let (Some(old), Some(new)) = (old, new) else { return Err(Errno::XDEV) };
-        let found = self.find_direct(from.0, from.1)?;
-        let moved = self.adopt(found, from.0, from.1);
+        let moved = self.child_in_base(from.0, from.1)?;
         let renamed = match moved.is_dir() {
             true => Err(Errno::XDEV), // What is in it would come under other rules.
             false => {
@@ -153,7 +166,10 @@ impl Overlay {
             }
         };
         if renamed.is_ok() && !flags.contains(RenameFlags::EXCHANGE) {
-            moved.seen_at(to.0, to.1);
+            self.change_names(|_| {
+                moved.seen_at(to.0, to.1);
+                Ok(())
+            })?;
         }
         self.forget_node(moved);
         renamed

@@ -32,8 +32,8 @@ impl Overlay {
             Handle::Whole { id, layer: Some(at), .. } => {
                 self.layer(*at)?.sync(at.ino, *id, data_only)
             }
-            Handle::Merged { node, content, .. } => match &*content.merged.read() {
-                Some(merged) => self.sync_merged(node, merged, data_only),
+            Handle::Merged { node, content, .. } => match content.merged() {
+                Some(merged) => self.sync_merged(node, &merged, data_only),
                 None => Ok(()), // Nothing was changed.
             },
         };

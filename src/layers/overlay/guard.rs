@@ -8,8 +8,7 @@
 //! that is held keeps it. What is under no lease is compared by fingerprint whenever its pages are
 //! read ([`BaseState`]).
 //!
-//! Locks: [`Node::content`] comes before [`Guard::held`], and nothing is locked below the latter.
-//! No call here waits for anybody else.
+//! With [`Guard::held`] locked no base is asked, and no descriptor of one is closed.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -51,20 +50,30 @@ struct Entry {
     asked: Option<Instant>,
     /// Nobody has the file open here; when it was used last.
     idle: Option<u64>,
+    /// How often a lease was taken.
+    taken: u64,
 }
 
 impl Entry {
     fn is_leased(&self) -> bool {
         self.refused.is_none() && self.asked.is_none()
     }
+}
 
-    /// Gives the lease back.
-    fn give_back(&mut self) {
-        if let Some(state) = &self.state {
-            state.lease_ends(&self.file);
+/// A file that is guarded no longer. Its base may be asked when this is dropped, and its descriptor
+/// is closed: nothing that others need is locked then.
+#[must_use]
+pub(super) struct Released(Entry);
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        super::namespace::may_ask();
+        let Entry { file, state, refused, .. } = &self.0;
+        if let Some(state) = state {
+            state.lease_ends(file);
         }
-        if self.refused.is_none() {
-            lease::give_back(&self.file);
+        if refused.is_none() {
+            lease::give_back(file);
         }
     }
 }
@@ -79,12 +88,11 @@ struct Held {
 }
 
 impl Held {
-    fn remove(&mut self, ino: Ino) -> Option<Entry> {
-        let mut entry = self.entries.remove(&ino)?;
+    fn remove(&mut self, ino: Ino) -> Option<Released> {
+        let entry = self.entries.remove(&ino)?;
         self.files.remove(&entry.file.as_raw_fd());
         entry.idle.map(|used| self.idle.remove(&used));
-        entry.give_back();
-        Some(entry)
+        Some(Released(entry))
     }
 }
 
@@ -144,6 +152,7 @@ impl Guard {
             entry.idle.take().map(|used| held.idle.remove(&used));
             if entry.refused.is_some() && entry.asked.is_none() {
                 entry.refused = lease::take(&entry.file, *keeper).err();
+                entry.taken += 1;
             }
             return;
         }
@@ -151,50 +160,82 @@ impl Guard {
         let (node, file) = (Arc::clone(node), Arc::clone(file));
         held.files.insert(file.as_raw_fd(), node.ino);
         let ino = node.ino;
-        held.entries
-            .insert(ino, Entry { node, file, state: None, refused, asked: None, idle: None });
+        let (state, asked, idle) = Default::default();
+        held.entries.insert(ino, Entry { node, file, state, refused, asked, idle, taken: 1 });
     }
 
-    /// Takes note of what a file with a partial copy says of its base.
+    /// Takes note of what a file with a partial copy says of its base. [`Guard::confirm`] is due when
+    /// nothing is locked any more; until then the base is compared whenever it is read.
     pub(super) fn attach(&self, node: &Node, state: &Arc<BaseState>) {
         let mut held = self.held.lock();
         let Some(entry) = held.entries.get_mut(&node.ino) else { return };
         if entry.refused.is_none() {
-            match entry.state.as_ref().is_some_and(|before| before.is_leased()) {
-                true => state.lease_goes_on(),
-                false => drop(state.lease_begins(&entry.file)),
+            if entry.state.as_ref().is_some_and(|before| before.is_leased()) {
+                state.lease_goes_on();
             }
             entry.asked.into_iter().for_each(|asked| state.lease_is_asked_for(end_of(asked)));
         }
         entry.state = Some(Arc::clone(state));
     }
 
+    /// Relies on the lease of a file whose base is found as it was. The base is asked.
+    pub(super) fn confirm(&self, node: &Node) {
+        let leased = |held: &Held| {
+            let entry = held.entries.get(&node.ino).filter(|entry| entry.is_leased())?;
+            let state = Arc::clone(entry.state.as_ref().filter(|state| !state.is_leased())?);
+            Some((Arc::clone(&entry.file), state, entry.taken))
+        };
+        let Some((file, state, taken)) = leased(&self.held.lock()) else { return };
+        super::namespace::may_ask();
+        if !state.is_as_it_was(&file) {
+            return;
+        }
+        let held = self.held.lock();
+        // It has been the same lease throughout.
+        if let Some((_, same, still)) = leased(&held)
+            && Arc::ptr_eq(&state, &same)
+            && still == taken
+        {
+            state.lease_goes_on();
+        }
+    }
+
     /// Takes note that nobody has a file open here any more. Whoever calls has locked
-    /// [`Node::content`].
-    pub(super) fn closed(&self, node: &Node) {
+    /// [`Node::content`], and drops what is returned when that is let go.
+    #[must_use]
+    pub(super) fn closed(&self, node: &Node) -> Option<Released> {
         let parts = node.parts();
         let partial = parts.pages.is_some() && !parts.lowers.is_empty() && node.is_linked();
         let mut held = self.held.lock();
         let held = &mut *held;
         if !partial {
-            let state = held.remove(node.ino).and_then(|entry| entry.state);
-            state.into_iter().for_each(|state| self.changed.forget(state.path()));
-        } else if let Some(entry) = held.entries.get_mut(&node.ino)
+            return self.forgotten(held.remove(node.ino));
+        }
+        if let Some(entry) = held.entries.get_mut(&node.ino)
             && entry.idle.is_none()
         {
             held.clock += 1;
             entry.idle = Some(held.clock);
             held.idle.insert(held.clock, node.ino);
         }
+        None
     }
 
-    /// Lets go of a file that has lost its last name, unless somebody has it open.
-    pub(super) fn unlinked(&self, node: &Node) {
-        let mut held = self.held.lock();
-        if held.entries.get(&node.ino).is_some_and(|entry| entry.idle.is_some()) {
-            let state = held.remove(node.ino).and_then(|entry| entry.state);
-            state.into_iter().for_each(|state| self.changed.forget(state.path()));
+    /// Takes note that nothing of the base of a file is told any more.
+    fn forgotten(&self, released: Option<Released>) -> Option<Released> {
+        if let Some(Released(Entry { state: Some(state), .. })) = &released {
+            self.changed.forget(state.path());
         }
+        released
+    }
+
+    /// Lets go of a file that has lost its last name, unless somebody has it open. What is returned
+    /// is to be dropped with nothing locked.
+    #[must_use]
+    pub(super) fn unlinked(&self, node: &Node) -> Option<Released> {
+        let mut held = self.held.lock();
+        let is_idle = held.entries.get(&node.ino).is_some_and(|entry| entry.idle.is_some());
+        if is_idle { self.forgotten(held.remove(node.ino)) } else { None }
     }
 
     /// Lets go of what was used least lately and is too much. Returns the nodes, which may be
@@ -202,13 +243,15 @@ impl Guard {
     pub(super) fn evict(&self) -> Vec<Ino> {
         let most = Guard::most_idle();
         let mut gone = Vec::new();
-        let mut held = self.held.lock();
-        let held = &mut *held;
+        let mut locked = self.held.lock();
+        let held = &mut *locked;
         let excess = held.idle.len().saturating_sub(most);
         // Of a base that somebody waits for the rest is being copied.
         let unasked = |ino: &Ino| held.entries.get(ino).is_none_or(|entry| entry.asked.is_none());
         gone.extend(held.idle.values().copied().filter(unasked).take(excess));
-        gone.iter().for_each(|ino| drop(held.remove(*ino)));
+        let released: Vec<_> = gone.iter().filter_map(|ino| held.remove(*ino)).collect();
+        drop(locked);
+        drop(released);
         gone
     }
 
@@ -309,19 +352,28 @@ impl Guard {
         jobs.busy -= 1;
         let bytes = jobs.under_way.remove(&node.ino).map_or(0, |(_, bytes)| bytes);
         drop(jobs);
-        let mut held = self.held.lock();
         let Some(reason) = failure else {
             self.rescued.fetch_add(1, Ordering::Relaxed);
             self.rescued_bytes.fetch_add(bytes, Ordering::Relaxed);
             // Nothing of the base shows any more, whoever has the file open.
-            drop(held.remove(node.ino));
+            let released = self.held.lock().remove(node.ino);
+            drop(released);
             return bytes;
         };
         self.failed.lock().push((path, reason));
-        if let Some(entry) = held.entries.get_mut(&node.ino) {
-            entry.give_back();
-            entry.asked = None;
-            entry.refused = Some(Errno::AGAIN); // Somebody writes it.
+        let entry = |entry: &Entry| (Arc::clone(&entry.file), entry.state.clone(), entry.refused);
+        let held = self.held.lock().entries.get(&node.ino).map(entry);
+        if let Some((file, state, refused)) = held {
+            state.into_iter().for_each(|state| state.lease_ends(&file));
+            if refused.is_none() {
+                lease::give_back(&file);
+            }
+            if let Some(entry) = self.held.lock().entries.get_mut(&node.ino)
+                && Arc::ptr_eq(&entry.file, &file)
+            {
+                entry.asked = None;
+                entry.refused = Some(Errno::AGAIN); // Somebody writes it.
+            }
         }
         bytes
     }
@@ -343,8 +395,9 @@ impl Guard {
         drop(jobs);
         let mut held = self.held.lock();
         let all: Vec<Ino> = held.entries.keys().copied().collect();
-        all.into_iter().for_each(|ino| drop(held.remove(ino)));
+        let released: Vec<_> = all.into_iter().filter_map(|ino| held.remove(ino)).collect();
         drop(held);
+        drop(released);
         if let Some(stop) = self.stop.lock().take() {
             stop.stop();
         }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::locate::{Sought, Whence};
 use super::marks::Links;
+use super::namespace::{Halt, Names, NamesToChange, Step};
 use super::node::{Node, original};
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, Volume};
@@ -56,15 +57,15 @@ impl Index {
 impl Overlay {
     /// What a name leads to in the lower layers, or the copy of that, which was made by another of
     /// its names: one that it may have lost since in the base.
-    pub(super) fn below(&self, whence: Whence<'_>, name: &OsStr) -> Result<Sought, Errno> {
-        let sought = self.directly_below(whence.dirs, name)?;
+    pub(super) fn below(&self, whence: Whence<'_>, name: &OsStr) -> Step<Sought> {
+        let sought = self.directly_below(whence.names, whence.dirs, name)?;
         if sought.stat.is_dir() || !self.index.has(sought.ino) {
             return Ok(sought);
         }
         let joined = match self.upper.lookup(self.index.dir, OsStr::new(&key(sought.ino))) {
             Ok(entry) => self.in_index(whence, name, &entry, &sought),
             Err(Errno::NOENT) => Ok(None),
-            Err(err) => Err(err),
+            Err(err) => Err(Halt::Failed(err)),
         };
         if let Ok(None) = joined {
             return Ok(sought);
@@ -81,56 +82,63 @@ impl Overlay {
         name: &OsStr,
         entry: &Entry,
         below: &Sought,
-    ) -> Result<Option<Sought>, Errno> {
+    ) -> Step<Option<Sought>> {
         let refuse = |reason: &dyn std::fmt::Display| {
             let path = self.path_of(whence.parent).join(name);
             log::error!("{}: index/{}: {reason}", path.shown(), key(below.ino));
         };
         let inner = entry.attr.ino;
-        let is_same = match self.is_of_file(inner, below) {
+        let is_same = match self.is_of_file(whence.names, inner, below) {
             Ok(Some(false)) => {
                 self.upper.forget(inner, 1);
                 return Ok(None);
             }
             Ok(is_same) => is_same == Some(true),
-            Err(err) => {
-                refuse(&err);
+            Err(halt) => {
+                if let Halt::Failed(err) = halt {
+                    refuse(&err);
+                }
                 self.upper.forget(inner, 1);
-                return Err(err);
+                return Err(halt);
             }
         };
         if entry.attr.stat.kind() != below.stat.kind() {
             refuse(&"it is a file of another type");
             self.upper.forget(inner, 1);
-            return Err(Errno::IO);
+            return Err(Halt::Failed(Errno::IO));
         }
         let joined = self.above(whence, name, entry, is_same)?;
         // Other files than regular ones may have no marks.
         if original(joined.ino) != original(below.ino) && below.stat.kind() == libc::S_IFREG {
             refuse(&"it is the copy of another file");
             self.let_go(&joined.parts);
-            return Err(Errno::IO);
+            return Err(Halt::Failed(Errno::IO));
         }
         Ok(Some(joined))
     }
 
     /// Whether an entry is the copy of the file that was found below, and not of an earlier one;
     /// `None` where its marks do not tell.
-    fn is_of_file(&self, inner: Ino, below: &Sought) -> Result<Option<bool>, Errno> {
+    fn is_of_file(&self, names: &Names<'_>, inner: Ino, below: &Sought) -> Step<Option<bool>> {
         let origin = self.marks.origin(&self.upper, inner).map_err(|err| err.errno())?;
         let (Some(origin), Some(at)) = (origin, below.parts.lowers.first()) else {
             return Ok(None);
         };
-        Ok(Some(origin.is_of_file(&self.fingerprint(*at)?)))
+        Ok(Some(origin.is_of_file(&names.below().fingerprint(*at)?)))
     }
 
     /// Enters the copy of a node, which is not in its place yet.
-    pub(super) fn enter_in_index(&self, node: &Node, upper: Ino) -> Result<(), Errno> {
+    pub(super) fn enter_in_index(
+        &self,
+        names: &NamesToChange<'_>,
+        node: &Node,
+        upper: Ino,
+    ) -> Result<(), Errno> {
         let name = key(node.ino);
         let linked = match self.upper.link(upper, self.index.dir, OsStr::new(&name)) {
             // All names of the file that it is of are gone, and so is its inode.
             Err(Errno::EXIST) => {
-                self.retire(OsStr::new(&name))?;
+                self.retire(names, OsStr::new(&name))?;
                 self.upper.link(upper, self.index.dir, OsStr::new(&name))
             }
             linked => linked,
@@ -159,15 +167,21 @@ impl Overlay {
 
     /// Removes an entry whose file is gone from the base: the copy keeps the names that it has of
     /// its own, and is a file like any other then.
-    fn retire(&self, name: &OsStr) -> Result<(), Errno> {
+    fn retire(&self, names: &NamesToChange<'_>, name: &OsStr) -> Result<(), Errno> {
         let entry = self.upper.lookup(self.index.dir, name)?;
         let (inner, links) = (entry.attr.ino, i64::from(entry.attr.stat.nlink) - 1);
-        let retired = self.retire_copy(name, inner, links);
+        let retired = self.retire_copy(names, name, inner, links);
         self.upper.forget(inner, 1);
         retired
     }
 
-    fn retire_copy(&self, name: &OsStr, inner: Ino, links: i64) -> Result<(), Errno> {
+    fn retire_copy(
+        &self,
+        names: &NamesToChange<'_>,
+        name: &OsStr,
+        inner: Ino,
+        links: i64,
+    ) -> Result<(), Errno> {
         let shown = self.nodes.numbers().shown(inner);
         let node = self.nodes.get(shown).filter(|node| node.upper() == Some(inner));
         let marks = self.marks.read(&self.upper, inner).ok();
@@ -178,7 +192,7 @@ impl Overlay {
             Some(node) => {
                 node.change_parts(|parts| parts.links = None);
                 if links == 0 {
-                    return self.lost_a_name(&node, Some(0));
+                    return self.lost_a_name(names, &node, Some(0));
                 }
             }
             None if links == 0 => {

@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::node::Node;
+use super::node::{At, Node};
 use crate::sys::cred::Caller;
-use crate::volume::{HandleId, Ino, Lend, Open, Opened, Plane, Trust};
+use crate::volume::{HandleId, Ino, Lend, Open, Opened, Plane, Trust, Volume};
 
 /// What is lent of a file.
 pub(super) struct Loan {
@@ -77,6 +77,24 @@ fn another_number() -> Ino {
     Ino(OTHERS | LAST.fetch_add(1, Ordering::Relaxed))
 }
 
+/// An open base file.
+pub(super) struct LentBelow<'a> {
+    volume: &'a Volume,
+    at: At,
+    /// Until it is noted as lent.
+    opened: Option<Opened>,
+}
+
+impl Drop for LentBelow<'_> {
+    fn drop(&mut self) {
+        if let Some(opened) = self.opened.take()
+            && let Err(err) = self.volume.release(opened.id)
+        {
+            log::warn!("inode {}: closing the base: {err}", self.at.ino);
+        }
+    }
+}
+
 impl Overlay {
     /// Refuses to open or change the content of a file by a number that it had before.
     ///
@@ -124,26 +142,27 @@ impl Overlay {
         if node.loan.number() == ino || ino == Ino::ROOT { trust } else { Trust::Once }
     }
 
-    /// Lends the base file itself to the kernel to be read; `None` where that cannot be. Whoever
-    /// calls has locked its content.
-    pub(super) fn lend_base(
+    /// Opens a base file to be lent to the kernel. It is closed where it is not noted as lent.
+    pub(super) fn lend_below(
         &self,
-        node: &Arc<Node>,
+        at: At,
         how: Open,
         caller: &Caller,
         lend: &Lend<'_>,
-    ) -> Result<Option<Opened>, Errno> {
-        let at = node.parts().lowers.first().copied().ok_or(Errno::STALE)?;
+    ) -> Result<LentBelow<'_>, Errno> {
         let volume = self.layer(at)?;
-        let opened = volume.open(at.ino, how, caller, lend)?;
-        if !matches!(opened.plane, Plane::Passthrough(_)) {
-            volume.release(opened.id)?;
-            return Ok(None);
-        }
+        Ok(LentBelow { volume, at, opened: Some(volume.open(at.ino, how, caller, lend)?) })
+    }
+
+    /// Notes that the base file itself is lent to the kernel to be read; `None` where it is not.
+    /// Whoever calls has locked its content.
+    pub(super) fn note_lent(&self, node: &Arc<Node>, lent: &mut LentBelow<'_>) -> Option<Opened> {
+        let is_lent = |opened: &mut Opened| matches!(opened.plane, Plane::Passthrough(_));
+        let opened = lent.opened.take_if(is_lent)?;
         let mut open = node.loan.open.lock();
-        let opened = self.handles.add_whole(Arc::clone(node), Some(at), opened);
+        let opened = self.handles.add_whole(Arc::clone(node), Some(lent.at), opened);
         open.insert(opened.id.0);
-        Ok(Some(opened))
+        Some(opened)
     }
 
     /// Whether a file may be lent that nobody has open otherwise.

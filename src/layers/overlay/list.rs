@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Overlay;
+use super::below::Answers;
 use super::locate::Sought;
-use super::merge::{Found, Reading, Step};
+use super::merge::{Found, Listed, Reading};
+use super::names::Upper;
 use super::node::{At, Node, Parts};
 use super::places::{self, AFTER_DOT, AFTER_DOTS};
 use crate::volume::{Attr, DataOnly, DirItem, Entry, HandleId, Ino, Trust};
@@ -106,7 +108,6 @@ impl Overlay {
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Result<bool, Errno> {
-        let _names = self.names.read();
         if id != HandleId::NONE {
             let dir = self.handles.dir(id)?;
             let node = self.node(dir.ino)?;
@@ -170,7 +171,7 @@ impl Overlay {
         let mut at = reading.at;
         let listed = self.each_entry(node, reading, at, look_up, &mut |item, found, next| {
             let step = self.give(node, (item, found, next), look_up, add);
-            if step == Step::Given {
+            if step == Listed::Given {
                 at = next;
             }
             step
@@ -187,19 +188,19 @@ impl Overlay {
         (item, found, next): (&DirItem<'_>, Found, u64),
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
-    ) -> Step {
-        let Found::Below(layer) = found else {
+    ) -> Listed {
+        let Found::Below(dir, generation) = found else {
             return self.emit(node, (item, next), look_up, add);
         };
         match &item.entry {
-            Some(entry) => self.add_base(node, (item, entry), layer, next, add),
+            Some(entry) => self.add_base(node, (item, entry), (dir, generation), next, add),
             None if look_up => self.emit(node, (item, next), look_up, add),
             None => {
-                let ino = self.number_below(At { layer, ino: item.ino });
+                let ino = self.number_below(At { ino: item.ino, ..dir });
                 let (name, kind) = (item.name, item.kind);
                 match add(&DirItem { name, ino, kind, next, entry: None, known: true }) {
-                    true => Step::Full,
-                    false => Step::Given,
+                    true => Listed::Full,
+                    false => Listed::Given,
                 }
             }
         }
@@ -211,23 +212,14 @@ impl Overlay {
         &self,
         node: &Arc<Node>,
         (item, entry): (&DirItem<'_>, &Entry),
-        layer: usize,
+        (dir, generation): (At, u64),
         next: u64,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
-    ) -> Step {
-        let below = At { layer, ino: entry.attr.ino };
+    ) -> Listed {
+        let below = At { ino: entry.attr.ino, ..dir };
         let (stat, trust) = (entry.attr.stat, entry.attr.trust);
         let number = self.number_below(below);
         let several = !stat.is_dir() && stat.nlink > 1;
-        let raised = || self.nodes.get(number).is_some_and(|node| node.upper().is_some());
-        if several || !item.known || raised() {
-            // What it is depends on more than its name here.
-            let step = self.emit(node, (item, next), true, add);
-            if step == Step::Given {
-                self.let_go_below(below);
-            }
-            return step;
-        }
         let attr = Attr { ino: number, stat, trust };
         let is_told = self.base().is_of_source(&stat);
         let named = if is_told { self.trust_below(node) } else { Trust::Briefly };
@@ -240,12 +232,33 @@ impl Overlay {
             entry: Some(entry),
             known: true,
         };
-        if add(&shown) {
-            return Step::Full;
+        let handed_on = self.with_names(|names| {
+            let is_raised = || self.nodes.get(number).is_some_and(|node| node.upper().is_some());
+            let is_above = || {
+                let at = |upper| self.upper_at(upper, item.name) != Ok(Upper::Nothing);
+                // It may have been merged anew, too.
+                names.generation() != generation
+                    && (node.upper().is_some_and(at) || !node.has_below(dir))
+            };
+            // What it is depends on more than its name here.
+            if several || !item.known || is_raised() || is_above() {
+                return Ok(None);
+            }
+            if add(&shown) {
+                return Ok(Some(Listed::Full));
+            }
+            let parts = Parts { lowers: vec![below], ..Parts::default() };
+            self.adopt(names, Sought { ino: number, parts, stat, trust }, node, item.name);
+            Ok(Some(Listed::Given))
+        });
+        if let Ok(Some(listed)) = handed_on {
+            return listed;
         }
-        let parts = Parts { lowers: vec![below], ..Parts::default() };
-        self.adopt(Sought { ino: number, parts, stat, trust }, node, item.name);
-        Step::Given
+        let listed = self.emit(node, (item, next), true, add);
+        if listed == Listed::Given {
+            self.let_go_below(below);
+        }
+        listed
     }
 
     /// Hands on what a name leads to, by its number there; a name that is there and cannot be looked
@@ -256,24 +269,29 @@ impl Overlay {
         (item, next): (&DirItem<'_>, u64),
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
-    ) -> Step {
+    ) -> Listed {
         let name = item.name;
         // Whoever lists must be told the number that it is shown with.
-        let known = if self.is_mixed() { None } else { self.known_child(node, name) };
+        let known = match self.is_mixed() {
+            true => None,
+            false => {
+                self.with_names(|names| Ok(self.known_child(names, node, name))).ok().flatten()
+            }
+        };
         let found = match known {
             Some((node, inner, stat)) => {
                 Ok(self.entry(&node, stat, self.upper.trust_in_attr(inner, &stat)))
             }
-            None => self.lookup_locked(node, name),
+            None => self.look_up(&Answers::none(self), node, name),
         };
         let entry = match found {
             Ok(entry) => entry,
-            Err(Errno::NOENT) => return Step::Passed,
+            Err(Errno::NOENT) => return Listed::Passed,
             Err(_) => {
                 // By the number of its layer the kernel would ask for another file, and forget it.
                 let (ino, kind) = (nobody(places::split(next).0, item.ino), item.kind);
                 let full = add(&DirItem { name, ino, kind, next, entry: None, known: false });
-                return if full { Step::Full } else { Step::Given };
+                return if full { Listed::Full } else { Listed::Given };
             }
         };
         let (ino, kind) = (entry.attr.ino, entry.attr.stat.kind());
@@ -282,11 +300,6 @@ impl Overlay {
         if !look_up || full {
             self.forget(ino, 1);
         }
-        if full { Step::Full } else { Step::Given }
-    }
-
-    /// Whether nothing is to be seen in a directory.
-    pub(super) fn is_empty(&self, node: &Arc<Node>) -> Result<bool, Errno> {
-        self.each_entry(node, &mut Reading::default(), AFTER_DOTS, false, &mut |_, _, _| Step::Full)
+        if full { Listed::Full } else { Listed::Given }
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::marks::{Links, MOST_NAMES, MarkError, MarkSet, NO_NUMBER};
+use super::namespace::{Halt, Names, Step};
 use super::node::{At, FIRST_NUMBER, Node, Parts, TWIN};
 use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::shown::Show;
@@ -26,6 +27,7 @@ pub(super) struct Sought {
 /// Where a name is looked for in the lower layers.
 #[derive(Clone, Copy)]
 pub(super) struct Whence<'a> {
+    pub(super) names: &'a Names<'a>,
     pub(super) parent: &'a Node,
     pub(super) dirs: &'a [At],
 }
@@ -47,70 +49,76 @@ pub(super) fn born(inner: Ino) -> Ino {
 }
 
 impl Overlay {
-    /// Finds what a name leads to. Whoever calls holds the names locked.
+    /// Finds what a name leads to.
     ///
     /// # Errors
     /// ENOENT; EIO when the data of an upper file is not where it says.
-    pub(super) fn find_child(&self, parent: &Node, name: &OsStr) -> Result<Sought, Errno> {
+    pub(super) fn find_child(
+        &self,
+        names: &Names<'_>,
+        parent: &Node,
+        name: &OsStr,
+    ) -> Step<Sought> {
         if self.is_direct(parent, name) {
-            return self.find_direct(parent, name);
+            return self.find_direct(names, parent, name);
         }
         let parts = parent.parts();
-        let whence = Whence { parent, dirs: &parts.lowers };
+        let whence = Whence { names, parent, dirs: &parts.lowers };
         if let Some(upper) = parts.upper {
             match self.upper.lookup(upper, name) {
                 Ok(entry) if is_whiteout(&entry.attr.stat) => {
                     self.upper.forget(entry.attr.ino, 1);
-                    return Err(Errno::NOENT);
+                    return Err(Halt::Failed(Errno::NOENT));
                 }
                 Ok(entry) => return self.above(whence, name, &entry, false),
                 Err(Errno::NOENT) => {}
-                Err(err) => return Err(err),
+                Err(err) => return Err(Halt::Failed(err)),
             }
         }
         self.below(whence, name)
     }
 
     /// What a name leads to, with a lookup of it counted; and the attributes of its upper file
-    /// where that is all there is of it and it is known. Whoever calls holds the names locked, and
-    /// knows that the name is not of the base itself.
+    /// where that is all there is of it and it is known. Whoever calls knows that the name is not of
+    /// the base itself.
     ///
     /// # Errors
     /// As [`Overlay::find_child`].
     pub(super) fn child(
         &self,
+        names: &Names<'_>,
         parent: &Arc<Node>,
         name: &OsStr,
-    ) -> Result<(Arc<Node>, Option<Stat>), Errno> {
-        if let Some((node, _, stat)) = self.known_child(parent, name) {
+    ) -> Step<(Arc<Node>, Option<Stat>)> {
+        if let Some((node, _, stat)) = self.known_child(names, parent, name) {
             return Ok((node, Some(stat)));
         }
-        let sought = self.find_child(parent, name)?;
-        Ok((self.adopt(sought, parent, name), None))
+        let sought = self.find_child(names, parent, name)?;
+        Ok((self.adopt(names, sought, parent, name), None))
     }
 
     /// A file or directory that is known and of the upper volume alone, with a lookup of it
     /// counted, its number in that volume, and its attributes.
     pub(super) fn known_child(
         &self,
+        names: &Names<'_>,
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Option<(Arc<Node>, Ino, Stat)> {
         let (stat, inner) = self.upper.peek(parent.upper()?, name).ok()?;
         let inner = inner?;
         let is = |node: &Node| node.is_born_as(inner, stat.kind());
-        let node = self.nodes.known(born(inner), parent, name, is)?;
+        let node = self.nodes.known(names, born(inner), (parent, name), is)?;
         Some((node, inner, stat))
     }
 
     /// Whether a name is to be seen in the lower layers alone.
-    pub(super) fn is_below(&self, parent: &Node, name: &OsStr) -> Result<bool, Errno> {
+    pub(super) fn is_below(&self, names: &Names<'_>, parent: &Node, name: &OsStr) -> Step<bool> {
         for dir in parent.parts().lowers {
-            let volume = self.layer(dir)?;
-            match volume.peek(dir.ino, name) {
-                Ok((stat, _)) => return Ok(!self.hides(dir, &stat)),
-                Err(Errno::NOENT) => {}
-                Err(err) => return Err(err),
+            match names.below().peek(dir, name) {
+                Ok(stat) => return Ok(!self.hides(dir, &stat)),
+                Err(Halt::Failed(Errno::NOENT)) => {}
+                Err(halt) => return Err(halt),
             }
         }
         Ok(false)
@@ -124,7 +132,7 @@ impl Overlay {
         name: &OsStr,
         entry: &Entry,
         known: bool,
-    ) -> Result<Sought, Errno> {
+    ) -> Step<Sought> {
         let (inner, stat) = (entry.attr.ino, entry.attr.stat);
         self.join((whence, name), inner, (&stat, entry.attr.trust), known)
             .inspect_err(|_| self.upper.forget(inner, 1))
@@ -136,7 +144,7 @@ impl Overlay {
         inner: Ino,
         (stat, trust): (&Stat, Trust),
         known: bool,
-    ) -> Result<Sought, Errno> {
+    ) -> Step<Sought> {
         let node = self.nodes.get(born(inner)).filter(|node| {
             let told = || whence.dirs.is_empty() || self.is_told(whence.dirs);
             node.is_born_as(inner, stat.kind()) && (!stat.is_dir() || told())
@@ -228,7 +236,7 @@ impl Overlay {
         whence: Whence<'_>,
         name: &OsStr,
         marks: &MarkSet,
-    ) -> Result<Vec<At>, Errno> {
+    ) -> Step<Vec<At>> {
         if marks.opaque {
             return Ok(Vec::new());
         }
@@ -240,13 +248,13 @@ impl Overlay {
 
     fn lower_directories(
         &self,
-        Whence { dirs, .. }: Whence<'_>,
+        Whence { names, dirs, .. }: Whence<'_>,
         name: &OsStr,
         marks: &MarkSet,
-    ) -> Result<Vec<At>, Errno> {
+    ) -> Step<Vec<At>> {
         let found = match &marks.redirect {
-            None => self.directly_below(dirs, name),
-            Some(path) => self.below_path(dirs, path),
+            None => self.directly_below(names, dirs, name),
+            Some(path) => self.below_path(names, dirs, path),
         };
         match found {
             Ok(sought) if sought.stat.is_dir() => Ok(sought.parts.lowers),
@@ -254,8 +262,8 @@ impl Overlay {
                 self.let_go(&sought.parts);
                 Ok(Vec::new())
             }
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Vec::new()),
-            Err(err) => Err(err),
+            Err(Halt::Failed(Errno::NOENT | Errno::NOTDIR)) => Ok(Vec::new()),
+            Err(halt) => Err(halt),
         }
     }
 
@@ -267,22 +275,22 @@ impl Overlay {
         name: &OsStr,
         marks: &MarkSet,
         known: bool,
-    ) -> Result<At, Errno> {
-        let dirs = whence.dirs;
+    ) -> Step<At> {
+        let Whence { names, dirs, .. } = whence;
         let sought = match &marks.redirect {
-            Some(path) if !known => self.below_path(dirs, path),
-            _ => self.directly_below(dirs, name),
+            Some(path) if !known => self.below_path(names, dirs, path),
+            _ => self.directly_below(names, dirs, name),
         };
         let reason = match sought {
             Ok(Sought { stat, parts, .. }) if stat.kind() == libc::S_IFREG => {
-                return parts.lowers.first().copied().ok_or(Errno::IO);
+                return parts.lowers.first().copied().ok_or(Halt::Failed(Errno::IO));
             }
             Ok(sought) => {
                 self.let_go(&sought.parts);
                 String::from("no regular file is in its place")
             }
-            Err(err @ (Errno::NOENT | Errno::NOTDIR)) => err.to_string(),
-            Err(err) => return Err(err),
+            Err(Halt::Failed(err @ (Errno::NOENT | Errno::NOTDIR))) => err.to_string(),
+            Err(halt) => return Err(halt),
         };
         log::debug!(
             "{}: its data is not below it: {reason}",
@@ -308,7 +316,7 @@ impl Overlay {
 
     /// What a redirect leads to: a path from the root of the lower layers, or another name in the
     /// same directory.
-    pub(super) fn below_path(&self, dirs: &[At], path: &Path) -> Result<Sought, Errno> {
+    pub(super) fn below_path(&self, names: &Names<'_>, dirs: &[At], path: &Path) -> Step<Sought> {
         let root: Vec<At>;
         let mut dirs = match path.is_absolute() {
             true => {
@@ -318,16 +326,19 @@ impl Overlay {
             false => dirs,
         };
         let mut held: Option<Parts> = None;
-        let mut found = Err(Errno::NOENT);
-        let mut names = path.components().filter_map(|part| match part {
+        let mut found = Err(Halt::Failed(Errno::NOENT));
+        let mut steps = path.components().filter_map(|part| match part {
             Component::Normal(name) => Some(name),
             _ => None,
         });
-        let mut next = names.next();
+        let mut next = steps.next();
         let mut owned;
         while let Some(name) = next {
-            next = names.next();
-            found = self.directly_below(dirs, name);
+            next = steps.next();
+            found = self.directly_below(names, dirs, name);
+            if matches!(found, Err(Halt::Ask)) && dirs.len() == 1 {
+                names.below().go_on(next.into_iter().chain(steps.clone()));
+            }
             if let Some(parts) = held.take() {
                 self.let_go(&parts);
             }
@@ -343,23 +354,27 @@ impl Overlay {
         found
     }
 
-    pub(super) fn directly_below(&self, dirs: &[At], name: &OsStr) -> Result<Sought, Errno> {
+    pub(super) fn directly_below(
+        &self,
+        names: &Names<'_>,
+        dirs: &[At],
+        name: &OsStr,
+    ) -> Step<Sought> {
         let mut sought: Option<Sought> = None;
         for dir in dirs {
-            let volume = self.layer(*dir)?;
-            let entry = match volume.lookup(dir.ino, name) {
+            let entry = match names.below().lookup(*dir, name) {
                 Ok(entry) => entry,
-                Err(Errno::NOENT) => continue,
-                Err(err) => {
+                Err(Halt::Failed(Errno::NOENT)) => continue,
+                Err(halt) => {
                     sought.iter().for_each(|sought| self.let_go(&sought.parts));
-                    return Err(err);
+                    return Err(halt);
                 }
             };
             let (ino, stat, trust) = (entry.attr.ino, entry.attr.stat, entry.attr.trust);
             let at = At { layer: dir.layer, ino };
             let ends = self.hides(at, &stat) || sought.is_some() && !stat.is_dir();
             if ends {
-                volume.forget(ino, 1);
+                self.let_go_below(at);
                 break;
             }
             match &mut sought {
@@ -373,7 +388,7 @@ impl Overlay {
                 break;
             }
         }
-        sought.ok_or(Errno::NOENT)
+        sought.ok_or(Halt::Failed(Errno::NOENT))
     }
 
     /// Whether it says that there is nothing: the base, which is no overlay, has no whiteouts.
@@ -430,19 +445,25 @@ impl Overlay {
 
     /// Takes the lookup of a part in a lower layer back.
     pub(super) fn let_go_below(&self, at: At) {
-        if let Ok(volume) = self.layer(at) {
+        if let Ok(volume) = self.lower(at) {
             volume.forget(at.ino, 1);
         }
     }
 
     /// Makes a node of what was found and counts its lookup.
-    pub(super) fn adopt(&self, sought: Sought, parent: &Arc<Node>, name: &OsStr) -> Arc<Node> {
+    pub(super) fn adopt(
+        &self,
+        names: &Names<'_>,
+        sought: Sought,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Arc<Node> {
         let key = (sought.ino, sought.stat.kind());
         let stored = match sought.parts.upper {
             Some(_) => self.bytes_of(sought.stat.blocks, sought.parts.pages),
             None => 0,
         };
-        let (node, left) = self.nodes.enter(key, parent, name, sought.parts, stored);
+        let (node, left) = self.nodes.enter(names, key, (parent, name), sought.parts, stored);
         if node.is_dir() && left.upper.is_some() && !node.has_lowers(&left.lowers) {
             self.note_outdated(&node);
         }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
+use super::below::LowerNames;
 use super::names::Upper;
+use super::namespace::{Names, Step};
 use super::node::{At, Node, Parts};
 use super::places::{self, Cookies};
 use crate::volume::{DirItem, HandleId, Ino, Volume};
@@ -46,7 +48,7 @@ pub(super) struct Reading {
 
 /// What became of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Listed {
     /// It was listed.
     Given,
     /// It is not to be seen.
@@ -58,15 +60,16 @@ pub(super) enum Step {
 /// Where an entry was found.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Found {
-    /// In a directory of this lower layer, and nothing of it is elsewhere.
-    Below(usize),
+    /// In this lower directory, and nothing of it was elsewhere when the names had been changed so
+    /// often.
+    Below(At, u64),
     /// What it is depends on more than one layer, or on rules.
     ByName,
 }
 
 /// Gets an entry, where it was found and the place after it. A lookup of it that is held is handed
 /// over with an entry that is [`Found::Below`] and given.
-pub(super) type Visit<'a> = dyn FnMut(&DirItem<'_>, Found, u64) -> Step + 'a;
+pub(super) type Visit<'a> = dyn FnMut(&DirItem<'_>, Found, u64) -> Listed + 'a;
 
 impl Reading {
     fn stream(&mut self, part: u64, volume: &Arc<Volume>, ino: Ino) -> Result<&mut Stream, Errno> {
@@ -92,7 +95,7 @@ impl Stream {
         &mut self,
         (part, short): (u64, u64),
         look_up: bool,
-        visit: &mut dyn FnMut(&DirItem<'_>, u64) -> Step,
+        visit: &mut dyn FnMut(&DirItem<'_>, u64) -> Listed,
     ) -> Result<bool, Errno> {
         let Stream { volume, ino, id, cookies } = self;
         let cookie = cookies.lengthen(short).ok_or(Errno::INVAL)?;
@@ -100,40 +103,61 @@ impl Stream {
         volume.list((*ino, *id), cookie, look_up, &mut |item| {
             let dots = item.name == "." || item.name == "..";
             let next = cookies.shorten(item.next);
-            match if dots { Step::Passed } else { visit(item, places::place(part, next)) } {
-                Step::Full => return true,
-                Step::Given => cookies.begin(next, item.next),
-                Step::Passed => cookies.pass(item.next),
+            match if dots { Listed::Passed } else { visit(item, places::place(part, next)) } {
+                Listed::Full => return true,
+                Listed::Given => cookies.begin(next, item.next),
+                Listed::Passed => cookies.pass(item.next),
             }
             false
         })
     }
 }
 
+/// The names of an upper directory with their types.
+enum UpperNames {
+    Unread,
+    /// As they were when the names were changed so often.
+    Few(HashMap<OsString, u32>, u64),
+    /// Every name is looked for.
+    Many,
+}
+
 /// What an upper directory has at the names of those below.
 struct Above<'a> {
     overlay: &'a Overlay,
-    upper: Option<Ino>,
-    /// All its names with their types, where there are few; read when the first is asked for.
-    names: Option<Option<HashMap<OsString, u32>>>,
+    dir: &'a Node,
+    /// Read when the first is asked for.
+    names: UpperNames,
 }
 
 impl Above<'_> {
-    fn at(&mut self, name: &OsStr) -> Upper {
-        let Some(upper) = self.upper else { return Upper::Nothing };
-        let names = self.names.get_or_insert_with(|| self.overlay.few_names(upper));
-        match names.as_ref().map(|names| names.get(name).copied()) {
-            Some(None) => Upper::Nothing,
-            Some(Some(kind)) if kind != libc::S_IFCHR && kind != 0 => Upper::Other,
-            // Of an entry that cannot be read its lookup says what it is.
-            _ => self.overlay.upper_at(upper, name).unwrap_or(Upper::Other),
+    fn at(&mut self, names: &Names<'_>, name: &OsStr) -> Upper {
+        let Some(upper) = self.dir.upper() else { return Upper::Nothing };
+        let now = names.generation();
+        match self.names {
+            UpperNames::Unread => {
+                let few = self.overlay.few_names(upper);
+                self.names = few.map_or(UpperNames::Many, |few| UpperNames::Few(few, now));
+            }
+            UpperNames::Few(_, then) if then != now => self.names = UpperNames::Many,
+            _ => {}
         }
+        match &self.names {
+            UpperNames::Few(few, _) => match few.get(name) {
+                None => return Upper::Nothing,
+                Some(kind) if *kind != libc::S_IFCHR && *kind != 0 => return Upper::Other,
+                Some(_) => {}
+            },
+            UpperNames::Unread | UpperNames::Many => {}
+        }
+        // Of an entry that cannot be read its lookup says what it is.
+        self.overlay.upper_at(upper, name).unwrap_or(Upper::Other)
     }
 }
 
 impl Overlay {
     /// Visits the entries of a directory from a place on, without `.` and `..`. With `look_up` a
-    /// lookup may be held of those that are only below. Whoever calls has locked the names.
+    /// lookup may be held of those that are only below. Nothing is locked meanwhile but `reading`.
     /// Returns whether the end was reached.
     pub(super) fn each_entry(
         &self,
@@ -156,13 +180,13 @@ impl Overlay {
                 .is_only_above(node, upper, item, (merged, mixed))
             {
                 true => visit(item, Found::ByName, next),
-                false => Step::Passed,
+                false => Listed::Passed,
             })?;
             if !ended {
                 return Ok(false);
             }
         }
-        let mut above = Above { overlay: self, upper: parts.upper, names: None };
+        let mut above = Above { overlay: self, dir: node, names: UpperNames::Unread };
         for index in 0..parts.lowers.len() {
             let Some(at) = parts.lowers.get(index) else { break };
             let part = places::lower(at.layer);
@@ -174,11 +198,11 @@ impl Overlay {
             let stream = reading.stream(part, volume, at.ino)?;
             let ended = stream.each(begin(part), whole, &mut |item, next| {
                 let found = self.found_below(node, &parts, index, item, &mut above, mixed);
-                let step = found.map_or(Step::Passed, |found| visit(item, found, next));
-                let handed_over = matches!(found, Some(Found::Below(_))) && step == Step::Given;
+                let step = found.map_or(Listed::Passed, |found| visit(item, found, next));
+                let handed_over = matches!(found, Some(Found::Below(..))) && step == Listed::Given;
                 if let Some(entry) = &item.entry
                     && !handed_over
-                    && step != Step::Full
+                    && step != Listed::Full
                 {
                     volume.forget(entry.attr.ino, 1);
                 }
@@ -205,6 +229,12 @@ impl Overlay {
         item: &DirItem<'_>,
         (merged, mixed): (bool, bool),
     ) -> bool {
+        self.is_seen_above(node, upper, item, mixed)
+            && !(merged && self.shows_below(&node.parts().lowers, item.name).unwrap_or(false))
+    }
+
+    /// Whether an entry of an upper directory is to be seen.
+    fn is_seen_above(&self, node: &Node, upper: Ino, item: &DirItem<'_>, mixed: bool) -> bool {
         if !self.visible(node.ino, item.name) {
             return false;
         }
@@ -212,10 +242,94 @@ impl Overlay {
         if may_be_whiteout && self.upper_at(upper, item.name) == Ok(Upper::Whiteout) {
             return false;
         }
-        if mixed && self.is_direct(node, item.name) {
-            return false;
+        !(mixed && self.is_direct(node, item.name))
+    }
+
+    /// Whether lower directories show something at a name. They are asked.
+    fn shows_below(&self, dirs: &[At], name: &OsStr) -> Result<bool, Errno> {
+        for dir in dirs {
+            match self.layer(*dir)?.peek(dir.ino, name) {
+                Ok((stat, _)) => return Ok(!self.hides(*dir, &stat)),
+                Err(Errno::NOENT) => {}
+                Err(err) => return Err(err),
+            }
         }
-        !merged || !self.is_below(node, item.name).unwrap_or(false)
+        Ok(false)
+    }
+
+    /// Whether a lower directory shows an entry of its own: none above it has something there, and
+    /// it is no whiteout.
+    fn is_shown_by(&self, dirs: &[At], index: usize, name: &OsStr) -> bool {
+        let (Some(layers), Some(at)) = (dirs.get(..index), dirs.get(index)) else { return false };
+        let shadows = |at: &At| {
+            let found = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
+            !matches!(found, Err(Errno::NOENT))
+        };
+        let hidden = |at: &At| {
+            let stat = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
+            stat.is_ok_and(|(stat, _)| self.hides(*at, &stat))
+        };
+        !layers.iter().any(shadows) && (self.is_base(*at) || !hidden(at))
+    }
+
+    /// The names that lower directories show, up to one that nothing above hides.
+    pub(super) fn names_below(&self, node: &Node) -> Result<LowerNames, Errno> {
+        let (parts, mixed) = (node.parts(), self.is_mixed());
+        let mut names = Vec::new();
+        for (index, at) in parts.lowers.iter().enumerate() {
+            let volume = self.layer(*at)?;
+            let id = volume.open_dir(at.ino)?;
+            let listed = volume.list((at.ino, id), 0, false, &mut |item| {
+                let dots = item.name == "." || item.name == "..";
+                if dots || !self.is_shown_by(&parts.lowers, index, item.name) {
+                    return false;
+                }
+                names.push(item.name.to_owned());
+                !self.is_hidden(node, item.name, mixed)
+            });
+            volume.release_dir(id)?;
+            if !listed? {
+                return Ok(LowerNames { names, all: false });
+            }
+        }
+        Ok(LowerNames { names, all: true })
+    }
+
+    /// Whether a name that is below is hidden by a whiteout.
+    fn is_hidden(&self, node: &Node, name: &OsStr, mixed: bool) -> bool {
+        let is_whiteout = |upper| self.upper_at(upper, name) == Ok(Upper::Whiteout);
+        !(mixed && self.is_direct(node, name)) && node.upper().is_some_and(is_whiteout)
+    }
+
+    /// Whether nothing is to be seen in a directory.
+    pub(super) fn is_empty(&self, names: &Names<'_>, node: &Node) -> Step<bool> {
+        if !node.is_linked() {
+            return Ok(true);
+        }
+        let (parts, mixed) = (node.parts(), self.is_mixed());
+        if let Some(upper) = parts.upper {
+            let id = self.upper.open_dir(upper)?;
+            let mut seen = false;
+            let listed = self.upper.list((upper, id), 0, false, &mut |item| {
+                let dots = item.name == "." || item.name == "..";
+                seen = !dots && self.is_seen_above(node, upper, item, mixed);
+                seen
+            });
+            self.upper.release_dir(id)?;
+            listed?;
+            if seen {
+                return Ok(false);
+            }
+        }
+        if parts.lowers.is_empty() {
+            return Ok(true);
+        }
+        let below = names.below().names(node)?;
+        if below.names.iter().any(|name| !self.is_hidden(node, name, mixed)) {
+            return Ok(false);
+        }
+        // Else something was removed since the names were read.
+        if below.all { Ok(true) } else { names.below().need_names(node) }
     }
 
     /// Where the entry of a lower directory is to be found that is listed there; `None` where it is
@@ -229,25 +343,19 @@ impl Overlay {
         above: &mut Above<'_>,
         mixed: bool,
     ) -> Option<Found> {
-        let (layers, at) = (parts.lowers.get(..index)?, parts.lowers.get(index)?);
-        let name = item.name;
+        let (at, name) = (parts.lowers.get(index)?, item.name);
         if mixed && self.is_direct(node, name) {
             return self.is_base(*at).then_some(Found::ByName);
         }
-        let shadows = |at: &At| {
-            let found = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
-            !matches!(found, Err(Errno::NOENT))
-        };
-        let hidden = |at: &At| {
-            let stat = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
-            stat.is_ok_and(|(stat, _)| self.hides(*at, &stat))
-        };
-        if layers.iter().any(shadows) || !self.is_base(*at) && hidden(at) {
+        if !self.is_shown_by(&parts.lowers, index, name) {
             return None;
         }
-        match above.at(name) {
-            Upper::Whiteout => None,
-            Upper::Nothing if parts.lowers.len() == 1 && !mixed => Some(Found::Below(at.layer)),
+        let found = self.with_names(|names| Ok((above.at(names, name), names.generation())));
+        match found.unwrap_or((Upper::Other, 0)) {
+            (Upper::Whiteout, _) => None,
+            (Upper::Nothing, generation) if parts.lowers.len() == 1 && !mixed => {
+                Some(Found::Below(*at, generation))
+            }
             _ => Some(Found::ByName),
         }
     }

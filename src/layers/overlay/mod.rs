@@ -7,11 +7,13 @@
 //! a whiteout there says that it is gone.
 //!
 //! All changes of names hold the lock of the names for writing, which makes each of them one step
-//! for everybody else; bytes are read and written without it.
+//! for everybody else; bytes are read and written without it. No lower layer is asked with it held
+//! ([`namespace`]).
 
 mod allocate;
 mod as_tree;
 mod attributes;
+mod below;
 mod content;
 mod counts;
 mod data;
@@ -27,6 +29,7 @@ mod managed;
 mod marks;
 mod merge;
 mod names;
+mod namespace;
 mod node;
 mod places;
 mod raise;
@@ -86,7 +89,8 @@ pub struct Overlay {
     contested: HashSet<MapId>,
     lowers: Vec<Arc<Volume>>,
     nodes: NodeTable,
-    names: RwLock<()>,
+    /// How often names were changed; see [`namespace`].
+    names: RwLock<u64>,
     handles: handles::HandleTable,
     /// Listings under way of directories that the kernel has opened without asking.
     listings: Recent<list::OpenDir>,
@@ -148,7 +152,7 @@ impl Overlay {
             pages,
             contested: scratch.contested().clone(),
             nodes: NodeTable::new(root),
-            names: RwLock::new(()),
+            names: RwLock::new(0),
             handles: handles::HandleTable::default(),
             listings: Recent::new(64),
             sweeper: Sweeper::default(),
@@ -194,7 +198,15 @@ impl Overlay {
         found
     }
 
+    /// A lower layer, which is asked something. It may be long before it answers: nothing that
+    /// others need is locked by the caller.
     fn layer(&self, at: At) -> Result<&Volume, Errno> {
+        namespace::may_ask();
+        self.lower(at)
+    }
+
+    /// A lower layer, for what needs no answer of it.
+    fn lower(&self, at: At) -> Result<&Volume, Errno> {
         self.lowers.get(at.layer).map(|volume| &**volume).ok_or(Errno::IO)
     }
 

@@ -7,7 +7,9 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
+use super::below::Answers;
 use super::locate::{Sought, is_whiteout};
+use super::namespace::{Halt, Names, NamesToChange, Step};
 use super::node::Node;
 use crate::shown::Show;
 use crate::sys::cred::Caller;
@@ -31,18 +33,27 @@ impl Overlay {
         if !self.visible(parent, name) {
             return Err(Errno::NOENT);
         }
-        let found = {
-            let _names = self.names.read();
-            self.lookup_locked(&self.node(parent)?, name)
-        };
+        let parent = self.node(parent)?;
+        let answers = Answers::none(self);
+        if parent.upper().is_none() {
+            answers.expect_entry(parent.parts().lowers.first(), name);
+        }
+        let found = self.look_up(&answers, &parent, name);
         self.merge_outdated();
         found
     }
 
-    pub(super) fn lookup_locked(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Entry, Errno> {
-        let sought = self.find_child(parent, name)?;
-        let (stat, trust) = (sought.stat, sought.trust);
-        let node = self.adopt(sought, parent, name);
+    pub(super) fn look_up(
+        &self,
+        answers: &Answers<'_>,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Result<Entry, Errno> {
+        let (node, stat, trust) = self.with_names_and(answers, |names| {
+            let sought = self.find_child(names, parent, name)?;
+            let (stat, trust) = (sought.stat, sought.trust);
+            Ok((self.adopt(names, sought, parent, name), stat, trust))
+        })?;
         Ok(self.entry(&node, stat, trust))
     }
 
@@ -78,23 +89,44 @@ impl Overlay {
 
     /// Checks that a name can be made in a directory. Returns the directory in the upper volume
     /// and whether a whiteout is at the name.
-    fn prepare(&self, parent: &Arc<Node>, name: &OsStr) -> Result<(Ino, bool), Errno> {
+    fn prepare(
+        &self,
+        names: &NamesToChange<'_>,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Step<(Ino, bool)> {
         if !self.visible(parent.ino, name) {
-            return Err(Errno::PERM);
+            return Err(Halt::Failed(Errno::PERM));
         }
         if !parent.is_linked() {
-            return Err(Errno::NOENT);
+            return Err(Halt::Failed(Errno::NOENT));
         }
         self.check_room()?;
-        let above = self.raise(parent)?;
+        let above = self.raise(names, parent)?;
         if parent.parts().lowers.is_empty() {
             return Ok((above, false));
         }
         match self.upper_at(above, name)? {
             Upper::Whiteout => Ok((above, true)),
-            Upper::Nothing if !self.is_below(parent, name)? => Ok((above, false)),
-            _ => Err(Errno::EXIST),
+            Upper::Nothing if !self.is_below(names, parent, name)? => Ok((above, false)),
+            _ => Err(Halt::Failed(Errno::EXIST)),
         }
+    }
+
+    /// Makes something at a name of the scratch.
+    fn make_new<T>(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        mut make: impl FnMut(&NamesToChange<'_>) -> Step<T>,
+    ) -> Result<T, Errno> {
+        let answers = Answers::none(self);
+        // What is in the scratch alone, or hidden by a whiteout, asks nothing.
+        let parts = parent.parts();
+        if parts.upper.is_none_or(|above| self.upper_at(above, name) == Ok(Upper::Nothing)) {
+            answers.expect_peek(parts.lowers.first(), name);
+        }
+        self.change_names_and(&answers, |names| make(names))
     }
 
     /// Makes something at a name: beside it and moved there where a whiteout is in its place.
@@ -139,10 +171,16 @@ impl Overlay {
     }
 
     /// The node of something that was just made in the upper volume.
-    fn made(&self, parent: &Arc<Node>, name: &OsStr, entry: &Entry) -> Result<Entry, Errno> {
+    fn made(
+        &self,
+        names: &Names<'_>,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        entry: &Entry,
+    ) -> Step<Entry> {
         let sought = self.own_sought(entry);
         let (stat, trust) = (sought.stat, sought.trust);
-        let node = self.adopt(sought, parent, name);
+        let node = self.adopt(names, sought, parent, name);
         self.count_names(&[parent, &node]);
         Ok(self.entry(&node, stat, trust))
     }
@@ -158,17 +196,18 @@ impl Overlay {
         new: &NewNode<'_>,
         device: u64,
     ) -> Result<Entry, Errno> {
-        let _names = self.names.write();
         let parent = self.node(parent)?;
         if let Some(direct) = self.direct(&parent, name)? {
             let entry = direct.volume.make_node(direct.dir.ino, name, new, device)?;
-            return Ok(self.made_in_base(&parent, name, direct.dir, &entry).1);
+            return self.made_in_base(&parent, name, direct.dir, &entry).map(|(_, entry)| entry);
         }
-        let (above, whiteout) = self.prepare(&parent, name)?;
-        let (entry, ()) = self.make_at((above, name), whiteout, |name| {
-            self.make_device(above, name, new, device).map(|entry| (entry, ()))
-        })?;
-        self.made(&parent, name, &entry)
+        self.make_new(&parent, name, |names| {
+            let (above, whiteout) = self.prepare(names, &parent, name)?;
+            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+                self.make_device(above, name, new, device).map(|entry| (entry, ()))
+            })?;
+            self.made(names, &parent, name, &entry)
+        })
     }
 
     /// mkdir(2).
@@ -176,17 +215,18 @@ impl Overlay {
     /// # Errors
     /// Those of mkdir(2).
     pub fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
-        let _names = self.names.write();
         let parent = self.node(parent)?;
         if let Some(direct) = self.direct(&parent, name)? {
             let entry = direct.volume.make_dir(direct.dir.ino, name, new)?;
-            return Ok(self.made_in_base(&parent, name, direct.dir, &entry).1);
+            return self.made_in_base(&parent, name, direct.dir, &entry).map(|(_, entry)| entry);
         }
-        let (above, whiteout) = self.prepare(&parent, name)?;
-        let (entry, ()) = self.make_at((above, name), whiteout, |name| {
-            self.upper.make_dir(above, name, new).map(|entry| (entry, ()))
-        })?;
-        self.made(&parent, name, &entry)
+        self.make_new(&parent, name, |names| {
+            let (above, whiteout) = self.prepare(names, &parent, name)?;
+            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+                self.upper.make_dir(above, name, new).map(|entry| (entry, ()))
+            })?;
+            self.made(names, &parent, name, &entry)
+        })
     }
 
     /// symlink(2).
@@ -200,17 +240,18 @@ impl Overlay {
         target: &OsStr,
         caller: &Caller,
     ) -> Result<Entry, Errno> {
-        let _names = self.names.write();
         let parent = self.node(parent)?;
         if let Some(direct) = self.direct(&parent, name)? {
             let entry = direct.volume.make_symlink(direct.dir.ino, name, target, caller)?;
-            return Ok(self.made_in_base(&parent, name, direct.dir, &entry).1);
+            return self.made_in_base(&parent, name, direct.dir, &entry).map(|(_, entry)| entry);
         }
-        let (above, whiteout) = self.prepare(&parent, name)?;
-        let (entry, ()) = self.make_at((above, name), whiteout, |name| {
-            self.upper.make_symlink(above, name, target, caller).map(|entry| (entry, ()))
-        })?;
-        self.made(&parent, name, &entry)
+        self.make_new(&parent, name, |names| {
+            let (above, whiteout) = self.prepare(names, &parent, name)?;
+            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+                self.upper.make_symlink(above, name, target, caller).map(|entry| (entry, ()))
+            })?;
+            self.made(names, &parent, name, &entry)
+        })
     }
 
     /// Makes a regular file and opens it.
@@ -226,25 +267,28 @@ impl Overlay {
         exclusive: bool,
         lend: &Lend<'_>,
     ) -> Result<(Entry, Opened), Errno> {
-        let _names = self.names.write();
         let parent = self.node(parent)?;
         if let Some(direct) = self.direct(&parent, name)? {
             let how = (how, exclusive);
             return self.create_in_base((&parent, name), &direct, new, how, lend);
         }
-        let (above, whiteout) = match self.prepare(&parent, name) {
-            Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
-            prepared => prepared?,
-        };
-        let (entry, opened) = self.make_at((above, name), whiteout, |name| {
-            self.upper.create(above, name, new, how, exclusive, lend)
-        })?;
-        let sought = self.own_sought(&entry);
-        let (stat, trust) = (sought.stat, entry.attr.trust);
-        let node = self.adopt(sought, &parent, name);
-        self.count_names(&[&parent, &node]);
-        let entry = self.entry(&node, stat, trust);
-        Ok((entry, self.handles.add_whole(node, None, opened)))
+        self.make_new(&parent, name, |names| {
+            let (above, whiteout) = match self.prepare(names, &parent, name) {
+                Err(Halt::Failed(Errno::EXIST)) if !exclusive => {
+                    return Err(Halt::Failed(Errno::STALE));
+                }
+                prepared => prepared?,
+            };
+            let (entry, opened) = self.make_at((above, name), whiteout, |name| {
+                self.upper.create(above, name, new, how, exclusive, lend)
+            })?;
+            let sought = self.own_sought(&entry);
+            let (stat, trust) = (sought.stat, entry.attr.trust);
+            let node = self.adopt(names, sought, &parent, name);
+            self.count_names(&[&parent, &node]);
+            let entry = self.entry(&node, stat, trust);
+            Ok((entry, self.handles.add_whole(node, None, opened)))
+        })
     }
 
     /// link(2): another name for a file.
@@ -252,7 +296,6 @@ impl Overlay {
     /// # Errors
     /// Those of link(2).
     pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
-        let _names = self.names.write();
         let (node, parent) = (self.node(ino)?, self.node(parent)?);
         if !node.is_linked() {
             return Err(Errno::NOENT);
@@ -263,14 +306,21 @@ impl Overlay {
         if node.is_direct() {
             return Err(Errno::XDEV);
         }
-        let (above, whiteout) = self.prepare(&parent, name)?;
-        let upper = self.raise(&node)?;
-        let (entry, ()) = self.make_at((above, name), whiteout, |name| {
-            self.upper.link(upper, above, name).map(|entry| (entry, ()))
+        let (stat, trust) = self.make_new(&parent, name, |names| {
+            if !node.is_linked() {
+                return Err(Halt::Failed(Errno::NOENT));
+            }
+            let (above, whiteout) = self.prepare(names, &parent, name)?;
+            let upper = self.raise(names, &node)?;
+            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+                self.upper.link(upper, above, name).map(|entry| (entry, ()))
+            })?;
+            self.upper.forget(entry.attr.ino, 1);
+            self.count_names(&[&parent]);
+            self.nodes.named(names, &node, (&parent, name));
+            Ok((entry.attr.stat, entry.attr.trust))
         })?;
-        self.upper.forget(entry.attr.ino, 1);
-        self.count_names(&[&parent]);
-        self.lookup_locked(&parent, name)
+        Ok(self.entry(&node, stat, trust))
     }
 
     /// unlink(2), or rmdir(2) with `directory`.
@@ -281,43 +331,53 @@ impl Overlay {
         if !self.visible(parent, name) {
             return Err(Errno::NOENT);
         }
-        let _names = self.names.write();
         let parent = self.node(parent)?;
         if let Some(direct) = self.direct(&parent, name)? {
             return self.remove_in_base(&parent, name, &direct, directory);
         }
-        let (node, stat) = self.child(&parent, name)?;
-        let removed = match (directory, node.is_dir()) {
-            (true, false) => Err(Errno::NOTDIR),
-            (false, true) => Err(Errno::ISDIR),
-            _ => self.remove_node(&parent, name, &node, stat),
-        };
-        if removed.is_err_and(|err| err != Errno::NOTEMPTY) {
-            self.drop_listing(parent.ino); // It may have failed when the name was gone.
+        let (answers, parts) = (Answers::none(self), parent.parts());
+        match parts.upper {
+            Some(_) => answers.expect_peek(parts.lowers.first(), name),
+            None => answers.expect_entry(parts.lowers.first(), name),
         }
-        self.forget_node(node);
-        self.count_names(&[&parent]);
-        removed
+        self.change_names_and(&answers, |names| {
+            let (node, stat) = self.child(names, &parent, name)?;
+            let removed = match (directory, node.is_dir()) {
+                (true, false) => Err(Halt::Failed(Errno::NOTDIR)),
+                (false, true) => Err(Halt::Failed(Errno::ISDIR)),
+                _ => self.remove_node(names, &parent, name, &node, stat),
+            };
+            self.forget_node(node);
+            if removed == Err(Halt::Ask) {
+                return removed;
+            }
+            if removed.is_err_and(|halt| halt != Halt::Failed(Errno::NOTEMPTY)) {
+                self.drop_listing(parent.ino); // It may have failed when the name was gone.
+            }
+            self.count_names(&[&parent]);
+            removed
+        })
     }
 
     /// Removes a name. `born` is what was just read of the attributes of an upper file or directory
     /// that is all there is of it.
     fn remove_node(
         &self,
+        names: &NamesToChange<'_>,
         parent: &Arc<Node>,
         name: &OsStr,
         node: &Arc<Node>,
         born: Option<Stat>,
-    ) -> Result<(), Errno> {
+    ) -> Step<()> {
         let whole_dir = born.is_some() && node.is_dir();
-        if node.is_dir() && !whole_dir && !self.is_empty(node)? {
-            return Err(Errno::NOTEMPTY);
+        if node.is_dir() && !whole_dir && !self.is_empty(names, node)? {
+            return Err(Halt::Failed(Errno::NOTEMPTY));
         }
-        if self.has_other_names(node)? {
-            self.raise(node)?; // The other names are to know that there is one less.
+        let below = self.is_below(names, parent, name)?;
+        if self.has_other_names(names, node)? {
+            self.raise(names, node)?; // The other names are to know that there is one less.
         }
-        let above = self.raise(parent)?;
-        let below = self.is_below(parent, name)?;
+        let above = self.raise(names, parent)?;
         self.give_link(node, above, name)?;
         let at = match born {
             Some(stat) if stat.is_dir() => Upper::Directory,
@@ -333,7 +393,7 @@ impl Overlay {
             }
             (_, false) if whole_dir => match self.upper.remove(above, name, true) {
                 // It may be that nothing of what is in it is to be seen.
-                Err(Errno::NOTEMPTY) if self.is_empty(node)? => {
+                Err(Errno::NOTEMPTY) if self.is_empty(names, node)? => {
                     self.clear_whiteouts(node)?;
                     self.upper.remove(above, name, true)?;
                 }
@@ -346,8 +406,8 @@ impl Overlay {
                 self.upper.remove(above, name, at == Upper::Directory)?;
             }
             (_, true) => {
-                if whole_dir && !self.is_empty(node)? {
-                    return Err(Errno::NOTEMPTY);
+                if whole_dir && !self.is_empty(names, node)? {
+                    return Err(Halt::Failed(Errno::NOTEMPTY));
                 }
                 if at == Upper::Directory {
                     self.clear_whiteouts(node)?;
@@ -355,7 +415,7 @@ impl Overlay {
                 self.replace_by_whiteout(above, name, at == Upper::Directory)?;
             }
         }
-        self.lost_a_name(node, born.map(|stat| i64::from(stat.nlink) - 1))
+        Ok(self.lost_a_name(names, node, born.map(|stat| i64::from(stat.nlink) - 1))?)
     }
 
     /// Puts a whiteout in the place of what the upper directory has at a name, in one step.

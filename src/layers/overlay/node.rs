@@ -12,6 +12,7 @@ use super::content::Content;
 use super::lent::Loan;
 use super::list::is_nobody;
 use super::locate::born;
+use super::namespace::Names;
 use super::told::Over;
 use crate::layers::scratch::PathId;
 use crate::shown::Show;
@@ -315,13 +316,12 @@ impl NodeTable {
         self.nodes.lock().get(&known.0).cloned()
     }
 
-    /// Counts a lookup of a node that is known to be at a name, if it is as `is` says. To be
-    /// called with the names locked.
+    /// Counts a lookup of a node that is known to be at a name, if it is as `is` says.
     pub(super) fn known(
         &self,
+        _: &Names<'_>,
         ino: Ino,
-        parent: &Arc<Node>,
-        name: &OsStr,
+        (parent, name): (&Arc<Node>, &OsStr),
         is: impl FnOnce(&Node) -> bool,
     ) -> Option<Arc<Node>> {
         let node = self.get(ino).filter(|node| is(node))?;
@@ -331,12 +331,12 @@ impl NodeTable {
     }
 
     /// Counts a lookup of what was found at a name. Returns the node and the parts that are left
-    /// over, whose lookups are to be taken back. To be called with the names locked.
+    /// over, whose lookups are to be taken back.
     pub(super) fn enter(
         &self,
+        _: &Names<'_>,
         (ino, kind): (Ino, u32),
-        parent: &Arc<Node>,
-        name: &OsStr,
+        (parent, name): (&Arc<Node>, &OsStr),
         parts: Parts,
         stored: u64,
     ) -> (Arc<Node>, Parts) {
@@ -380,6 +380,12 @@ impl NodeTable {
         }
         self.note_below(ino, &parts.lowers);
         (insert(&mut nodes, (ino, kind), place, parts, stored), Parts::default())
+    }
+
+    /// Counts a lookup of a node that has just got a name.
+    pub(super) fn named(&self, _: &Names<'_>, node: &Node, (parent, name): (&Arc<Node>, &OsStr)) {
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        node.seen_at(parent, name);
     }
 
     /// Takes back `count` lookups. Returns all nodes that went with it.

@@ -4,7 +4,9 @@
 //! a daemon that is killed leaves either nothing or all. No directory above it is seen to change.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,9 +14,11 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
+use super::below::Original;
 use super::locate::is_whiteout;
-use super::marks::{Links, XattrNames};
-use super::node::{At, Node, Parts, original};
+use super::marks::Links;
+use super::namespace::{Halt, NamesToChange, Step};
+use super::node::{Node, Parts, original as original_number};
 use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{LONGEST_IN_MARK, PathId};
 use crate::mapping::OpenMode;
@@ -29,34 +33,41 @@ impl Overlay {
     }
 
     /// The number of a node in the upper volume, where it is copied first if it is only below.
-    /// Whoever calls has locked the names for writing.
     ///
     /// # Errors
     /// ENOSPC and the others of making a file.
-    pub(super) fn raise(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
+    pub(super) fn raise(&self, names: &NamesToChange<'_>, node: &Arc<Node>) -> Step<Ino> {
         // Those above it first: one after the other, however deep it is.
-        let mut missing: Vec<Arc<Node>> = Vec::new();
+        let mut missing: Vec<(Arc<Node>, Rc<Original>)> = Vec::new();
         let mut next = Some(Arc::clone(node));
         while let Some(lowest) = next.filter(|node| node.upper().is_none()) {
             next = lowest.parent().filter(|_| lowest.is_linked());
-            missing.push(lowest);
+            let at = lowest.parts().lowers.first().copied().ok_or(Errno::STALE)?;
+            missing.push((lowest, names.below().original(at)?));
         }
-        for node in missing.iter().rev() {
-            self.for_a_record(|| self.copy_up(node))?;
+        for (node, original) in missing.iter().rev() {
+            self.for_a_record(|| self.copy_up(names, node, original))?;
         }
-        node.upper().ok_or(Errno::STALE)
+        node.upper().ok_or(Halt::Failed(Errno::STALE))
     }
 
-    fn copy_up(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
+    fn copy_up(
+        &self,
+        names: &NamesToChange<'_>,
+        node: &Arc<Node>,
+        original: &Original,
+    ) -> Result<Ino, Errno> {
         self.check_room()?;
-        let at = node.parts().lowers.first().copied().ok_or(Errno::STALE)?;
-        let stat = self.layer(at)?.attr(at.ino, None)?.stat;
-        let origin = self.fingerprint(at)?;
+        let stat = original.stat;
         let temporary = self.temporary_name();
         let (entry, parts) = match node.kind {
             libc::S_IFDIR => (self.copy_dir(&temporary)?, Parts::default()),
-            libc::S_IFREG => self.copy_regular(&temporary, node, at, &origin)?,
-            libc::S_IFLNK => (self.copy_link(&temporary, at)?, Parts::default()),
+            libc::S_IFREG => self.copy_regular(&temporary, node, original)?,
+            libc::S_IFLNK => {
+                let link = (self.work, &*original.target);
+                let entry = self.upper.make_symlink(link.0, &temporary, link.1, &self.me)?;
+                (entry, Parts::default())
+            }
             _ => {
                 let entry = self.make_device(
                     self.work,
@@ -70,9 +81,12 @@ impl Overlay {
         };
         let upper = entry.attr.ino;
         let finished = self
-            .copy_attributes(at, upper, &stat)
-            .and_then(|()| self.marks.keep_origin(&self.upper, upper, &origin, original(node.ino)))
-            .and_then(|()| self.put_in_place(node, &temporary, upper, &stat));
+            .copy_attributes(original, upper)
+            .and_then(|()| {
+                let (origin, number) = (&original.fingerprint, original_number(node.ino));
+                self.marks.keep_origin(&self.upper, upper, origin, number)
+            })
+            .and_then(|()| self.put_in_place(names, node, &temporary, (upper, &stat)));
         let links = match finished {
             Ok(links) => links,
             Err(err) => {
@@ -103,21 +117,24 @@ impl Overlay {
         self.let_go(&left);
         self.count_stored(node);
         self.nodes.raised(node, upper);
-        if let Err(err) = self.guard_partial(node) {
-            log::warn!("{}: guarding its base: {err}", self.path_of(node).shown());
-        }
+        names.note_raised(node);
         self.count_copy(node);
         Ok(upper)
+    }
+
+    /// Guards the base of a copy that was just made.
+    pub(super) fn guard_raised(&self, node: Arc<Node>) {
+        if let Err(err) = self.guard_partial(&node) {
+            log::warn!("{}: guarding its base: {err}", self.path_of(&node).shown());
+        }
+        let ino = node.ino;
+        drop(node);
+        self.drop_unused(ino);
     }
 
     fn copy_dir(&self, name: &OsStr) -> Result<Entry, Errno> {
         let new = NewNode { mode: libc::S_IFDIR | 0o700, umask: 0, caller: &self.me };
         self.upper.make_dir(self.work, name, &new)
-    }
-
-    fn copy_link(&self, name: &OsStr, at: At) -> Result<Entry, Errno> {
-        let target = self.layer(at)?.read_link(at.ino)?;
-        self.upper.make_symlink(self.work, name, &target, &self.me)
     }
 
     /// mknod(2) in the upper volume. A character device 0/0 gets another number and a mark.
@@ -147,8 +164,7 @@ impl Overlay {
         &self,
         name: &OsStr,
         node: &Node,
-        below: At,
-        origin: &Fingerprint,
+        original: &Original,
     ) -> Result<(Entry, Parts), Errno> {
         let new = NewNode { mode: libc::S_IFREG | 0o600, umask: 0, caller: &self.me };
         let how =
@@ -156,7 +172,7 @@ impl Overlay {
         let refuse = super::never_lent;
         let (entry, opened) = self.upper.create(self.work, name, &new, &how, true, &refuse)?;
         let upper = entry.attr.ino;
-        let prepared = self.prepare_data(upper, node, below, origin);
+        let prepared = self.prepare_data(upper, node, original);
         self.upper.release(opened.id)?;
         match prepared {
             Ok(parts) => Ok((entry, parts)),
@@ -168,14 +184,9 @@ impl Overlay {
         }
     }
 
-    fn prepare_data(
-        &self,
-        upper: Ino,
-        node: &Node,
-        below: At,
-        origin: &Fingerprint,
-    ) -> Result<Parts, Errno> {
-        let whole = origin.size == 0 || self.clone_data(upper, below);
+    fn prepare_data(&self, upper: Ino, node: &Node, original: &Original) -> Result<Parts, Errno> {
+        let origin = &original.fingerprint;
+        let whole = origin.size == 0 || self.clone_data(upper, original.data.as_deref());
         // Descriptors that wait for what is written have a page map, which may be that of a whole
         // file.
         if whole && node.content.lock().strong_count() == 0 {
@@ -188,15 +199,10 @@ impl Overlay {
     /// can (FICLONE of ioctl_ficlonerange(2)): no byte is copied, and later changes of the one
     /// below are none of the copy's. Not where the scratch is bounded by counting: each shared
     /// block counts.
-    fn clone_data(&self, upper: Ino, below: At) -> bool {
-        if self.bound.is_some() || !self.clones.load(Ordering::Relaxed) {
-            return false;
-        }
-        let cloned = self.layer(below).and_then(|volume| {
-            let from = volume.open_descriptor(below.ino, OpenMode::Read)?;
-            let to = self.upper.open_descriptor(upper, OpenMode::Write)?;
-            rustix::fs::ioctl_ficlone(to.any()?, from.any()?)
-        });
+    fn clone_data(&self, upper: Ino, below: Option<&OwnedFd>) -> bool {
+        let Some(below) = below.filter(|_| self.may_clone()) else { return false };
+        let to = self.upper.open_descriptor(upper, OpenMode::Write);
+        let cloned = to.and_then(|to| rustix::fs::ioctl_ficlone(to.any()?, below));
         match cloned {
             Ok(()) => {
                 self.counts.cloned_files.fetch_add(1, Ordering::Relaxed);
@@ -213,6 +219,11 @@ impl Overlay {
                 false
             }
         }
+    }
+
+    /// Whether files of the base may be cloned, as far as it is known.
+    pub(super) fn may_clone(&self) -> bool {
+        self.bound.is_none() && self.clones.load(Ordering::Relaxed)
     }
 
     /// Gives a new upper file its size, and a map that says that the pages up to `limit`, in bytes,
@@ -262,13 +273,14 @@ impl Overlay {
     }
 
     /// Owner, attributes, permissions and times, in the order in which one does not undo another.
-    fn copy_attributes(&self, at: At, upper: Ino, stat: &Stat) -> Result<(), Errno> {
+    fn copy_attributes(&self, original: &Original, upper: Ino) -> Result<(), Errno> {
+        let stat = &original.stat;
         let owner = SetAttr { uid: Some(stat.uid), gid: Some(stat.gid), ..SetAttr::default() };
         let now = self.upper.attr(upper, None)?.stat;
         if (now.uid, now.gid) != (stat.uid, stat.gid) {
             self.upper.set_attr(upper, None, owner, &self.me)?;
         }
-        self.copy_xattrs(at, upper)?;
+        self.copy_xattrs(original, upper)?;
         if stat.kind() != libc::S_IFLNK {
             let mode = SetAttr { mode: Some(stat.mode & 0o7777), ..SetAttr::default() };
             self.upper.set_attr(upper, None, mode, &self.me)?;
@@ -286,29 +298,9 @@ impl Overlay {
         self.upper.set_attr(upper, None, times, &self.me).map(drop)
     }
 
-    fn copy_xattrs(&self, at: At, upper: Ino) -> Result<(), Errno> {
-        use std::os::unix::ffi::OsStrExt;
-        let (from, lower, below) = (self.layer(at)?, at.ino, self.xattr_names(at));
-        let mut names = vec![0; 65_536];
-        let len = match from.list_xattr(lower, &mut names, &super::marks::ROOT) {
-            Ok(len) => len,
-            Err(Errno::OPNOTSUPP) => 0,
-            Err(err) => return Err(err),
-        };
-        let mut value = Vec::new();
-        for name in names.get(..len).unwrap_or_default().split(|byte| *byte == 0) {
-            let Some(shown) = below.shown(name).filter(|name| !name.is_empty()) else { continue };
-            let stored = XattrNames::Escaped.stored(OsStr::from_bytes(&shown)).into_owned();
-            let name = OsStr::from_bytes(name);
-            value.resize(65_536, 0);
-            let len = match from.get_xattr(lower, name, &mut value) {
-                Ok(len) => len,
-                // Shown and not to be had, as the kernel's own for filesystems in userspace.
-                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => continue,
-                Err(err) => return Err(err),
-            };
-            let value = value.get(..len).unwrap_or_default();
-            match self.upper.set_xattr(upper, &stored, value, XattrFlags::empty(), &self.me) {
+    fn copy_xattrs(&self, original: &Original, upper: Ino) -> Result<(), Errno> {
+        for (name, value) in &original.xattrs {
+            match self.upper.set_xattr(upper, name, value, XattrFlags::empty(), &self.me) {
                 Ok(()) => {}
                 // ERANGE: the name is too long when it is escaped.
                 Err(Errno::OPNOTSUPP | Errno::PERM | Errno::RANGE) => {
@@ -323,10 +315,10 @@ impl Overlay {
     /// Moves a copy to where it belongs. Returns the count of names of a file with several.
     fn put_in_place(
         &self,
+        names: &NamesToChange<'_>,
         node: &Arc<Node>,
         temporary: &OsStr,
-        upper: Ino,
-        stat: &Stat,
+        (upper, stat): (Ino, &Stat),
     ) -> Result<Option<i64>, Errno> {
         if node.is_dir() || stat.nlink < 2 {
             return self.move_up(node, temporary).map(|()| None);
@@ -335,7 +327,7 @@ impl Overlay {
         // made their number says nothing.
         let all = i64::from(stat.nlink);
         self.marks.write_links(&self.upper, upper, Links::All(all))?;
-        self.enter_in_index(node, upper)?;
+        self.enter_in_index(names, node, upper)?;
         let more = all - if node.is_linked() { 2 } else { 1 };
         self.move_up(node, temporary).inspect_err(|_| {
             let _ = self.leave_index(node, upper);
@@ -353,7 +345,7 @@ impl Overlay {
             // It has lost its name: only those who have it open see it.
             return self.upper.remove(self.work, temporary, node.is_dir());
         };
-        let above = self.raise(&parent)?;
+        let above = parent.upper().ok_or(Errno::STALE)?; // It was copied up before.
         let times = self.upper.attr(above, None)?.stat;
         let none = RenameFlags::empty();
         self.upper.rename((self.work, temporary), (above, &name), none, &self.me)?;

@@ -8,8 +8,10 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
+use super::below::Answers;
 use super::marks::Links;
 use super::names::Upper;
+use super::namespace::{Halt, Names, NamesToChange, Step};
 use super::node::Node;
 use crate::shown::Show;
 use crate::sys::cred::Caller;
@@ -33,7 +35,6 @@ impl Overlay {
         if !self.visible(to.0, to.1) {
             return Err(Errno::PERM);
         }
-        let _names = self.names.write();
         let (old, new) = (self.node(from.0)?, self.node(to.0)?);
         if !new.is_linked() {
             return Err(Errno::NOENT);
@@ -41,74 +42,96 @@ impl Overlay {
         if self.is_direct(&old, from.1) || self.is_direct(&new, to.1) {
             return self.rename_in_base((&old, from.1), (&new, to.1), flags, caller);
         }
-        let (moved, _) = self.child(&old, from.1)?;
-        let there = match self.child(&new, to.1) {
+        let answers = Answers::none(self);
+        answers.expect_peek(old.parts().lowers.first(), from.1);
+        self.change_names_and(&answers, |names| {
+            self.rename_locked(names, (&old, from.1), (&new, to.1), (flags, caller))
+        })
+    }
+
+    fn rename_locked(
+        &self,
+        names: &NamesToChange<'_>,
+        from: (&Arc<Node>, &OsStr),
+        to: (&Arc<Node>, &OsStr),
+        how: (RenameFlags, &Caller),
+    ) -> Step<()> {
+        if !to.0.is_linked() {
+            return Err(Halt::Failed(Errno::NOENT));
+        }
+        let (moved, _) = self.child(names, from.0, from.1)?;
+        let there = match self.child(names, to.0, to.1) {
             Ok((there, _)) => Some(there),
-            Err(Errno::NOENT) => None,
-            Err(err) => {
+            Err(Halt::Failed(Errno::NOENT)) => None,
+            Err(halt) => {
                 self.forget_node(moved);
-                return Err(err);
+                return Err(halt);
             }
         };
-        let how = (flags, caller);
-        let renamed = self.rename_nodes((&old, from.1), (&new, to.1), &moved, &there, how);
-        if renamed.is_err() {
+        let renamed = self.rename_nodes(names, from, to, (&moved, &there), how);
+        if renamed.is_err_and(|halt| halt != Halt::Ask) {
             // It may have failed when the names had changed.
-            [&old, &new].iter().for_each(|dir| self.drop_listing(dir.ino));
+            [from.0, to.0].iter().for_each(|dir| self.drop_listing(dir.ino));
         }
         self.count_stored(&moved); // It may have got marks.
         self.forget_node(moved);
         there.into_iter().for_each(|node| self.forget_node(node));
-        self.count_names(&[&old, &new]);
+        self.count_names(&[from.0, to.0]);
         renamed
     }
 
     pub(super) fn rename_nodes(
         &self,
+        names: &NamesToChange<'_>,
         from: (&Arc<Node>, &OsStr),
         to: (&Arc<Node>, &OsStr),
-        moved: &Arc<Node>,
-        there: &Option<Arc<Node>>,
+        (moved, there): (&Arc<Node>, &Option<Arc<Node>>),
         (flags, caller): (RenameFlags, &Caller),
-    ) -> Result<(), Errno> {
+    ) -> Step<()> {
+        let failed = |err| Err(Halt::Failed(err));
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         match there {
-            Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EXIST),
-            None if exchange => return Err(Errno::NOENT),
+            Some(_) if flags.contains(RenameFlags::NOREPLACE) => return failed(Errno::EXIST),
+            None if exchange => return failed(Errno::NOENT),
             Some(there) if Arc::ptr_eq(there, moved) => return Ok(()), // Two names of one file.
             Some(there) if !exchange => match (moved.is_dir(), there.is_dir()) {
-                (true, false) => return Err(Errno::NOTDIR),
-                (false, true) => return Err(Errno::ISDIR),
-                (true, true) if !self.is_empty(there)? => return Err(Errno::NOTEMPTY),
+                (true, false) => return failed(Errno::NOTDIR),
+                (false, true) => return failed(Errno::ISDIR),
+                (true, true) if !self.is_empty(names, there)? => return failed(Errno::NOTEMPTY),
                 _ => {}
             },
             _ => {}
         }
         if moved.is_dir() && self.is_mixed() {
-            return Err(Errno::XDEV); // What is in it would come under other rules.
+            return failed(Errno::XDEV); // What is in it would come under other rules.
         }
         if moved.is_dir() && self.is_above(moved, to.0) {
-            return Err(Errno::INVAL);
+            return failed(Errno::INVAL);
         }
-        let (old, new) = (self.raise(from.0)?, self.raise(to.0)?);
-        self.raise_to_move(moved, from)?;
         if exchange {
             let there = there.as_ref().ok_or(Errno::NOENT)?;
             if there.is_dir() && self.is_above(there, from.0) {
-                return Err(Errno::INVAL);
+                return failed(Errno::INVAL);
             }
-            self.raise_to_move(there, to)?;
+            let (old, new) = (self.raise(names, from.0)?, self.raise(names, to.0)?);
+            self.raise(names, moved)?;
+            self.raise(names, there)?;
+            self.prepare_to_move(moved, from)?;
+            self.prepare_to_move(there, to)?;
             self.upper.rename((old, from.1), (new, to.1), RenameFlags::EXCHANGE, &self.me)?;
             there.seen_at(from.0, from.1);
             moved.seen_at(to.0, to.1);
             return Ok(());
         }
+        let uncovers = self.is_below(names, from.0, from.1)?;
+        let (old, new) = (self.raise(names, from.0)?, self.raise(names, to.0)?);
+        self.raise(names, moved)?;
         if let Some(there) = there
-            && self.has_other_names(there)?
+            && self.has_other_names(names, there)?
         {
-            self.raise(there)?;
+            self.raise(names, there)?;
         }
-        let uncovers = self.is_below(from.0, from.1)?;
+        self.prepare_to_move(moved, from)?;
         if let Some(there) = there {
             self.give_link(there, new, to.1)?;
         }
@@ -128,7 +151,7 @@ impl Overlay {
             false => move_it(uncovers)?,
         }
         if let Some(there) = there {
-            self.lost_a_name(there, None)?;
+            self.lost_a_name(names, there, None)?;
         }
         moved.seen_at(to.0, to.1);
         Ok(())
@@ -196,13 +219,10 @@ impl Overlay {
         moved
     }
 
-    /// Copies up what is to be moved, and marks where what is below it stays.
-    pub(super) fn raise_to_move(
-        &self,
-        node: &Arc<Node>,
-        at: (&Arc<Node>, &OsStr),
-    ) -> Result<(), Errno> {
-        let upper = self.raise(node)?;
+    /// Marks where what is below something that is to be moved stays. It has been copied up, and so
+    /// has the directory that it is in.
+    fn prepare_to_move(&self, node: &Arc<Node>, at: (&Arc<Node>, &OsStr)) -> Result<(), Errno> {
+        let upper = node.upper().ok_or(Errno::STALE)?;
         if node.is_dir() {
             if node.parts().lowers.is_empty() {
                 return self.marks.make_opaque(&self.upper, upper);
@@ -216,7 +236,7 @@ impl Overlay {
             node.change_parts(|parts| (parts.redirect, parts.path) = (Some(path), id));
             return Ok(());
         }
-        let above = self.raise(at.0)?;
+        let above = at.0.upper().ok_or(Errno::STALE)?;
         self.give_link(node, above, at.1)
     }
 
@@ -233,12 +253,10 @@ impl Overlay {
     }
 
     /// Whether a file that is only below has more names than one.
-    pub(super) fn has_other_names(&self, node: &Node) -> Result<bool, Errno> {
+    pub(super) fn has_other_names(&self, names: &Names<'_>, node: &Node) -> Step<bool> {
         let parts = node.parts();
         match (parts.upper, parts.lowers.first()) {
-            (None, Some(at)) if !node.is_dir() => {
-                Ok(self.layer(*at)?.attr(at.ino, None)?.stat.nlink > 1)
-            }
+            (None, Some(at)) if !node.is_dir() => Ok(names.below().stat(*at)?.nlink > 1),
             _ => Ok(false),
         }
     }
@@ -263,9 +281,14 @@ impl Overlay {
 
     /// Notes that a name of a node is gone; with the last one it is out of the index.
     /// `left` is how many it has left, where that is known.
-    pub(super) fn lost_a_name(&self, node: &Arc<Node>, left: Option<i64>) -> Result<(), Errno> {
+    pub(super) fn lost_a_name(
+        &self,
+        names: &NamesToChange<'_>,
+        node: &Arc<Node>,
+        left: Option<i64>,
+    ) -> Result<(), Errno> {
         let parts = node.parts();
-        let names = match (parts.upper, parts.links) {
+        let has = match (parts.upper, parts.links) {
             (Some(_), None) if !node.is_dir() && left.is_some() => left.unwrap_or(0),
             (Some(upper), links) if !node.is_dir() => {
                 let stat = self.upper.attr(upper, None)?.stat;
@@ -273,11 +296,11 @@ impl Overlay {
             }
             _ => 0,
         };
-        if names > 0 {
+        if has > 0 {
             return Ok(());
         }
         node.unlinked();
-        self.guard.unlinked(node);
+        names.drop_later(self.guard.unlinked(node));
         self.uncount(node);
         match (parts.links, parts.upper) {
             (Some(_), Some(upper)) => self.leave_index(node, upper),

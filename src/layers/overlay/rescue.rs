@@ -21,7 +21,6 @@ use super::space::TWO_PAGES;
 use crate::layers::base_state::BaseState;
 use crate::layers::merged::STEP;
 use crate::layers::pages::{Fingerprint, MapId, PAGE, PageMap};
-use crate::mapping::OpenMode;
 use crate::shown::Show;
 use crate::sys::lease::Breaks;
 
@@ -61,10 +60,7 @@ impl Overlay {
     /// Copies what still shows of the base of a file, and lets whoever waits for that go on.
     fn rescue(&self, node: &Arc<Node>, asked: Instant) {
         let path = self.path_of(node);
-        let content = {
-            let _names = self.names.read();
-            self.content(node)
-        };
+        let content = self.content_of(node);
         let copied = match &content {
             Ok(content) => self.copy_rest(node, content, &path),
             // It is whole, or gone, and shows nothing of the base.
@@ -135,22 +131,27 @@ impl Overlay {
 
     /// Guards the base of a partial copy that nobody has open, unless as many are guarded as may be.
     pub(super) fn guard_partial(&self, node: &Arc<Node>) -> Result<(), Errno> {
-        let slot = node.content.lock();
-        let parts = node.parts();
-        let (Some(at), Some(pages)) = (parts.lowers.first(), parts.pages) else { return Ok(()) };
-        if *at == At::GONE
-            || slot.strong_count() > 0
-            || self.guard.is_full()
-            || self.guard.file(node).is_some()
-        {
-            return Ok(());
-        }
-        let base = self.layer(*at)?.open_descriptor(at.ino, OpenMode::Read)?.shared_reader()?;
+        let needs = || {
+            let parts = node.parts();
+            let (at, pages) = (parts.lowers.first().copied()?, parts.pages?);
+            let has = self.guard.is_full() || self.guard.file(node).is_some();
+            Some((at, pages)).filter(|_| at != At::GONE && !has)
+        };
+        let is_open = || node.content.lock().strong_count() > 0;
+        let Some((at, pages)) = needs().filter(|_| !is_open()) else { return Ok(()) };
+        let base = self.open_below(at)?;
         let expected =
             PageMap::fingerprint(&self.pages, MapId(pages)).map_err(|err| err.errno())?;
+        let slot = node.content.lock();
+        if slot.strong_count() > 0 || needs() != Some((at, pages)) {
+            return Ok(()); // Somebody was faster.
+        }
         self.guard.opened(node, &base);
         self.base_state(node, &expected);
-        self.guard.closed(node);
+        let released = self.guard.closed(node);
+        drop(slot);
+        drop(released);
+        self.guard.confirm(node);
         Ok(())
     }
 
@@ -168,26 +169,21 @@ impl Overlay {
 
     /// Whether the marks of a partial copy lead to the base that it has.
     fn is_found_again(&self, node: &Arc<Node>) -> bool {
-        let _names = self.names.read();
-        let parts = node.parts();
-        let marks = parts.upper.and_then(|upper| self.marks.read(&self.upper, upper).ok());
-        let marked = marks.and_then(|marks| marks.redirect).filter(|path| path.is_absolute());
-        let path = marked.unwrap_or_else(|| self.path_below(node));
-        match self.below_path(&self.lower_roots(), &path) {
-            Ok(found) => {
-                self.let_go(&found.parts);
-                found.parts.lowers.first() == parts.lowers.first()
-            }
-            Err(_) => false,
-        }
+        let found = self.with_names(|names| {
+            let parts = node.parts();
+            let marks = parts.upper.and_then(|upper| self.marks.read(&self.upper, upper).ok());
+            let marked = marks.and_then(|marks| marks.redirect).filter(|path| path.is_absolute());
+            let path = marked.unwrap_or_else(|| self.path_below(node));
+            let found = self.below_path(names, &self.lower_roots(), &path)?;
+            self.let_go(&found.parts);
+            Ok(found.parts.lowers.first() == parts.lowers.first())
+        });
+        found.unwrap_or(false)
     }
 
     fn copy_for_good(&self, node: &Arc<Node>) {
         let path = self.path_of(node);
-        let content = {
-            let _names = self.names.read();
-            self.content(node)
-        };
+        let content = self.content_of(node);
         let copied = content.and_then(|content| {
             let copied = self.copy_rest(node, &content, &path);
             self.close_content(node, content).and(copied)

@@ -9,14 +9,14 @@
 //! moved: what is merged is found out anew for it and for those in it, and what the kernel knows of
 //! its names is dropped. That goes by the path in the base, as when the scratch is mounted anew.
 //!
-//! Locks: the names, for reading while it is looked which nodes are concerned, for writing while
-//! directories are merged anew. Nothing is locked while the kernel is told.
+//! Locks: the names, for reading while it is looked which nodes are concerned, for writing while a
+//! directory is merged anew by what was answered. Nothing is locked while the kernel is told.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -27,6 +27,7 @@ use super::direct::DIRECT;
 use super::locate::Whence;
 use super::managed::MOST_LINKS;
 use super::names::Upper;
+use super::namespace::{Names, NamesToChange, Step};
 use super::node::{At, Node, NodeTable};
 use crate::shown::Show;
 use crate::volume::{Ino, Invalidate, Stat, Told, Trust, Volume};
@@ -51,6 +52,20 @@ pub(super) struct Outdated {
     nodes: Mutex<HashSet<Ino>>,
     /// Some directory of the upper volume says where what is below it is.
     redirects: AtomicBool,
+    /// How often the base has changed, as far as it is told.
+    changes: AtomicU64,
+}
+
+impl Outdated {
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Notes that lower layers may answer differently now. Every step that was answered before has
+    /// ended by then, and none is taken any more with these answers.
+    fn has_changed(&self, _: &NamesToChange<'_>) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// Whether it is known by the number that what is below has anyhow.
@@ -116,7 +131,7 @@ impl Overlay {
 
     fn trust_in(&self, dirs: &[At]) -> Trust {
         let in_layer =
-            |at: &At| self.layer(*at).map_or(Trust::Briefly, |of| of.trust_in_names(at.ino));
+            |at: &At| self.lower(*at).map_or(Trust::Briefly, |of| of.trust_in_names(at.ino));
         dirs.iter().map(in_layer).min().unwrap_or(Trust::UntilTold)
     }
 
@@ -194,9 +209,15 @@ impl Overlay {
     ///
     /// # Errors
     /// Those of looking at it and at what is below.
-    fn merged_with(&self, parent: &Node, name: &OsStr, upper: Ino) -> Result<Vec<At>, Errno> {
+    fn merged_with(
+        &self,
+        names: &Names<'_>,
+        parent: &Node,
+        name: &OsStr,
+        upper: Ino,
+    ) -> Step<Vec<At>> {
         let parts = parent.parts();
-        let whence = Whence { parent, dirs: &parts.lowers };
+        let whence = Whence { names, parent, dirs: &parts.lowers };
         let stat = self.upper.attr(upper, None)?.stat;
         let marks = self.marks_of(upper, &stat).map_err(|err| self.tell_of(whence, name, err))?;
         self.merged_below(whence, name, &marks)
@@ -205,9 +226,9 @@ impl Overlay {
     /// Finds out anew what is below directories of the upper volume, and below those in them.
     fn merge_anew(&self, mut nodes: Vec<Arc<Node>>) -> Forgotten {
         let mut changed = HashMap::new();
-        let _names = self.names.write();
+        self.no_answer_is_good();
         while let Some(node) = nodes.pop() {
-            match self.merge_again(&node) {
+            match self.change_names(|names| self.merge_again(names, &node)) {
                 Ok(false) => {}
                 Ok(true) => {
                     let inside = |other: &Node| {
@@ -228,6 +249,8 @@ impl Overlay {
         }
         let is_inside =
             |node: &Node| node.parent().is_some_and(|parent| changed.contains_key(&parent.ino));
+        // Whoever has found something below as it was has made a node of it by then.
+        self.no_answer_is_good();
         let inside = self.nodes.all_where(is_inside);
         // Those below first: a name takes along what is known below it.
         for node in inside.iter().chain(changed.values()) {
@@ -237,15 +260,24 @@ impl Overlay {
         forgotten
     }
 
+    /// Has all that lower layers have answered asked for anew.
+    fn no_answer_is_good(&self) {
+        let noted = self.change_names(|names| {
+            self.outdated.has_changed(names);
+            Ok(())
+        });
+        debug_assert_eq!(noted, Ok(()));
+    }
+
     /// The same for one directory alone. Returns whether anything is different.
-    fn merge_again(&self, node: &Arc<Node>) -> Result<bool, Errno> {
+    fn merge_again(&self, names: &NamesToChange<'_>, node: &Arc<Node>) -> Step<bool> {
         let (Some(upper), Some((parent, name))) = (node.upper(), node.seen()) else {
             return Ok(false);
         };
         if !node.is_dir() || !node.is_linked() || node.is_direct() {
             return Ok(false);
         }
-        let now = self.merged_with(&parent, &name, upper)?;
+        let now = self.merged_with(names, &parent, &name, upper)?;
         let before = node.parts().lowers;
         if now == before {
             now.into_iter().for_each(|at| self.let_go_below(at));
@@ -298,28 +330,33 @@ impl Overlay {
     /// The directories of the upper volume that are known at a name in those over one of the base.
     /// By then every lookup has ended that has seen the base as it was.
     fn known_directories(&self, at: At, name: &OsStr) -> Vec<Arc<Node>> {
-        let _names = self.names.write();
         let named = |dir: &Arc<Node>| {
             let (_, inner) = self.upper.peek(dir.upper()?, name).ok()?;
             self.nodes.of_upper(inner?)
         };
-        self.nodes.over(at).iter().filter_map(named).collect()
+        let known = self.change_names(|names| {
+            self.outdated.has_changed(names);
+            Ok(self.nodes.over(at).iter().filter_map(named).collect())
+        });
+        known.unwrap_or_default()
     }
 }
 
 impl Told for Overlay {
     fn name(&self, parent: Ino, name: &OsStr, leads_on: bool) {
         let (at, Some(caches)) = (self.at_base(parent), self.caches.get()) else { return };
-        let (mut shown, mut merged) = (Vec::new(), false);
-        let names = self.names.read();
-        for dir in self.nodes.over(at) {
-            match self.overrides(&dir, name) {
-                Upper::Nothing => shown.push(dir.ino),
-                Upper::Directory => merged = true,
-                Upper::Whiteout | Upper::Other => {}
+        let found = self.with_names(|_| {
+            let (mut shown, mut merged) = (Vec::new(), false);
+            for dir in self.nodes.over(at) {
+                match self.overrides(&dir, name) {
+                    Upper::Nothing => shown.push(dir.ino),
+                    Upper::Directory => merged = true,
+                    Upper::Whiteout | Upper::Other => {}
+                }
             }
-        }
-        drop(names);
+            Ok((shown, merged))
+        });
+        let Ok((shown, merged)) = found else { return };
         for dir in shown {
             self.base().note_sent(match leads_on {
                 true => caches.expire(dir, name),
@@ -369,11 +406,9 @@ impl Told for Overlay {
             let redirect = node.redirect();
             redirect.is_some_and(|path| path.iter().any(|name| names.contains(name)))
         };
-        let concerned = {
-            // By then every lookup has ended that has seen the base as it was.
-            let _names = self.names.write();
-            self.nodes.all_where(leads_there)
-        };
+        // By then every lookup has ended that has seen the base as it was.
+        self.no_answer_is_good();
+        let concerned = self.nodes.all_where(leads_there);
         if !concerned.is_empty() {
             self.tell(&self.merge_anew(concerned));
         }

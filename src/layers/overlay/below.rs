@@ -1,0 +1,356 @@
+//! What the lower layers have answered, for steps under the lock of the names, which ask nothing.
+//!
+//! An answer is kept until the end of the operation that needed it, with a lookup held of all that
+//! it is about: so a number means the same file throughout. When somebody tells of a change that was
+//! made directly in the base ([`super::told`]), all answers from before are asked for anew.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::marks::{ROOT, XattrNames};
+use super::namespace::{Halt, Step};
+use super::node::{At, Node};
+use crate::layers::pages::Fingerprint;
+use crate::mapping::OpenMode;
+use crate::volume::{Entry, Ino, Stat};
+
+/// What a lower layer is to be asked.
+enum Question {
+    /// What a name in a directory leads to, and these names in turn from there.
+    Entry(At, OsString, Vec<OsString>),
+    /// What there is at a name.
+    Peek(At, OsString),
+    Stat(At),
+    /// All that a copy of it needs.
+    Original(At),
+    /// A descriptor to read its bytes.
+    Reader(At),
+    Fingerprint(At),
+    /// The names in a directory that are to be seen, up to one that nothing above hides.
+    Names(Ino),
+}
+
+/// What was answered.
+enum Answer {
+    /// With a lookup held of what was found.
+    Entry(At, OsString, Result<Entry, Errno>),
+    Peek(At, OsString, Result<Stat, Errno>),
+    Stat(At, Result<Stat, Errno>),
+    Original(At, Result<Rc<Original>, Errno>),
+    Reader(At, Result<Arc<OwnedFd>, Errno>),
+    Fingerprint(At, Result<Fingerprint, Errno>),
+    Names(Ino, Result<Rc<LowerNames>, Errno>),
+}
+
+/// What a copy takes from something in a lower layer.
+pub(super) struct Original {
+    pub(super) stat: Stat,
+    /// Extended attributes by the names that the upper volume stores them under.
+    pub(super) xattrs: Vec<(OsString, Vec<u8>)>,
+    /// Of a symbolic link.
+    pub(super) target: OsString,
+    pub(super) fingerprint: Fingerprint,
+    /// To be cloned: of a regular file that can be read, where that may be done.
+    pub(super) data: Option<Arc<OwnedFd>>,
+}
+
+/// Names that are in the lower layers of a directory.
+pub(super) struct LowerNames {
+    pub(super) names: Vec<OsString>,
+    /// There are no others.
+    pub(super) all: bool,
+}
+
+/// The answers of lower layers that an operation has.
+pub(super) struct Answers<'a> {
+    overlay: &'a Overlay,
+    known: RefCell<Vec<Answer>>,
+    question: RefCell<Option<Question>>,
+    /// How often the base had changed when the first was asked for.
+    changes: Cell<u64>,
+    /// What questions were about, with a lookup held.
+    held: RefCell<Vec<At>>,
+}
+
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        for at in self.held.borrow().iter() {
+            self.overlay.let_go_below(*at);
+        }
+        self.forget();
+    }
+}
+
+impl<'a> Answers<'a> {
+    pub(super) fn none(overlay: &'a Overlay) -> Answers<'a> {
+        let (known, question, held) = Default::default();
+        let changes = Cell::new(overlay.outdated.changes());
+        Answers { overlay, known, question, changes, held }
+    }
+
+    /// Drops what was answered before the last change of the base that somebody told of. Whoever
+    /// calls has locked the names, and so has whoever tells.
+    pub(super) fn renew(&self) {
+        let now = self.overlay.outdated.changes();
+        if self.changes.replace(now) != now {
+            self.forget();
+        }
+    }
+
+    fn forget(&self) {
+        for answer in self.known.borrow_mut().drain(..) {
+            if let Answer::Entry(dir, _, Ok(entry)) = answer {
+                self.overlay.let_go_below(At { ino: entry.attr.ino, ..dir });
+            }
+        }
+    }
+
+    /// Keeps something known until the end.
+    fn hold(&self, at: At) -> Result<(), Errno> {
+        if !self.overlay.lower(at)?.look_up_again(at.ino) {
+            return Err(Errno::STALE);
+        }
+        self.held.borrow_mut().push(at);
+        Ok(())
+    }
+
+    fn find<T>(&self, of: impl FnMut(&Answer) -> Option<T>) -> Option<T> {
+        self.known.borrow().iter().find_map(of)
+    }
+
+    /// Ends a step until a question about something is answered.
+    fn need<T>(&self, at: At, question: Question) -> Step<T> {
+        self.hold(at)?;
+        *self.question.borrow_mut() = Some(question);
+        Err(Halt::Ask)
+    }
+
+    /// What a name in a directory of a lower layer leads to. One lookup of it is the caller's.
+    pub(super) fn lookup(&self, dir: At, name: &OsStr) -> Step<Entry> {
+        let known = self.find(|answer| match answer {
+            Answer::Entry(of, at, found) if *of == dir && at == name => Some(*found),
+            _ => None,
+        });
+        let Some(found) = known else {
+            return self.need(dir, Question::Entry(dir, name.to_owned(), Vec::new()));
+        };
+        let entry = found?;
+        match self.overlay.lower(dir)?.look_up_again(entry.attr.ino) {
+            true => Ok(entry),
+            false => Err(Halt::Failed(Errno::STALE)),
+        }
+    }
+
+    /// Has the names that follow asked for as well, where a name is to be asked for.
+    pub(super) fn go_on<'n>(&self, rest: impl Iterator<Item = &'n OsStr>) {
+        if let Some(Question::Entry(_, _, names)) = &mut *self.question.borrow_mut() {
+            names.extend(rest.map(OsStr::to_owned));
+        }
+    }
+
+    /// What there is at a name in a directory of a lower layer.
+    pub(super) fn peek(&self, dir: At, name: &OsStr) -> Step<Stat> {
+        let known = self.find(|answer| match answer {
+            Answer::Peek(of, at, found) if *of == dir && at == name => Some(*found),
+            Answer::Entry(of, at, found) if *of == dir && at == name => {
+                Some(found.map(|entry| entry.attr.stat))
+            }
+            _ => None,
+        });
+        match known {
+            Some(found) => Ok(found?),
+            None => self.need(dir, Question::Peek(dir, name.to_owned())),
+        }
+    }
+
+    /// The attributes of something in a lower layer.
+    pub(super) fn stat(&self, at: At) -> Step<Stat> {
+        let known = self.find(|answer| match answer {
+            Answer::Stat(of, stat) if *of == at => Some(*stat),
+            Answer::Original(of, Ok(original)) if *of == at => Some(Ok(original.stat)),
+            Answer::Entry(dir, _, Ok(entry)) if (At { ino: entry.attr.ino, ..*dir }) == at => {
+                Some(Ok(entry.attr.stat))
+            }
+            _ => None,
+        });
+        match known {
+            Some(stat) => Ok(stat?),
+            None => self.need(at, Question::Stat(at)),
+        }
+    }
+
+    /// What a copy of something in a lower layer takes from it.
+    pub(super) fn original(&self, at: At) -> Step<Rc<Original>> {
+        let known = self.find(|answer| match answer {
+            Answer::Original(of, original) if *of == at => Some(original.clone()),
+            _ => None,
+        });
+        match known {
+            Some(original) => Ok(original?),
+            None => self.need(at, Question::Original(at)),
+        }
+    }
+
+    /// A file in a lower layer, open to be read.
+    pub(super) fn reader(&self, at: At) -> Step<Arc<OwnedFd>> {
+        let known = self.find(|answer| match answer {
+            Answer::Reader(of, file) if *of == at => Some(file.clone()),
+            _ => None,
+        });
+        match known {
+            Some(file) => Ok(file?),
+            None => self.need(at, Question::Reader(at)),
+        }
+    }
+
+    /// A file in a lower layer as it is at this moment. It need not be readable.
+    pub(super) fn fingerprint(&self, at: At) -> Step<Fingerprint> {
+        let known = self.find(|answer| match answer {
+            Answer::Fingerprint(of, found) if *of == at => Some(*found),
+            _ => None,
+        });
+        match known {
+            Some(found) => Ok(found?),
+            None => self.need(at, Question::Fingerprint(at)),
+        }
+    }
+
+    /// Names that the lower layers of a directory show where nothing above hides them: all, or some
+    /// of which one was not hidden when they were read.
+    pub(super) fn names(&self, dir: &Node) -> Step<Rc<LowerNames>> {
+        let known = self.find(|answer| match answer {
+            Answer::Names(of, names) if *of == dir.ino => Some(names.clone()),
+            _ => None,
+        });
+        match known {
+            Some(names) => Ok(names?),
+            None => self.need_names(dir),
+        }
+    }
+
+    /// Has the names of a directory asked for, anew where that was done.
+    pub(super) fn need_names<T>(&self, dir: &Node) -> Step<T> {
+        let is_of_it = |answer: &Answer| matches!(answer, Answer::Names(of, _) if *of == dir.ino);
+        self.known.borrow_mut().retain(|answer| !is_of_it(answer));
+        *self.question.borrow_mut() = Some(Question::Names(dir.ino));
+        Err(Halt::Ask)
+    }
+
+    /// Asks what a step needs to know. Nothing is locked by the caller.
+    ///
+    /// # Errors
+    /// EIO where nothing was to be asked.
+    pub(super) fn ask(&self) -> Result<(), Errno> {
+        let question = self.question.borrow_mut().take().ok_or(Errno::IO)?;
+        let overlay = self.overlay;
+        let answer = match question {
+            Question::Entry(mut at, name, rest) => {
+                let mut names = std::iter::once(name).chain(rest);
+                let mut name = names.next().ok_or(Errno::IO)?;
+                loop {
+                    let found = overlay.layer(at).and_then(|volume| volume.lookup(at.ino, &name));
+                    let Some((next, entry)) = names.next().zip(found.ok()) else {
+                        break Answer::Entry(at, name, found);
+                    };
+                    self.known.borrow_mut().push(Answer::Entry(at, name, found));
+                    (at, name) = (At { ino: entry.attr.ino, ..at }, next);
+                }
+            }
+            Question::Peek(at, name) => {
+                let found = overlay.layer(at).and_then(|volume| volume.peek(at.ino, &name));
+                Answer::Peek(at, name, found.map(|(stat, _)| stat))
+            }
+            Question::Stat(at) => {
+                let found = overlay.layer(at).and_then(|volume| volume.attr(at.ino, None));
+                Answer::Stat(at, found.map(|attr| attr.stat))
+            }
+            Question::Original(at) => Answer::Original(at, overlay.original(at).map(Rc::new)),
+            Question::Reader(at) => Answer::Reader(at, overlay.open_below(at)),
+            Question::Fingerprint(at) => {
+                let file = overlay.layer(at).and_then(|volume| volume.open_path(at.ino));
+                Answer::Fingerprint(at, file.and_then(Fingerprint::of))
+            }
+            Question::Names(dir) => {
+                let names = overlay.node(dir).and_then(|node| overlay.names_below(&node));
+                Answer::Names(dir, names.map(Rc::new))
+            }
+        };
+        self.known.borrow_mut().push(answer);
+        Ok(())
+    }
+
+    /// Asks what a name in a directory leads to, for a step that will need it.
+    pub(super) fn expect_entry(&self, dir: Option<&At>, name: &OsStr) {
+        if let Some(dir) = dir {
+            self.expect(*dir, Question::Entry(*dir, name.to_owned(), Vec::new()));
+        }
+    }
+
+    /// Asks what is at a name in a directory, for a step that will need it.
+    pub(super) fn expect_peek(&self, dir: Option<&At>, name: &OsStr) {
+        if let Some(dir) = dir {
+            self.expect(*dir, Question::Peek(*dir, name.to_owned()));
+        }
+    }
+
+    fn expect(&self, at: At, question: Question) {
+        // Where it cannot be asked for now, the step asks.
+        if self.need::<()>(at, question) == Err(Halt::Ask) {
+            let _ = self.ask();
+        }
+    }
+}
+
+impl Overlay {
+    /// A file in a lower layer, open to be read.
+    pub(super) fn open_below(&self, at: At) -> Result<Arc<OwnedFd>, Errno> {
+        self.layer(at)?.open_descriptor(at.ino, OpenMode::Read)?.shared_reader()
+    }
+
+    /// All that a copy takes from something in a lower layer.
+    fn original(&self, at: At) -> Result<Original, Errno> {
+        let volume = self.layer(at)?;
+        let stat = volume.attr(at.ino, None)?.stat;
+        let target = match stat.kind() {
+            libc::S_IFLNK => volume.read_link(at.ino)?,
+            _ => OsString::new(),
+        };
+        let fingerprint = Fingerprint::of(volume.open_path(at.ino)?)?;
+        let data = match stat.kind() {
+            libc::S_IFREG if stat.size > 0 && self.may_clone() => self.open_below(at).ok(),
+            _ => None,
+        };
+        Ok(Original { stat, xattrs: self.xattrs_below(at)?, target, fingerprint, data })
+    }
+
+    fn xattrs_below(&self, at: At) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+        let (volume, stored) = (self.layer(at)?, self.xattr_names(at));
+        let mut names = vec![0; 65_536];
+        let len = match volume.list_xattr(at.ino, &mut names, &ROOT) {
+            Ok(len) => len,
+            Err(Errno::OPNOTSUPP) => 0,
+            Err(err) => return Err(err),
+        };
+        let mut found = Vec::new();
+        for name in names.get(..len).unwrap_or_default().split(|byte| *byte == 0) {
+            let Some(shown) = stored.shown(name).filter(|name| !name.is_empty()) else { continue };
+            let mut value = vec![0; 65_536];
+            match volume.get_xattr(at.ino, OsStr::from_bytes(name), &mut value) {
+                Ok(len) => value.truncate(len),
+                // Shown and not to be had, as the kernel's own for filesystems in userspace.
+                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => continue,
+                Err(err) => return Err(err),
+            }
+            let name = XattrNames::Escaped.stored(OsStr::from_bytes(&shown)).into_owned();
+            found.push((name, value));
+        }
+        Ok(found)
+    }
+}

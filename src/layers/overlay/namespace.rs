@@ -1,0 +1,191 @@
+//! The lock of the names, under which no lower layer is asked.
+//!
+//! Lower layers may lie on a filesystem that does not answer, and everybody needs the lock. So what
+//! happens under it is a step that is given what they answered ([`Answers`]) and asks nothing. A
+//! step that needs an answer which was not asked for ends with [`Halt::Ask`], before it changes
+//! anything but by copying up. The lock is let go, the layer is asked, and the step begins anew.
+//! What lower layers answer does not depend on the lock, since nobody here changes them: so answers
+//! stay good however long they took, and a step sees the names and the upper volume as they are. Only
+//! a change that was made directly in the base, and is told of, has all of them asked for anew.
+//!
+//! Whether the lock is held shows in the types: [`Names`] is it for reading, [`NamesToChange`] for
+//! writing. The order of all locks is in docs/design.md.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::below::Answers;
+use super::node::Node;
+
+/// Why a step ends without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Halt {
+    /// A lower layer is to be asked first. To be handed on by everybody.
+    Ask,
+    /// The step has failed.
+    Failed(Errno),
+}
+
+impl From<Errno> for Halt {
+    fn from(err: Errno) -> Halt {
+        Halt::Failed(err)
+    }
+}
+
+/// What a step under the lock returns.
+pub(super) type Step<T> = Result<T, Halt>;
+
+thread_local! {
+    /// This thread has locked the names.
+    static LOCKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Checks that this thread may ask a lower layer.
+pub(super) fn may_ask() {
+    debug_assert!(!LOCKED.get(), "a lower layer is asked with the names locked");
+}
+
+/// Notes that this thread has locked the names.
+struct Noted;
+
+impl Noted {
+    fn new() -> Noted {
+        debug_assert!(!LOCKED.get(), "the names are locked twice by one thread");
+        LOCKED.set(true);
+        Noted
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        LOCKED.set(false);
+    }
+}
+
+/// The names, locked for reading at least.
+pub(super) struct Names<'a> {
+    answers: &'a Answers<'a>,
+    /// How often they were locked for writing so far.
+    generation: u64,
+    raised: RefCell<Vec<Arc<Node>>>,
+    dropped: RefCell<Vec<Box<dyn Any>>>,
+}
+
+impl<'a> Names<'a> {
+    fn new(answers: &'a Answers<'a>, generation: u64) -> Names<'a> {
+        let (raised, dropped) = Default::default();
+        Names { answers, generation, raised, dropped }
+    }
+
+    /// What the lower layers have answered.
+    pub(super) fn below(&self) -> &'a Answers<'a> {
+        self.answers
+    }
+
+    /// Drops something that has a descriptor of a lower layer when the lock is let go.
+    pub(super) fn drop_later<T: 'static>(&self, it: Option<T>) {
+        if let Some(it) = it {
+            self.dropped.borrow_mut().push(Box::new(it));
+        }
+    }
+
+    /// The same number says that nothing has changed in between.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// The names, locked for writing.
+pub(super) struct NamesToChange<'a>(Names<'a>);
+
+impl<'a> Deref for NamesToChange<'a> {
+    type Target = Names<'a>;
+
+    fn deref(&self) -> &Names<'a> {
+        &self.0
+    }
+}
+
+impl NamesToChange<'_> {
+    /// Notes that a node was copied up, whose base is to be guarded when the lock is let go.
+    pub(super) fn note_raised(&self, node: &Arc<Node>) {
+        self.0.raised.borrow_mut().push(Arc::clone(node));
+    }
+}
+
+impl Overlay {
+    /// Takes a step with the names locked for reading.
+    ///
+    /// # Errors
+    /// Those of the step, and of asking lower layers.
+    pub(super) fn with_names<T>(
+        &self,
+        step: impl FnMut(&Names<'_>) -> Step<T>,
+    ) -> Result<T, Errno> {
+        self.with_names_and(&Answers::none(self), step)
+    }
+
+    /// The same with answers that are there already.
+    pub(super) fn with_names_and<T>(
+        &self,
+        answers: &Answers<'_>,
+        mut step: impl FnMut(&Names<'_>) -> Step<T>,
+    ) -> Result<T, Errno> {
+        loop {
+            let (done, dropped) = {
+                let names = self.names.read();
+                let _noted = Noted::new();
+                answers.renew();
+                let names = Names::new(answers, *names);
+                (step(&names), names.dropped)
+            };
+            drop(dropped);
+            match done {
+                Ok(done) => return Ok(done),
+                Err(Halt::Failed(err)) => return Err(err),
+                Err(Halt::Ask) => answers.ask()?,
+            }
+        }
+    }
+
+    /// Takes a step with the names locked for writing.
+    ///
+    /// # Errors
+    /// Those of the step, and of asking lower layers.
+    pub(super) fn change_names<T>(
+        &self,
+        step: impl FnMut(&NamesToChange<'_>) -> Step<T>,
+    ) -> Result<T, Errno> {
+        self.change_names_and(&Answers::none(self), step)
+    }
+
+    /// The same with answers that are there already.
+    pub(super) fn change_names_and<T>(
+        &self,
+        answers: &Answers<'_>,
+        mut step: impl FnMut(&NamesToChange<'_>) -> Step<T>,
+    ) -> Result<T, Errno> {
+        loop {
+            let (done, Names { raised, dropped, .. }) = {
+                let mut names = self.names.write();
+                *names += 1;
+                let _noted = Noted::new();
+                answers.renew();
+                let names = NamesToChange(Names::new(answers, *names));
+                (step(&names), names.0)
+            };
+            drop(dropped);
+            raised.into_inner().into_iter().for_each(|node| self.guard_raised(node));
+            match done {
+                Ok(done) => return Ok(done),
+                Err(Halt::Failed(err)) => return Err(err),
+                Err(Halt::Ask) => answers.ask()?,
+            }
+        }
+    }
+}
