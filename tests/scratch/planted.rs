@@ -240,7 +240,8 @@ fn round(world: &World, good: &str, seed: u64) -> String {
     assert!(copied.unwrap().success());
     let mut random = Random::new(seed);
     let count = 1 + random.below(4);
-    let mut damage = Damage { world, random, bare: HashSet::new(), alone: count == 1 };
+    let in_order = good == "good";
+    let mut damage = Damage { world, random, bare: HashSet::new(), alone: count == 1, in_order };
     let mut did = format!("{good}: ");
     for _ in 0..count {
         did += &format!("{}; ", damage.plant());

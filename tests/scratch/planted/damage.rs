@@ -37,6 +37,15 @@ fn own_inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).map_or(0, |found| found.ino())
 }
 
+/// Takes all marks away from a file, as a copy without attributes does.
+fn lose_marks(path: &Path) -> String {
+    let mut names = vec![0; 4096];
+    let len = rustix::fs::llistxattr(path, &mut names).unwrap_or(0);
+    let marks = names[..len].split(|byte| *byte == 0).filter(|name| name.starts_with(b"trusted."));
+    marks.for_each(|name| rustix::fs::lremovexattr(path, name).unwrap());
+    "all marks removed".into()
+}
+
 /// Whether what is there is shown in a mount: page maps and the state would be files of bytes that
 /// no client wrote.
 fn shows(top: &Path, path: &Path) -> bool {
@@ -51,6 +60,8 @@ pub(super) struct Damage<'a> {
     pub(super) bare: HashSet<u64>,
     /// Nothing else is changed in this round.
     pub(super) alone: bool,
+    /// The scratch says that all of it is on the disk: then a file without any mark is missed.
+    pub(super) in_order: bool,
 }
 
 impl Damage<'_> {
@@ -69,6 +80,7 @@ impl Damage<'_> {
             0 => return self.bytes(&top),
             1 => return self.field(&top),
             2 | 3 if self.alone => return self.map(&top),
+            4 if self.alone && self.in_order && has_marks => lose_marks(&path),
             4..=7 if has_marks => self.mark(&path),
             8..=10 => self.replace(&path, &all),
             11 => {
