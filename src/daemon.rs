@@ -171,6 +171,9 @@ fn open_tree(config: &MountConfig) -> Result<Opened, Failure> {
         log::warn!("guarding the base: {err}: changes of it are refused when they are seen");
     }
     overlay.guard_kept();
+    if let Err(err) = overlay.start_comparing() {
+        log::warn!("comparing the base with what it was: {err}");
+    }
     let told = Arc::clone(&overlay);
     Ok((overlay, watch.map(|watch| Watched { watch, volume: base, told })))
 }

@@ -293,6 +293,7 @@ fn guard(counts: GuardCounts) -> GuardReport {
         waiting: counts.waiting,
         under_way: counts.under_way.iter().map(|(path, bytes)| (named(path), *bytes)).collect(),
         failed: told(counts.failed),
+        compared: counts.compared,
         changed: told(counts.changed),
         lease_break_s: counts.lease_break.as_secs(),
     }

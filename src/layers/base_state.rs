@@ -54,6 +54,11 @@ impl ChangedFiles {
         self.0.lock().insert(path.to_owned(), fate);
     }
 
+    /// Takes note of one, unless more is known of it.
+    pub fn note_also(&self, path: &Path, fate: Fate) {
+        self.0.lock().entry(path.to_owned()).or_insert(fate);
+    }
+
     /// Takes note that nothing of the base of a file shows any more.
     pub fn forget(&self, path: &Path) {
         self.0.lock().remove(path);

@@ -16,7 +16,7 @@ use crate::shown::Show;
 /// How many files a message names.
 const NAMED: usize = 3;
 
-/// What became of the base of a partial copy.
+/// What became of the base of a partial copy, or of what the scratch has something in the place of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It was written, resized or replaced.
@@ -25,6 +25,12 @@ pub enum Fate {
     Missing,
     /// It cannot be told.
     Unknown(Doubt),
+    /// The scratch has a file or directory in its place, and it has changed.
+    CoveredChanged,
+    /// The scratch has a file or directory in its place, and it is gone.
+    CoveredMissing,
+    /// The scratch has removed it, and it has changed.
+    RemovedChanged,
 }
 
 impl fmt::Display for Fate {
@@ -34,6 +40,9 @@ impl fmt::Display for Fate {
             Fate::Missing => "its base is gone",
             Fate::Unknown(Doubt::Racy) => "its base was written just before the first touch",
             Fate::Unknown(Doubt::OnlyCtime) => "attributes of its base have changed, or more",
+            Fate::CoveredChanged => "the file of the base that it replaces has changed",
+            Fate::CoveredMissing => "the file of the base that it replaces is gone",
+            Fate::RemovedChanged => "it is removed here, and has changed in the base",
         })
     }
 }

@@ -24,6 +24,9 @@ pub struct GuardCounts {
     pub under_way: Vec<(PathBuf, u64)>,
     /// Files whose rest was not copied before the base was changed, with the reason.
     pub failed: Vec<(PathBuf, String)>,
+    /// All that the scratch has in the place of files of the base was compared with them since the
+    /// mount.
+    pub compared: bool,
     /// Files whose base has changed, or may have, with what became of it.
     pub changed: Vec<(PathBuf, String)>,
     /// How long the kernel lets somebody wait for a lease.

@@ -21,6 +21,7 @@ mod bound_full;
 mod cloned;
 mod coherence;
 mod counted;
+mod covered;
 mod damaged;
 mod exerciser;
 mod full;

@@ -33,6 +33,9 @@ pub struct GuardReport {
     pub under_way: Vec<(Name, u64)>,
     /// Files whose rest was not copied before the base was changed, each with the reason.
     pub failed: Vec<(Name, String)>,
+    /// All that the scratch has in the place of files of the base was compared with them since the
+    /// mount.
+    pub compared: bool,
     /// Files whose base has changed, or may have, each with what became of it.
     pub changed: Vec<(Name, String)>,
     /// How long the kernel lets somebody wait for a lease, in seconds.

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -124,6 +124,8 @@ pub(super) struct Guard {
     rescued_bytes: AtomicU64,
     /// Files whose rest was not copied in time, with the reason.
     failed: Mutex<Vec<(PathBuf, String)>>,
+    /// All that the scratch covers was compared with the base.
+    pub(super) compared: AtomicBool,
     /// Files whose base has changed, or may have.
     changed: Arc<ChangedFiles>,
 }
@@ -408,6 +410,7 @@ impl Guard {
         let mut counts = GuardCounts {
             rescued_files: self.rescued.load(Ordering::Relaxed),
             rescued_bytes: self.rescued_bytes.load(Ordering::Relaxed),
+            compared: self.compared.load(Ordering::Acquire),
             lease_break: lease::break_time(),
             ..GuardCounts::default()
         };

@@ -40,6 +40,9 @@ pub(super) struct MarkSet {
     pub(super) origin: Option<Fingerprint>,
     /// Another overlay has copied it from below.
     pub(super) copied: bool,
+    /// What it covers by its name in the layers below, where that is another file than its origin;
+    /// `Some(None)` where nothing is known to be covered.
+    pub(super) covers: Option<Option<Fingerprint>>,
     /// See [`super::node::Parts::null_device`].
     pub(super) null_device: bool,
     /// How many names a file with entries in the index has.
@@ -233,7 +236,7 @@ impl Marks {
     ) -> Result<Option<Fingerprint>, MarkError> {
         let name = OsString::from(self.space.name(ORIGIN));
         match value(volume, ino, &name) {
-            Ok(value) => fingerprint(&value).map(Some),
+            Ok(value) => fingerprint(ORIGIN, &value).map(Some),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
             Err(err) => Err(err.into()),
         }
@@ -289,7 +292,9 @@ impl MarkSet {
                 }
                 self.ino = Some(number);
             }
-            b"mmapfs.origin" => self.origin = Some(fingerprint(&value)?),
+            b"mmapfs.origin" => self.origin = Some(fingerprint(ORIGIN, &value)?),
+            b"mmapfs.covers" if value.is_empty() => self.covers = Some(None),
+            b"mmapfs.covers" => self.covers = Some(Some(fingerprint("mmapfs.covers", &value)?)),
             b"mmapfs.null" => self.null_device = true,
             b"mmapfs.links" => {
                 let mark = "mmapfs.links";
@@ -308,9 +313,9 @@ impl MarkSet {
     }
 }
 
-fn fingerprint(value: &[u8]) -> Result<Fingerprint, MarkError> {
+fn fingerprint(mark: &'static str, value: &[u8]) -> Result<Fingerprint, MarkError> {
     let reason = "it is no fingerprint";
-    Fingerprint::unpack(value).ok_or(MarkError::Bad { mark: ORIGIN, reason })
+    Fingerprint::unpack(value).ok_or(MarkError::Bad { mark, reason })
 }
 
 fn number<T: std::str::FromStr>(mark: &'static str, value: &[u8]) -> Result<T, MarkError> {

@@ -16,6 +16,7 @@ mod attributes;
 mod below;
 mod content;
 mod counts;
+mod covers;
 mod data;
 mod direct;
 mod durable;

@@ -11,6 +11,7 @@ use super::below::Answers;
 use super::locate::{Sought, is_whiteout};
 use super::namespace::{Halt, Names, NamesToChange, Step};
 use super::node::Node;
+use crate::layers::pages::Fingerprint;
 use crate::shown::Show;
 use crate::sys::cred::Caller;
 use crate::volume::{Entry, Ino, Lend, NewNode, Open, Opened, Stat};
@@ -139,8 +140,13 @@ impl Overlay {
         if !whiteout {
             return make(name);
         }
+        let cover = self.cover_at(above, name);
         let beside = self.temporary_name();
         let (entry, more) = make(&beside)?;
+        // Another name of a file that has some covers nothing that is told.
+        if cover.is_some() && (entry.attr.stat.is_dir() || entry.attr.stat.nlink == 1) {
+            self.note_cover(entry.attr.ino, cover.as_ref());
+        }
         let moved = match entry.attr.stat.is_dir() {
             false => {
                 let none = RenameFlags::empty();
@@ -374,6 +380,7 @@ impl Overlay {
             return Err(Halt::Failed(Errno::NOTEMPTY));
         }
         let below = self.is_below(names, parent, name)?;
+        let cover = if below { self.cover_of(names, node)? } else { None };
         if self.has_other_names(names, node)? {
             self.raise(names, node)?; // The other names are to know that there is one less.
         }
@@ -386,9 +393,7 @@ impl Overlay {
         };
         match (at, below) {
             (Upper::Nothing | Upper::Whiteout, _) => {
-                let whiteout = self.own(libc::S_IFCHR);
-                let entry = self.upper.make_node(above, name, &whiteout, 0)?;
-                self.upper.forget(entry.attr.ino, 1);
+                self.make_whiteout(above, name, cover.as_ref())?;
                 self.counts.whiteouts(1);
             }
             (_, false) if whole_dir => match self.upper.remove(above, name, true) {
@@ -412,18 +417,22 @@ impl Overlay {
                 if at == Upper::Directory {
                     self.clear_whiteouts(node)?;
                 }
-                self.replace_by_whiteout(above, name, at == Upper::Directory)?;
+                self.replace_by_whiteout((above, name), at == Upper::Directory, cover.as_ref())?;
             }
         }
         Ok(self.lost_a_name(names, node, born.map(|stat| i64::from(stat.nlink) - 1))?)
     }
 
     /// Puts a whiteout in the place of what the upper directory has at a name, in one step.
-    fn replace_by_whiteout(&self, above: Ino, name: &OsStr, dir: bool) -> Result<(), Errno> {
+    fn replace_by_whiteout(
+        &self,
+        (above, name): (Ino, &OsStr),
+        dir: bool,
+        cover: Option<&Fingerprint>,
+    ) -> Result<(), Errno> {
         let work = self.work;
         let temporary = self.temporary_name();
-        let entry = self.upper.make_node(work, &temporary, &self.own(libc::S_IFCHR), 0)?;
-        self.upper.forget(entry.attr.ino, 1);
+        self.make_whiteout(work, &temporary, cover)?;
         let flags = if dir { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
         let moved = self.upper.rename((work, &temporary), (above, name), flags, &self.me);
         if moved.is_err() {

@@ -13,6 +13,7 @@ use super::marks::Links;
 use super::names::Upper;
 use super::namespace::{Halt, Names, NamesToChange, Step};
 use super::node::Node;
+use crate::layers::pages::Fingerprint;
 use crate::shown::Show;
 use crate::sys::cred::Caller;
 use crate::volume::{Ino, NewNode};
@@ -113,19 +114,28 @@ impl Overlay {
             if there.is_dir() && self.is_above(there, from.0) {
                 return failed(Errno::INVAL);
             }
+            let covers = [self.covered(names, from, moved)?, self.covered(names, to, there)?];
             let (old, new) = (self.raise(names, from.0)?, self.raise(names, to.0)?);
-            self.raise(names, moved)?;
-            self.raise(names, there)?;
+            let uppers = [self.raise(names, there)?, self.raise(names, moved)?];
             self.prepare_to_move(moved, from)?;
             self.prepare_to_move(there, to)?;
             self.upper.rename((old, from.1), (new, to.1), RenameFlags::EXCHANGE, &self.me)?;
+            if covers != [None, None] {
+                let each = uppers.into_iter().zip(covers.iter());
+                each.for_each(|(upper, cover)| self.note_cover(upper, cover.flatten().as_ref()));
+            }
             there.seen_at(from.0, from.1);
             moved.seen_at(to.0, to.1);
             return Ok(());
         }
-        let uncovers = self.is_below(names, from.0, from.1)?;
+        let uncovered = self.covered(names, from, moved)?;
+        let uncovers = uncovered.is_some();
+        let covered = match there {
+            Some(there) => self.covered(names, to, there)?.flatten(),
+            None => None,
+        };
         let (old, new) = (self.raise(names, from.0)?, self.raise(names, to.0)?);
-        self.raise(names, moved)?;
+        let upper = self.raise(names, moved)?;
         if let Some(there) = there
             && self.has_other_names(names, there)?
         {
@@ -142,6 +152,7 @@ impl Overlay {
             self.clear_whiteouts(there)?;
         }
         let onto_whiteout = at == Upper::Whiteout;
+        let covered = if onto_whiteout { self.cover_at(new, to.1) } else { covered };
         let move_it = |uncovers| {
             let (from, to) = ((old, from.1), (new, to.1));
             self.move_upper(from, to, (moved.is_dir(), uncovers, onto_whiteout))
@@ -150,11 +161,30 @@ impl Overlay {
             true => self.leave_device((old, from.1), caller, || move_it(true))?,
             false => move_it(uncovers)?,
         }
+        if let Some(uncovered) = uncovered {
+            self.note_cover_at(old, from.1, uncovered.as_ref());
+        }
+        if uncovers || covered.is_some() {
+            self.note_cover(upper, covered.as_ref());
+        }
         if let Some(there) = there {
             self.lost_a_name(names, there, None)?;
         }
         moved.seen_at(to.0, to.1);
         Ok(())
+    }
+
+    /// What a node covers at its name, as far as that is known; `None` where nothing is below.
+    fn covered(
+        &self,
+        names: &NamesToChange<'_>,
+        (dir, name): (&Arc<Node>, &OsStr),
+        node: &Node,
+    ) -> Step<Option<Option<Fingerprint>>> {
+        match self.is_below(names, dir, name)? {
+            true => self.cover_of(names, node).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Renames in the upper volume. Leaves a whiteout where the old name `uncovers` a lower one.

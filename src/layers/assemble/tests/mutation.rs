@@ -154,6 +154,7 @@ impl Mutation<'_> {
             "mmapfs.pages",
             "mmapfs.ino",
             "mmapfs.origin",
+            "mmapfs.covers",
             "mmapfs.origin",
             "mmapfs.links",
             "mmapfs.null",

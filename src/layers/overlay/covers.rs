@@ -1,0 +1,212 @@
+//! What a name of the scratch covers in the base, by the fingerprint that it had when the scratch
+//! took its place: so a change of the base under the scratch is told.
+//!
+//! A copy in its place covers its origin, and needs no more than the mark of that. What comes to be
+//! at another name that the base has, and a whiteout, has a mark of its own (`mmapfs.covers`). It is
+//! written after a rename: where it is missing, it is not known what is covered. A file with several
+//! names covers more than one mark tells; it is not compared with other files than its origin.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use rustix::io::Errno;
+
+use super::Overlay;
+use super::locate::is_whiteout;
+use super::namespace::{Names, Step};
+use super::node::{At, Node};
+use crate::layers::changed::Fate;
+use crate::layers::pages::{Comparison, Fingerprint};
+use crate::shown::Show;
+use crate::volume::Ino;
+
+/// The mark of what is covered, empty for nothing.
+const COVERS: &str = "mmapfs.covers";
+
+/// How many files the log names.
+const NAMED: usize = 3;
+
+impl Overlay {
+    /// What a node covers, which is at a name that the lower layers have; `None` where that is not
+    /// known.
+    pub(super) fn cover_of(&self, names: &Names<'_>, node: &Node) -> Step<Option<Fingerprint>> {
+        let parts = node.parts();
+        match (parts.upper, parts.lowers.first()) {
+            (Some(upper), _) => Ok(self.cover_by_marks(upper)),
+            (None, Some(at)) => Ok(Some(names.below().fingerprint(*at)?)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The same by the marks of a file or whiteout. Those that cannot be read tell nothing.
+    fn cover_by_marks(&self, upper: Ino) -> Option<Fingerprint> {
+        let marks = self.marks.read(&self.upper, upper).ok()?;
+        marks.covers.unwrap_or(marks.origin)
+    }
+
+    /// What the whiteout covers that is at a name of an upper directory.
+    pub(super) fn cover_at(&self, above: Ino, name: &OsStr) -> Option<Fingerprint> {
+        let entry = self.upper.lookup(above, name).ok()?;
+        let cover = self.cover_by_marks(entry.attr.ino);
+        self.upper.forget(entry.attr.ino, 1);
+        cover
+    }
+
+    /// Notes what a file or whiteout covers from now on: nothing that is known, or nothing at all,
+    /// with `None`. A mark that cannot be written tells nothing.
+    pub(super) fn note_cover(&self, upper: Ino, cover: Option<&Fingerprint>) {
+        let packed = cover.map(Fingerprint::pack).unwrap_or_default();
+        if let Err(err) = self.marks.write(&self.upper, upper, COVERS, &packed) {
+            log::debug!("marking what is covered: {err}");
+        }
+    }
+
+    /// The same for what is at a name of an upper directory.
+    pub(super) fn note_cover_at(&self, above: Ino, name: &OsStr, cover: Option<&Fingerprint>) {
+        if let Ok(entry) = self.upper.lookup(above, name) {
+            self.note_cover(entry.attr.ino, cover);
+            self.upper.forget(entry.attr.ino, 1);
+        }
+    }
+
+    /// Makes a whiteout, which says what it covers.
+    pub(super) fn make_whiteout(
+        &self,
+        above: Ino,
+        name: &OsStr,
+        cover: Option<&Fingerprint>,
+    ) -> Result<(), Errno> {
+        let entry = self.upper.make_node(above, name, &self.own(libc::S_IFCHR), 0)?;
+        if cover.is_some() {
+            self.note_cover(entry.attr.ino, cover);
+        }
+        self.upper.forget(entry.attr.ino, 1);
+        Ok(())
+    }
+
+    /// Compares all that the scratch covers with what it was, on a thread of its own.
+    ///
+    /// # Errors
+    /// Where there can be no thread.
+    pub fn start_comparing(self: &Arc<Overlay>) -> Result<(), Errno> {
+        let found = self.scratch.lock().as_ref().map(|scratch| scratch.found());
+        if found.is_none_or(|found| found.copied_files + found.whiteouts == 0) {
+            self.guard.compared.store(true, Ordering::Release);
+            return Ok(());
+        }
+        let overlay = Arc::clone(self);
+        let compare = move || overlay.compare_covered();
+        let started = thread::Builder::new().name(String::from("compare")).spawn(compare);
+        started.map(drop).map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::AGAIN))
+    }
+
+    /// Compares all that the scratch covers with what it was, and takes note of what has changed.
+    fn compare_covered(&self) {
+        let mut changed = Vec::new();
+        let mut left = vec![Ino::ROOT];
+        while let Some(dir) = left.pop() {
+            if self.scratch.lock().is_some()
+                && let Err(err) = self.compare_in(dir, &mut left, &mut changed)
+            {
+                log::debug!("comparing what a directory covers: {err}");
+            }
+            self.forget(dir, 1); // The root is never forgotten.
+        }
+        self.guard.compared.store(true, Ordering::Release);
+        if changed.is_empty() {
+            return;
+        }
+        let named: Vec<String> =
+            changed.iter().take(NAMED).map(|(path, _)| path.shown().to_string()).collect();
+        let more = if changed.len() > NAMED { ", ..." } else { "" };
+        log::warn!(
+            "{}{more}: the base has changed under what the scratch has in its place ({} files): \
+             `status` lists them",
+            named.join(", "),
+            changed.len(),
+        );
+    }
+
+    /// Compares what the entries of a directory cover. The directories in it that have something
+    /// below are to be compared next, with a lookup held.
+    fn compare_in(
+        &self,
+        dir: Ino,
+        left: &mut Vec<Ino>,
+        changed: &mut Vec<(PathBuf, Fate)>,
+    ) -> Result<(), Errno> {
+        let node = self.node(dir)?;
+        let parts = node.parts();
+        let Some(upper) = parts.upper.filter(|_| !parts.lowers.is_empty()) else { return Ok(()) };
+        let mut names = Vec::new();
+        let id = self.upper.open_dir(upper)?;
+        let listed = self.upper.list((upper, id), 0, false, &mut |item| {
+            if item.name != "." && item.name != ".." && self.visible(dir, item.name) {
+                names.push((item.name.to_owned(), item.kind));
+            }
+            false
+        });
+        self.upper.release_dir(id)?;
+        listed?;
+        for (name, kind) in names {
+            if kind == libc::S_IFDIR
+                && let Ok(entry) = self.lookup(dir, &name)
+            {
+                left.push(entry.attr.ino);
+            }
+            let fate = || self.fate_of(upper, &parts.lowers, &name);
+            // Names may change meanwhile: what is found twice is so.
+            if let Some(fate) = fate().filter(|found| fate().as_ref() == Some(found)) {
+                let path = self.path_of(&node).join(&name);
+                self.guard.changed().note_also(&path, fate);
+                changed.push((path, fate));
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of what an entry of an upper directory covers; `None` where it is as it was, or
+    /// that is not known.
+    fn fate_of(&self, upper: Ino, lowers: &[At], name: &OsStr) -> Option<Fate> {
+        let entry = self.upper.lookup(upper, name).ok()?;
+        let marks = self.marks.read(&self.upper, entry.attr.ino);
+        self.upper.forget(entry.attr.ino, 1);
+        let (marks, stat) = (marks.ok()?, entry.attr.stat);
+        if marks.pages.is_some() && marks.covers.is_none() {
+            return None; // Its pages are compared with its base.
+        }
+        let then = marks.covers.unwrap_or(marks.origin)?;
+        let is_whiteout = is_whiteout(&stat);
+        let Some(now) = self.print_below(lowers, name)? else {
+            // What is removed on both sides is the same.
+            return Some(Fate::CoveredMissing).filter(|_| !is_whiteout);
+        };
+        let differs = match () {
+            () if stat.is_dir() && !marks.opaque => !then.is_of_file(&now),
+            () if !stat.is_dir() && stat.nlink > 1 && then.ino != now.ino => false,
+            () => then.compare(&now) == Comparison::Changed,
+        };
+        let fate = if is_whiteout { Fate::RemovedChanged } else { Fate::CoveredChanged };
+        Some(fate).filter(|_| differs)
+    }
+
+    /// What the lower layers have at a name, `Some(None)` for nothing; `None` where it cannot be
+    /// told.
+    fn print_below(&self, lowers: &[At], name: &OsStr) -> Option<Option<Fingerprint>> {
+        for dir in lowers {
+            let volume = self.layer(*dir).ok()?;
+            let entry = match volume.lookup(dir.ino, name) {
+                Err(Errno::NOENT) => continue,
+                entry => entry.ok()?,
+            };
+            let print = volume.open_path(entry.attr.ino).and_then(Fingerprint::of);
+            volume.forget(entry.attr.ino, 1);
+            let hides = self.hides(*dir, &entry.attr.stat);
+            return if hides { Some(None) } else { print.ok().map(Some) };
+        }
+        Some(None)
+    }
+}
