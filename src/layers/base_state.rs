@@ -165,16 +165,21 @@ impl BaseState {
         }
     }
 
+    /// The base as it is at this moment, where that is not as expected and a lease says that its
+    /// content is: times, modes, owners or numbers of names have changed.
+    pub fn moved(&self, base: impl AsFd) -> Option<Fingerprint> {
+        let now = Fingerprint::of(base).ok()?;
+        let expected = *self.expected.lock();
+        let same = (expected.size, expected.ino) == (now.size, now.ino);
+        // Asked last: nobody has changed the content before that.
+        Some(now).filter(|now| same && *now != expected && self.is_leased())
+    }
+
     /// Takes note that the lease ends soon after this call. The content is as it was until then:
     /// times, modes, owners and numbers of names may have changed, and are expected from now on.
     pub fn lease_ends(&self, base: impl AsFd) {
-        if self.is_leased()
-            && let Ok(now) = Fingerprint::of(base)
-        {
-            let mut expected = self.expected.lock();
-            if (expected.size, expected.ino) == (now.size, now.ino) {
-                *expected = now;
-            }
+        if let Some(now) = self.moved(base) {
+            *self.expected.lock() = now;
         }
         *self.lease.lock() = Lease::None;
     }

@@ -252,6 +252,16 @@ impl PageMap {
         self.save_limit()
     }
 
+    /// Notes how the base is by now, whose content is what it was.
+    ///
+    /// # Errors
+    /// As [`PageMap::save_limit`].
+    pub fn set_base(&mut self, base: Fingerprint) -> Result<(), Errno> {
+        self.base = base;
+        self.limit_saved.store(false, Ordering::Release);
+        self.save_limit()
+    }
+
     fn header(&self) -> Header {
         Header {
             id: self.id,

@@ -268,6 +268,33 @@ fn a_base_whose_times_are_set_keeps_its_pages() {
 }
 
 #[test]
+fn times_of_a_base_that_were_set_under_its_lease_are_no_change_after_a_remount() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mut kept = Kept::new("copy_up=0", log_of);
+    append_line(&kept.at("log"));
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(7);
+    File::open(kept.base.join("log")).unwrap().set_modified(time).unwrap();
+    set_mode(kept.base.join("log"), 0o640);
+    for _ in 0..2 {
+        kept.remount();
+        assert!(fs::read_to_string(kept.at("log")).unwrap() == with_line());
+        let status = ask(kept.root(), "json status").json();
+        assert_eq!(status["scratch"]["guard"]["changed"], serde_json::json!([]), "{status}");
+        assert_eq!(guard(&kept, "leased"), 1);
+    }
+    // Without a lease the same is a change.
+    kept.unmount();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(8);
+    File::open(kept.base.join("log")).unwrap().set_modified(time).unwrap();
+    kept.mount();
+    let status = ask(kept.root(), "json status").json();
+    let changed = serde_json::json!([["log", "its base has changed"]]);
+    assert_eq!(status["scratch"]["guard"]["changed"], changed);
+}
+
+#[test]
 fn a_rest_that_fits_is_copied_however_small_the_bound_is() {
     if !(require_fuse() && require_root()) {
         return;

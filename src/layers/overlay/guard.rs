@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use super::node::Node;
 use crate::layers::base_state::{BaseState, ChangedFiles};
 use crate::layers::changed::Changed;
+use crate::layers::pages::Fingerprint;
 use crate::sys::file::descriptor_limit;
 use crate::sys::lease::{self, Asked, Keeper, Stop};
 use crate::volume::{GuardCounts, Ino};
@@ -380,11 +381,20 @@ impl Guard {
         bytes
     }
 
-    /// The files that are held, with their descriptors.
-    pub(super) fn all(&self) -> Vec<(Arc<Node>, Arc<OwnedFd>)> {
+    /// The files that are held.
+    pub(super) fn all(&self) -> Vec<Arc<Node>> {
+        self.held.lock().entries.values().map(|entry| Arc::clone(&entry.node)).collect()
+    }
+
+    /// The files that nobody has open and whose base is under a lease and has other times or
+    /// attributes than it had, with the base as it is at this moment.
+    pub(super) fn moved(&self) -> Vec<(Arc<Node>, Fingerprint)> {
         let held = self.held.lock();
-        let each = |entry: &Entry| (Arc::clone(&entry.node), Arc::clone(&entry.file));
-        held.entries.values().map(each).collect()
+        let idle = held.entries.values().filter(|entry| entry.idle.is_some() && entry.is_leased());
+        let moved = |entry: &Entry| {
+            Some((Arc::clone(&entry.node), entry.state.as_ref()?.moved(&entry.file)?))
+        };
+        idle.filter_map(moved).collect()
     }
 
     /// Waits until nothing is being copied, gives everything back, and ends the thread.

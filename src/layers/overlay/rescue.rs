@@ -16,11 +16,11 @@ use super::Overlay;
 use super::content::Content;
 use super::guard::{Guard, was_late};
 use super::managed::MOST_LINKS;
-use super::node::{At, Node};
+use super::node::{At, Node, original};
 use super::space::TWO_PAGES;
 use crate::layers::base_state::BaseState;
 use crate::layers::merged::STEP;
-use crate::layers::pages::{Fingerprint, MapId, PAGE, PageMap};
+use crate::layers::pages::{Fingerprint, MapAccess, MapId, PAGE, PageMap};
 use crate::shown::Show;
 use crate::sys::lease::Breaks;
 
@@ -159,12 +159,27 @@ impl Overlay {
     /// last that is left of it, and ends the guard.
     pub(super) fn end_guard(&self) {
         let stays = self.scratch.lock().as_ref().is_some_and(|scratch| !scratch.is_temporary());
-        for (node, _) in self.guard.all().into_iter().filter(|_| stays) {
+        for node in self.guard.all().into_iter().filter(|_| stays) {
             if node.parts().pages.is_some() && node.is_linked() && !self.is_found_again(&node) {
                 self.copy_for_good(&node);
             }
         }
+        self.guard.moved().iter().filter(|_| stays).for_each(|(node, now)| self.expect(node, now));
         self.guard.end();
+    }
+
+    /// Has the marks and the page map of a partial copy say how its base is by now, whose content is
+    /// that of first touch.
+    fn expect(&self, node: &Node, now: &Fingerprint) {
+        let parts = node.parts();
+        let (Some(upper), Some(pages)) = (parts.upper, parts.pages) else { return };
+        let known = PageMap::open(&self.pages, MapId(pages), MapAccess::Write)
+            .map_err(|err| err.errno())
+            .and_then(|mut map| map.set_base(*now))
+            .and_then(|()| self.marks.keep_origin(&self.upper, upper, now, original(node.ino)));
+        if let Err(err) = known {
+            log::warn!("{}: noting the times of its base: {err}", self.path_of(node).shown());
+        }
     }
 
     /// Whether the marks of a partial copy lead to the base that it has.

@@ -365,7 +365,9 @@ pub(super) fn sound(headers: &[Record; 2]) -> Result<Header, MapError> {
         false => (second, first),
     };
     let follows = older.sequence + 1 == later.sequence && first.sequence % 2 == 0;
-    let alike = (older.id, older.base, older.upper) == (later.id, later.base, later.upper);
+    let alike = (older.id, older.upper) == (later.id, later.upper)
+        && older.base.is_of_file(&later.base)
+        && older.base.size == later.base.size;
     match follows && alike {
         true => Ok(later),
         false => Err(MapError::Damaged { what: "its headers do not belong together" }),
