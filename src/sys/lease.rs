@@ -69,6 +69,28 @@ pub fn is_held(file: impl AsFd) -> bool {
     unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
 }
 
+/// Whether nobody can change a file past this kernel, so that a lease of it binds everybody: its
+/// filesystem is one of those that are known to be on this machine alone (their numbers in
+/// linux/magic.h). Behind FUSE or a network there are others.
+pub fn binds_everybody(file: impl AsFd) -> bool {
+    /// ext2 to ext4, XFS, btrfs, tmpfs, f2fs, bcachefs, JFS, overlayfs, FAT, exFAT, NTFS (ntfs3).
+    const LOCAL: [u64; 11] = [
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0x0102_1994,
+        0xf2f5_2010,
+        0xca45_1a4e,
+        0x3153_464a,
+        0x794c_7630,
+        0x4d44,
+        0x2011_bab0,
+        0x7366_746e,
+    ];
+    rustix::fs::fstatfs(file)
+        .is_ok_and(|found| LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff)))
+}
+
 /// How long the kernel lets somebody wait for a lease before it takes it away.
 pub fn break_time() -> Duration {
     const DEFAULT: u64 = 45;

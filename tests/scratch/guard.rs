@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::io::Errno;
+
 use super::common::*;
 use super::kept::Kept;
 
@@ -265,6 +267,33 @@ fn a_base_whose_times_are_set_keeps_its_pages() {
     append_line(&kept.base.join("log"));
     assert!(fs::read_to_string(kept.at("log")).unwrap() == with_line());
     assert_eq!(guard(&kept, "rescued_files"), 1);
+}
+
+#[test]
+fn a_base_that_changes_behind_a_lease_that_binds_not_everybody_is_refused() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    // The base is a mount itself, whose files are changed behind it.
+    let source = TestDir::new();
+    fs::write(source.path().join("log"), pattern(20_000)).unwrap();
+    let middle = MountedFs::over(source.path(), "access=write");
+    let mounted = MountedFs::over(middle.path(), "access=copy,copy_up=0");
+    let at = mounted.path().join("log");
+    File::options().write(true).open(&at).unwrap().write_all_at(&vec![b'w'; 4096], 4096).unwrap();
+    let page = |page: u64| {
+        let mut bytes = vec![0; 4096];
+        let file = File::open(&at).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        errno(file.read_exact_at(&mut bytes, page * 4096)).map(|()| bytes)
+    };
+    assert_bytes(&page(0).unwrap(), &pattern(20_000)[..4096]);
+    fs::write(source.path().join("log"), vec![b'!'; 20_000]).unwrap();
+    wait_for("the change to be seen", || fs::read(middle.path().join("log")).unwrap()[0] == b'!');
+    wait_for("the pages of the base to be refused", || page(0) == Err(Errno::IO));
+    assert_bytes(&page(1).unwrap(), &[b'w'; 4096]);
+    mounted.unmount();
+    middle.unmount();
 }
 
 #[test]

@@ -190,7 +190,7 @@ impl Guard {
         };
         let Some((file, state, taken)) = leased(&self.held.lock()) else { return };
         super::namespace::may_ask();
-        if !state.is_as_it_was(&file) {
+        if !lease::binds_everybody(&file) || !state.is_as_it_was(&file) {
             return;
         }
         let held = self.held.lock();
