@@ -20,6 +20,7 @@ mod channel;
 mod target;
 #[cfg(test)]
 mod tests;
+mod writers;
 
 use target::Target;
 
@@ -65,7 +66,9 @@ impl Client {
         };
         if args.paths.is_empty() {
             let command = Command::Status { path: None };
-            return self.print(&succeeded(channel::ask(&Target::default()?, command)?, None)?);
+            let mut report = succeeded(channel::ask(&Target::default()?, command)?, None)?;
+            writers::complete(&mut report);
+            return self.print(&report);
         }
         self.each(&args.paths, of)
     }
@@ -115,6 +118,7 @@ impl Client {
                 let before = cached::before(&command, path);
                 let mut report = succeeded(channel::ask(&target, command)?, Some((path, &target)))?;
                 cached::complete(&mut report, path, before);
+                writers::complete(&mut report);
                 Ok(report)
             });
             code = match asked {

@@ -1,6 +1,7 @@
 //! A base file keeps its content for a mounted scratch when it is changed in place: whoever changes
 //! it waits until the rest of it is copied.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -166,6 +167,10 @@ fn a_base_that_is_open_for_writing_is_told_as_unguarded_and_its_change_is_refuse
     assert_eq!(guard(&kept, "unguarded"), serde_json::json!([["log", "open for writing"]]));
     let text = ask(kept.root(), "status").text();
     assert!(text.contains("log: unguarded: open for writing"), "{text}");
+    // The program that asks may look who it is.
+    let output = mounted::run(&[OsStr::new("status"), kept.root().as_os_str()]);
+    let (text, pid) = (String::from_utf8_lossy(&output.stdout).into_owned(), std::process::id());
+    assert!(text.contains(&format!("log: unguarded: open for writing by {pid} (")), "{text}");
     assert!(fs::read_to_string(kept.at("log")).unwrap() == with_line());
     writer.write_all_at(b"changed", 50_000).unwrap();
     open.write_all(b"y\n").unwrap();
