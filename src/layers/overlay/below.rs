@@ -113,7 +113,7 @@ impl<'a> Answers<'a> {
     }
 
     /// Keeps something known until the end.
-    fn hold(&self, at: At) -> Result<(), Errno> {
+    pub(super) fn hold(&self, at: At) -> Result<(), Errno> {
         if !self.overlay.lower(at)?.look_up_again(at.ino) {
             return Err(Errno::STALE);
         }
@@ -239,6 +239,7 @@ impl<'a> Answers<'a> {
     pub(super) fn need_names<T>(&self, dir: &Node) -> Step<T> {
         let is_of_it = |answer: &Answer| matches!(answer, Answer::Names(of, _) if *of == dir.ino);
         self.known.borrow_mut().retain(|answer| !is_of_it(answer));
+        dir.parts().lowers.iter().try_for_each(|at| self.hold(*at))?;
         *self.question.borrow_mut() = Some(Question::Names(dir.ino));
         Err(Halt::Ask)
     }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
+use super::namespace::{Brief, may_ask};
 use super::node::Node;
 use crate::layers::base_state::{BaseState, ChangedFiles};
 use crate::layers::changed::Changed;
@@ -68,7 +69,7 @@ pub(super) struct Released(Entry);
 
 impl Drop for Released {
     fn drop(&mut self) {
-        super::namespace::may_ask();
+        may_ask();
         let Entry { file, state, refused, .. } = &self.0;
         if let Some(state) = state {
             state.lease_ends(file);
@@ -116,7 +117,7 @@ struct Jobs {
 pub(super) struct Guard {
     keeper: OnceLock<Keeper>,
     stop: Mutex<Option<Stop>>,
-    held: Mutex<Held>,
+    held: Brief<Held>,
     jobs: Mutex<Jobs>,
     /// A thread that copies has ended.
     rest: Condvar,
@@ -189,7 +190,7 @@ impl Guard {
             Some((Arc::clone(&entry.file), state, entry.taken))
         };
         let Some((file, state, taken)) = leased(&self.held.lock()) else { return };
-        super::namespace::may_ask();
+        may_ask();
         if !lease::binds_everybody(&file) || !state.is_as_it_was(&file) {
             return;
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::below::LowerNames;
+use super::below::{Answers, LowerNames};
 use super::names::Upper;
 use super::namespace::{Names, Step};
 use super::node::{At, Node, Parts};
@@ -170,7 +170,13 @@ impl Overlay {
         if !node.is_linked() {
             return Ok(true);
         }
-        let (parts, mixed) = (node.parts(), self.is_mixed());
+        // It may be merged anew meanwhile: what it is made of now stays known until the end.
+        let (held, mixed) = (Answers::none(self), self.is_mixed());
+        let parts = self.with_names(|_| {
+            let parts = node.parts();
+            parts.lowers.iter().try_for_each(|at| held.hold(*at))?;
+            Ok(parts)
+        })?;
         let (start, short) = places::split(from);
         let begin = |part: u64| (part, if part == start { short } else { 0 });
         if let Some(upper) = parts.upper.filter(|_| start <= places::UPPER) {

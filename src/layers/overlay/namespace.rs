@@ -13,9 +13,10 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::Overlay;
@@ -41,29 +42,64 @@ impl From<Errno> for Halt {
 pub(super) type Step<T> = Result<T, Halt>;
 
 thread_local! {
-    /// This thread has locked the names.
-    static LOCKED: Cell<bool> = const { Cell::new(false) };
+    /// How many locks this thread holds with which no lower layer is asked.
+    static LOCKED: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Checks that this thread may ask a lower layer.
 pub(super) fn may_ask() {
-    debug_assert!(!LOCKED.get(), "a lower layer is asked with the names locked");
+    debug_assert!(LOCKED.get() == 0, "a lower layer is asked with a lock held");
 }
 
-/// Notes that this thread has locked the names.
+/// Notes that this thread has locked something.
 struct Noted;
 
 impl Noted {
     fn new() -> Noted {
-        debug_assert!(!LOCKED.get(), "the names are locked twice by one thread");
-        LOCKED.set(true);
+        LOCKED.set(LOCKED.get() + 1);
         Noted
+    }
+
+    /// The same of the names, which are locked before anything else.
+    fn names() -> Noted {
+        debug_assert!(LOCKED.get() == 0, "the names are locked with another lock held");
+        Noted::new()
     }
 }
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        LOCKED.set(false);
+        LOCKED.set(LOCKED.get() - 1);
+    }
+}
+
+/// A lock with which no lower layer is asked.
+#[derive(Default)]
+pub(super) struct Brief<T>(Mutex<T>);
+
+/// What it protects, while it is locked.
+pub(super) struct Briefly<'a, T> {
+    locked: MutexGuard<'a, T>,
+    _noted: Noted,
+}
+
+impl<T> Brief<T> {
+    pub(super) fn lock(&self) -> Briefly<'_, T> {
+        Briefly { locked: self.0.lock(), _noted: Noted::new() }
+    }
+}
+
+impl<T> Deref for Briefly<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.locked
+    }
+}
+
+impl<T> DerefMut for Briefly<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.locked
     }
 }
 
@@ -139,7 +175,7 @@ impl Overlay {
         loop {
             let (done, dropped) = {
                 let names = self.names.read();
-                let _noted = Noted::new();
+                let _noted = Noted::names();
                 answers.renew();
                 let names = Names::new(answers, *names);
                 (step(&names), names.dropped)
@@ -174,7 +210,7 @@ impl Overlay {
             let (done, Names { raised, dropped, .. }) = {
                 let mut names = self.names.write();
                 *names += 1;
-                let _noted = Noted::new();
+                let _noted = Noted::names();
                 answers.renew();
                 let names = NamesToChange(Names::new(answers, *names));
                 (step(&names), names.0)

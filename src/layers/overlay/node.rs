@@ -12,7 +12,7 @@ use super::content::Content;
 use super::lent::Loan;
 use super::list::is_nobody;
 use super::locate::born;
-use super::namespace::Names;
+use super::namespace::{Brief, Names};
 use super::told::Over;
 use crate::layers::scratch::PathId;
 use crate::shown::Show;
@@ -90,7 +90,7 @@ pub(super) struct Node {
     place: Mutex<Place>,
     parts: RwLock<Parts>,
     /// What all open descriptors of a file with parts in several layers share.
-    pub(super) content: Mutex<Weak<Content>>,
+    pub(super) content: Brief<Weak<Content>>,
     /// How many pages of the base show, of a file with a page map that was looked at.
     pub(super) shown: Mutex<Option<Arc<AtomicU64>>>,
     /// Bytes that its upper file and its page map were last counted with; see [`super::space`].
@@ -478,7 +478,7 @@ fn insert(
         lookups: AtomicU64::new(1),
         place: Mutex::new(place),
         parts: RwLock::new(parts),
-        content: Mutex::default(),
+        content: Brief::default(),
         shown: Mutex::default(),
         stored: Mutex::new(stored),
         loan: Loan::new(ino),
