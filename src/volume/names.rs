@@ -133,6 +133,13 @@ impl Volume {
         Entry { attr, generation: node.generation(), trust }
     }
 
+    /// Notes the name by which an inode is used, of several that it may have: rules go by that.
+    pub fn used_by(&self, ino: Ino, parent: Ino, name: &OsStr) {
+        if let Some(node) = self.inodes.get(ino) {
+            node.seen_at(parent, name, false);
+        }
+    }
+
     /// Counts one more lookup of an inode of which one is held, without asking anything. False where
     /// none is.
     pub fn look_up_again(&self, ino: Ino) -> bool {

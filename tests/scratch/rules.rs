@@ -174,6 +174,18 @@ fn nothing_is_moved_or_linked_from_one_rule_to_another() {
 }
 
 #[test]
+fn a_name_is_written_by_its_own_rule_whatever_other_name_was_looked_at_last() {
+    let Some(kept) = ruled() else { return };
+    let (copied, direct) = (kept.at("shared"), kept.at("written/shared"));
+    direct.metadata().unwrap();
+    copied.metadata().unwrap();
+    create(&direct).write_all_at(b"direct", 5000).unwrap();
+    copied.metadata().unwrap();
+    set_mode(&direct, 0o640);
+    assert_eq!(mode(kept.base.join("shared")) & 0o777, 0o640);
+}
+
+#[test]
 fn names_of_one_file_under_two_rules_are_two_files() {
     let Some(mut kept) = ruled() else { return };
     let (copied, direct) = (kept.at("shared"), kept.at("written/shared"));

@@ -105,9 +105,9 @@ impl Overlay {
     ) -> Result<Attr, Errno> {
         let node = self.node(ino)?;
         if node.is_direct() {
-            let (volume, inner) = self.top(&node)?;
+            let (volume, at) = self.in_base_by_name(&node)?;
             let handle = handle.and_then(|id| self.handles.inner(id));
-            let attr = volume.set_attr(inner, handle, change, caller)?;
+            let attr = volume.set_attr(at.ino, handle, change, caller)?;
             return Ok(self.shown(&node, attr.stat, attr.trust));
         }
         let mut change = change;
@@ -195,8 +195,8 @@ impl Overlay {
     ) -> Result<(), Errno> {
         let node = self.node(ino)?;
         if node.is_direct() {
-            let (volume, inner) = self.top(&node)?;
-            return volume.set_xattr(inner, name, value, flags, caller);
+            let (volume, at) = self.in_base_by_name(&node)?;
+            return volume.set_xattr(at.ino, name, value, flags, caller);
         }
         let upper = self.raised(&node)?;
         let blocks = (value.len() as u64).next_multiple_of(PAGE);
@@ -212,7 +212,8 @@ impl Overlay {
         let node = self.node(ino)?;
         let (volume, inner, names) = self.top_xattrs(&node)?;
         if node.is_direct() {
-            return volume.remove_xattr(inner, name);
+            let (volume, at) = self.in_base_by_name(&node)?;
+            return volume.remove_xattr(at.ino, name);
         }
         volume.get_xattr(inner, &names.stored(name), &mut [])?; // Nothing is copied for what is not there.
         let upper = self.raised(&node)?;

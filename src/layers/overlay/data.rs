@@ -44,8 +44,8 @@ impl Overlay {
             return Err(Errno::INVAL);
         }
         if node.is_direct() {
-            let at = self.in_base(&node).ok_or(Errno::STALE)?;
-            let opened = self.layer(at)?.open(at.ino, how, caller, lend)?;
+            let (volume, at) = self.in_base_by_name(&node)?;
+            let opened = volume.open(at.ino, how, caller, lend)?;
             return Ok(self.handles.add_whole(node, Some(at), opened));
         }
         let begins_anew = self.has_just_changed(&node);

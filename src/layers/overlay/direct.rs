@@ -50,6 +50,19 @@ impl Overlay {
         Ok(Some(Direct { volume: self.layer(dir)?, dir }))
     }
 
+    /// A file of the base itself, which is used by the name that it has here: another one may be under
+    /// another rule.
+    pub(super) fn in_base_by_name(&self, node: &Node) -> Result<(&Volume, At), Errno> {
+        let at = self.in_base(node).ok_or(Errno::STALE)?;
+        let volume = self.layer(at)?;
+        if let Some((parent, name)) = node.seen().filter(|_| node.is_linked())
+            && let Some(dir) = self.in_base(&parent)
+        {
+            volume.used_by(at.ino, dir.ino, &name);
+        }
+        Ok((volume, at))
+    }
+
     /// What a node has in the base.
     pub(super) fn in_base(&self, node: &Node) -> Option<At> {
         node.parts().lowers.last().copied().filter(|at| at.layer + 1 == self.lowers.len())
