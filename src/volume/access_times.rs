@@ -2,9 +2,9 @@
 //!
 //! The kernel moves the time of access of a backing file by the flags of the mount on which it is
 //! open, and not for a descriptor with O_NOATIME. The daemon reads by such descriptors, which the
-//! owner of a file and root may have. The descriptor that the kernel opens of a file that is lent to
-//! it has the client's flags: there it is the mount that counts, so such a file is lent from a mount
-//! of its own.
+//! owner of a file and root may have. The descriptor that the kernel opens of a file that is lent
+//! to it has the client's flags: there it is the mount that counts, so such a file is lent from a
+//! mount of its own.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -16,7 +16,7 @@ use super::inode::Node;
 use crate::sys;
 use crate::sys::detached;
 
-/// What becomes of times of access.
+/// The treatment of times of access.
 pub(super) enum AccessTimes {
     /// They move as the backing mount has it.
     Kept,

@@ -25,7 +25,7 @@ impl From<StatxTimestamp> for Time {
     }
 }
 
-/// What statx(2) says of a backing file.
+/// The answer of statx(2) for a backing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stat {
     /// Device number.
@@ -140,7 +140,7 @@ pub struct Attr {
     pub ino: Ino,
     /// The rest.
     pub stat: Stat,
-    /// How long it may be used.
+    /// Time for which it may be used.
     pub trust: Trust,
 }
 
@@ -151,6 +151,6 @@ pub struct Entry {
     pub attr: Attr,
     /// Tells this file from an earlier one with the same inode number.
     pub generation: u32,
-    /// How long it may be used that this is what the name leads to.
+    /// Time for which the name may be taken to lead to this file.
     pub trust: Trust,
 }

@@ -16,7 +16,7 @@ use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 
-/// How a file is to be opened.
+/// The mode in which a file is to be opened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Open {
     /// For reading.
@@ -49,13 +49,13 @@ impl Open {
 pub struct Opened {
     /// Its handle.
     pub id: HandleId,
-    /// Who moves the bytes of the inode.
+    /// The side that moves the bytes of the inode.
     pub plane: Plane,
     /// Its own reads and writes come to the daemon whatever the plane, and only its mappings are
     /// the kernel's: O_APPEND and O_DIRECT may be taken back by fcntl(2), and the kernel's
     /// backing file would keep them.
     pub by_request: bool,
-    /// What the kernel has cached of it may be from before a change that nobody has told of yet.
+    /// The kernel's cached data of it may be from before a change that nobody has told of yet.
     pub begins_anew: bool,
 }
 
@@ -97,7 +97,7 @@ impl Volume {
     /// Opens a file. Without [`Open::wait`] it does not wait for the holder of a lease.
     ///
     /// # Errors
-    /// EROFS or EACCES where the view does not allow it; EAGAIN when it would have to wait; those
+    /// EROFS or EACCES where the view does not allow it; EAGAIN when it would have to wait; errors
     /// of open(2) on the backing file.
     pub fn open(
         &self,
@@ -122,7 +122,7 @@ impl Volume {
     /// Opens the backing file of an inode for somebody who reads and writes it by himself.
     ///
     /// # Errors
-    /// EINVAL for what is no regular file; those of open(2).
+    /// EINVAL for what is no regular file; errors of open(2).
     pub fn open_descriptor(&self, ino: Ino, mode: OpenMode) -> Result<Descriptor, Errno> {
         let node = self.node(ino)?;
         if mode.writes() {
@@ -134,7 +134,7 @@ impl Volume {
     /// Takes setuid, setgid and file capabilities away, as a write by the caller does.
     ///
     /// # Errors
-    /// Those of chmod(2).
+    /// Errors of chmod(2).
     pub fn kill_privileges(&self, ino: Ino, caller: &Caller) -> Result<(), Errno> {
         let node = self.node(ino)?;
         if stat_of(&*self.pin(&node)?)?.mode & (libc::S_ISUID | libc::S_ISGID | 0o111) == 0 {
@@ -259,7 +259,7 @@ impl Volume {
     /// hand the bytes to the kernel.
     ///
     /// # Errors
-    /// EBADF for an unknown handle; those of pread(2).
+    /// EBADF for an unknown handle; errors of pread(2).
     pub fn read<R>(
         &self,
         ino: Ino,
@@ -283,7 +283,7 @@ impl Volume {
     /// Writes `data` and returns how much arrived.
     ///
     /// # Errors
-    /// EBADF for an unknown handle or one that was not opened for writing; those of pwrite(2).
+    /// EBADF for an unknown handle or one that was not opened for writing; errors of pwrite(2).
     pub fn write(
         &self,
         id: HandleId,
@@ -329,7 +329,7 @@ impl Volume {
     /// Makes a file durable.
     ///
     /// # Errors
-    /// EBADF for an unknown handle; those of fsync(2).
+    /// EBADF for an unknown handle; errors of fsync(2).
     pub fn sync(&self, ino: Ino, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
         self.file_of(ino, id)?.file.sync(data_only)
     }
@@ -337,7 +337,7 @@ impl Volume {
     /// fallocate(2) in any mode that the backing filesystem has.
     ///
     /// # Errors
-    /// EBADF for a handle that cannot write; those of fallocate(2).
+    /// EBADF for a handle that cannot write; errors of fallocate(2).
     pub fn allocate(
         &self,
         id: HandleId,
@@ -366,7 +366,7 @@ impl Volume {
     /// Finds the next data or hole.
     ///
     /// # Errors
-    /// ENXIO behind the end of the file; those of lseek(2).
+    /// ENXIO behind the end of the file; errors of lseek(2).
     pub fn seek(&self, ino: Ino, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
         let open = self.file_of(ino, id)?;
         rustix::fs::seek(open.file.descriptor().any()?, to.starting_at(offset))
@@ -376,7 +376,7 @@ impl Volume {
     /// where it can.
     ///
     /// # Errors
-    /// Those of copy_file_range(2).
+    /// Errors of copy_file_range(2).
     pub fn copy_range(
         &self,
         from: (HandleId, u64),
@@ -402,7 +402,7 @@ impl Volume {
     /// One of the attribute ioctls (FS_IOC_GETFLAGS and the like) on an open file or directory.
     ///
     /// # Errors
-    /// ENOTTY for any other; those of ioctl(2).
+    /// ENOTTY for any other; errors of ioctl(2).
     pub fn ioctl(
         &self,
         ino: Ino,

@@ -157,7 +157,7 @@ impl Devices {
         self.others.read().iter().any(|other| other.dev == self.main.dev)
     }
 
-    /// What tells a file from others with its inode number.
+    /// The identity that tells a file from others with its inode number.
     pub(super) fn identity(&self, seen: &Seen<'_>) -> Identity {
         if !self.is_main(&seen.stat) {
             return Identity::default();

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::inode::Ino;
 
-/// How many directories are kept open.
+/// Number of directories that are kept open.
 const CAPACITY: usize = 256;
 
 #[derive(Default)]

@@ -41,7 +41,7 @@ impl Volume {
     /// Opens a directory for listing.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Errors of open(2).
     pub fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno> {
         self.with_a_descriptor(|| self.open_stream(ino)).map(|dir| self.handles.add_dir(dir))
     }
@@ -89,7 +89,7 @@ impl Volume {
     /// fsync(2) of a directory.
     ///
     /// # Errors
-    /// Those of fsync(2).
+    /// Errors of fsync(2).
     pub fn sync_dir(&self, ino: Ino, id: HandleId, data_only: bool) -> Result<(), Errno> {
         let fd = &self.dir_of(ino, id)?.fd;
         if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
@@ -100,7 +100,7 @@ impl Volume {
     /// fit. Returns whether the end was reached.
     ///
     /// # Errors
-    /// Those of getdents(2), when nothing was listed.
+    /// Errors of getdents(2), when nothing was listed.
     pub fn list(
         &self,
         (ino, id): (Ino, HandleId),

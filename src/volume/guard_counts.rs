@@ -1,9 +1,9 @@
-//! How the base of a scratch is kept from changing under it.
+//! The guard that keeps the base of a scratch from changing under it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What guards the files of the base that are in use.
+/// Counts of the guard on files of the base that are in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardCounts {
     /// Files of the base that were cloned into the scratch, and need no guard.
@@ -29,6 +29,6 @@ pub struct GuardCounts {
     pub compared: bool,
     /// Files whose base has changed, or may have, with what became of it.
     pub changed: Vec<(PathBuf, String)>,
-    /// How long the kernel lets somebody wait for a lease.
+    /// Time that the kernel lets somebody wait for a lease.
     pub lease_break: Duration,
 }

@@ -19,7 +19,7 @@ use crate::sys::dir::DirStream;
 pub struct HandleId(pub u64);
 
 impl HandleId {
-    /// What the kernel sends for what it has opened without asking.
+    /// The number that the kernel sends for an open that it made without asking.
     pub const NONE: HandleId = HandleId(0);
 }
 

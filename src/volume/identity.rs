@@ -1,5 +1,5 @@
-//! Which file was found: what tells it from every other one, also from an earlier or a later one
-//! with its inode number.
+//! The identity of a file: it tells the file from every other one, also from an earlier or a later
+//! one with its inode number.
 //!
 //! Filesystems give the inode number of a removed file to the next one that is made. The time of
 //! birth tells the two apart, unless both were born in one tick of the clock that these times are
@@ -21,7 +21,7 @@ use crate::sys::handle::{FileHandle, handle_of};
 #[cfg(test)]
 mod tests;
 
-/// What is kept of a file to know it again by. Device and inode number are compared besides.
+/// Facts kept of a file to know it again by. Device and inode number are compared besides.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     /// See [`Stat::birth`]; 0 where it says nothing.
@@ -43,7 +43,7 @@ impl<'a> Seen<'a> {
     /// The file that a descriptor is open on.
     ///
     /// # Errors
-    /// Those of statx(2).
+    /// Errors of statx(2).
     pub(super) fn by(fd: &'a impl AsFd) -> Result<Seen<'a>, Errno> {
         let fd = fd.as_fd();
         Ok(Seen { stat: stat_of(fd)?, open: Some(fd), handle: OnceCell::new() })
@@ -69,7 +69,8 @@ impl Seen<'_> {
     }
 
     /// Whether no later file with its number can have its time of birth: it is alive, and the tick
-    /// in which it was born is over. No filesystem that keeps this time counts in more than seconds.
+    /// in which it was born is over. No filesystem that keeps this time counts in more than
+    /// seconds.
     pub(super) fn has_outlived_its_birth(&self) -> bool {
         let over = self.stat.born.sec.saturating_add(1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -218,7 +218,7 @@ pub fn unsubstituted(number: Ino) -> Ino {
     }
 }
 
-/// How many files with the same number the kernel may know at a time, beyond the first.
+/// Number of files with the same number that the kernel may know at a time, beyond the first.
 const SUBSTITUTES: u64 = 64;
 
 impl InodeTable {
@@ -399,7 +399,7 @@ impl InodeTable {
         node
     }
 
-    /// How many nodes are known, and the sum of their lookups.
+    /// Number of known nodes, and the sum of their lookups.
     pub(super) fn counts(&self) -> (u64, u64) {
         let mut counts = (0, 0);
         for shard in &self.shards {

@@ -1,4 +1,4 @@
-//! What exists in a mount: inodes, lookup counts, handles, names and attributes.
+//! The contents of a mount: inodes, lookup counts, handles, names and attributes.
 //!
 //! [`Tree`] and [`Managed`] are what the layers above ask for, [`Volume`] is the plain tree that
 //! answers. Every method is one operation of a filesystem or one control verb, works on backing
@@ -58,7 +58,7 @@ pub use xattr::XattrFlags;
 
 use crate::mapping::FileTable;
 
-/// How to build a [`Volume`].
+/// The options to build a [`Volume`].
 #[derive(Debug)]
 pub struct VolumeOptions {
     /// The source directory, or the directory of the source file.
@@ -142,7 +142,7 @@ impl Volume {
     /// Opens the source.
     ///
     /// # Errors
-    /// Those of open(2) on the source.
+    /// Errors of open(2) on the source.
     pub fn open_source(options: VolumeOptions) -> Result<Volume, Errno> {
         let directory: OwnedFd = rustix::fs::open(
             &options.source,

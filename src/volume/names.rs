@@ -26,14 +26,14 @@ fn check_step(name: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// What is to be made, and for whom.
+/// Mode, umask and caller for a node that is to be made.
 #[derive(Debug, Clone, Copy)]
 pub struct NewNode<'a> {
     /// Type and permissions, before the umask.
     pub mode: u32,
     /// The caller's umask, which a default access list of the directory replaces.
     pub umask: u32,
-    /// Whose it will be.
+    /// The caller that will own it.
     pub caller: &'a Caller,
 }
 
@@ -41,7 +41,7 @@ impl Volume {
     /// Finds a name and counts one lookup of what it names.
     ///
     /// # Errors
-    /// ENOENT when there is no such name; those of statx(2).
+    /// ENOENT when there is no such name; errors of statx(2).
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
         check_step(name)?;
         if !self.visible(parent, name) {
@@ -69,10 +69,10 @@ impl Volume {
         Ok(entry)
     }
 
-    /// What is at a name, without a lookup: its attributes, and its number when that is known.
+    /// Attributes of the file at a name, without a lookup, and its number when that is known.
     ///
     /// # Errors
-    /// ENOENT when there is no such name; those of statx(2).
+    /// ENOENT when there is no such name; errors of statx(2).
     pub fn peek(&self, parent: Ino, name: &OsStr) -> Result<(Stat, Option<Ino>), Errno> {
         check_step(name)?;
         if !self.visible(parent, name) {
@@ -82,7 +82,7 @@ impl Volume {
         Ok((stat, node.map(|node| node.ino)))
     }
 
-    /// What a name in an open directory leads to, and its node if it is known.
+    /// The file that a name in an open directory leads to, and its node if it is known.
     fn known_at(&self, dir: impl AsFd, name: &OsStr) -> Result<(Stat, Option<Arc<Node>>), Errno> {
         let stat = stat_at(&dir, name)?;
         let number = self.devices.number(&stat, stat.ino);
@@ -101,7 +101,7 @@ impl Volume {
         let changes = self.watched.changes();
         let stat = stat_at(&dir, name)?;
         let number = self.devices.number(&stat, stat.ino);
-        // What is known, and by its attributes alone, needs no descriptor.
+        // A file that is known, and by its attributes alone, needs no descriptor.
         if let Some(node) = self.inodes.look_up_known(number, &Seen::bare(&stat)) {
             return Ok(self.settled(self.entry_of(&node, &stat, parent, name), changes));
         }
@@ -140,16 +140,16 @@ impl Volume {
         }
     }
 
-    /// Counts one more lookup of an inode of which one is held, without asking anything. False where
-    /// none is.
+    /// Counts one more lookup of an inode of which one is held, without asking anything. False
+    /// where none is.
     pub fn look_up_again(&self, ino: Ino) -> bool {
         ino == Ino::ROOT || self.inodes.look_up_again(ino)
     }
 
     /// Takes back `count` lookups of an inode.
     pub fn forget(&self, ino: Ino, count: u64) {
-        // What was looked up a moment ago stays held for its moment: the number may be another
-        // file's by now, whose lookup this must not undo.
+        // A file that was looked up a moment ago stays held for its moment: the number may be
+        // another file's by now, whose lookup this must not undo.
         if let Some(node) = self.inodes.forget(ino, count)
             && node.is_dir()
         {
@@ -162,7 +162,7 @@ impl Volume {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// Those of readlink(2).
+    /// Errors of readlink(2).
     pub fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
         let node = self.node(ino)?;
         let apart = self.open_apart(&node, OFlags::PATH | OFlags::NOFOLLOW);
@@ -209,7 +209,7 @@ impl Volume {
     /// mknod(2): a regular file, fifo, socket or device.
     ///
     /// # Errors
-    /// Those of mknod(2).
+    /// Errors of mknod(2).
     pub fn make_node(
         &self,
         parent: Ino,
@@ -228,7 +228,7 @@ impl Volume {
     /// mkdir(2).
     ///
     /// # Errors
-    /// Those of mkdir(2).
+    /// Errors of mkdir(2).
     pub fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
         let new = NewNode { mode: new.mode & 0o7777 | libc::S_IFDIR, ..*new };
         self.make(parent, name, &new, |dir, permissions| {
@@ -239,7 +239,7 @@ impl Volume {
     /// symlink(2).
     ///
     /// # Errors
-    /// Those of symlink(2).
+    /// Errors of symlink(2).
     pub fn make_symlink(
         &self,
         parent: Ino,
@@ -255,7 +255,7 @@ impl Volume {
     /// is left to the kernel to open, with its checks of permission.
     ///
     /// # Errors
-    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; those of open(2). EINVAL,
+    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; errors of open(2). EINVAL,
     /// with the file made, where there is no direct I/O and it was asked for.
     pub fn create(
         &self,
@@ -326,7 +326,7 @@ impl Volume {
     /// link(2): another name for a file.
     ///
     /// # Errors
-    /// Those of link(2).
+    /// Errors of link(2).
     pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
         check_step(name)?;
         self.check_name(parent, name)?;
@@ -345,8 +345,8 @@ impl Volume {
         self.enter(parent, &*dir, name)
     }
 
-    /// What is about to lose a name, held so that its inode number is not given to another file
-    /// while the kernel still knows it.
+    /// The file that is about to lose a name, held so that its inode number is not given to another
+    /// file while the kernel still knows it.
     fn hold(&self, parent: Ino, dir: &OwnedFd, name: &OsStr) -> Option<Held> {
         // Opened first: what the kernel removes it has looked up, and one look says what it is.
         let fd = open_path(dir, name).ok()?;
@@ -375,7 +375,7 @@ impl Volume {
     /// unlink(2), or rmdir(2) with `directory`.
     ///
     /// # Errors
-    /// Those of unlink(2) and rmdir(2).
+    /// Errors of unlink(2) and rmdir(2).
     pub fn remove(&self, parent: Ino, name: &OsStr, directory: bool) -> Result<(), Errno> {
         check_step(name)?;
         if !self.visible(parent, name) {
@@ -393,7 +393,7 @@ impl Volume {
     /// renameat2(2) with any of its flags.
     ///
     /// # Errors
-    /// Those of renameat2(2).
+    /// Errors of renameat2(2).
     pub fn rename(
         &self,
         from: (Ino, &OsStr),
@@ -408,7 +408,7 @@ impl Volume {
         let (old, new) = (self.open_parent(from.0)?, self.open_parent(to.0)?);
         let moved = stat_at(&*old, from.1)?;
         if moved.is_dir() && self.has_mixed_rules() {
-            return Err(Errno::XDEV); // What is in it would come under other rules.
+            return Err(Errno::XDEV); // Its contents would come under other rules.
         }
         let exchanges = flags.contains(RenameFlags::EXCHANGE);
         let held = if exchanges { None } else { self.hold(to.0, &new, to.1) };
@@ -443,8 +443,8 @@ fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
-/// What a name leads to, where there is no descriptor to be had. The handle is that of the file
-/// with these attributes where the name had it before and after.
+/// The file that a name leads to, where there is no descriptor to be had. The handle is that of the
+/// file with these attributes where the name had it before and after.
 fn seen_from(dir: impl AsFd, name: &OsStr) -> Result<Seen<'static>, Errno> {
     let step = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
     let handle = || sys::handle::handle_of(&dir, &step).ok();

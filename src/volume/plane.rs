@@ -29,14 +29,14 @@ use crate::sys::cred::{AsCaller, Caller};
 /// overlayfs, ecryptfs, and FUSE, which may pass through itself.
 const STACKED: [u64; 3] = [0x794c_7630, 0xf15f, 0x6573_5546];
 
-/// A backing file that is lent to the kernel until the value goes. What it is made of is known to
-/// the session with the kernel alone.
+/// A backing file that is lent to the kernel until the value goes. Its type is known to the session
+/// with the kernel alone.
 pub type Lent = Arc<dyn Any + Send + Sync>;
 
 /// Lends an open file to the kernel.
 pub type Lend<'a> = dyn Fn(BorrowedFd<'_>) -> io::Result<Lent> + 'a;
 
-/// Who moves the bytes of an open file.
+/// The side that moves the bytes of an open file.
 #[derive(Clone)]
 pub enum Plane {
     /// The daemon, out of the mapping, and why.
@@ -92,7 +92,7 @@ pub struct OpenInode {
     pub path: PathBuf,
     /// Why it is not handed to the kernel, if it is not.
     pub why_mapped: Option<WhyMapped>,
-    /// How often it is open.
+    /// Number of its open handles.
     pub handles: u64,
 }
 
@@ -119,7 +119,7 @@ pub struct Hold {
     ino: Ino,
 }
 
-/// What decides about the plane of a file at its first open.
+/// The facts that decide about the plane of a file at its first open.
 pub struct Candidate<'a> {
     /// The inode in the mount.
     pub ino: Ino,
@@ -135,7 +135,7 @@ pub struct Candidate<'a> {
     pub stat: Option<&'a Stat>,
     /// Opens it anew, for reading, where it is to be lent by another descriptor than `file`.
     pub reader: &'a dyn Fn() -> Option<OwnedFd>,
-    /// Who opens it.
+    /// The caller that opens it.
     pub caller: &'a Caller,
     /// The way to lend it.
     pub lend: &'a Lend<'a>,
@@ -313,8 +313,8 @@ fn writer_of(caller: &Caller, stat: &Stat) -> Caller {
     Caller { uid, gid: UNUSED, pid: 0 }
 }
 
-/// A user and a group that nobody is, and no filesystem reserves blocks for; "nobody" (65,534) may be
-/// anything.
+/// A user and a group that nobody is, and no filesystem reserves blocks for; "nobody" (65,534) may
+/// be anything.
 const UNUSED: u32 = 0xffff_fff0;
 
 impl Volume {

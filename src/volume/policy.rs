@@ -10,7 +10,7 @@ use super::inode::{Ino, Node};
 use crate::config::rules::RuleSet;
 use crate::flags::MapMode;
 
-/// How files may be used, by path.
+/// The modes of files, by path.
 #[derive(Debug)]
 pub struct Policy {
     /// For paths that no rule matches.

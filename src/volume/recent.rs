@@ -1,10 +1,10 @@
-//! What was used a moment ago, held open until the kernel has done what it asked for it for.
+//! Files and directories used a moment ago, held open until the kernel is done with their use.
 //!
 //! Between a lookup and the open that it is for, a file may be replaced by rename in the backing
 //! tree. A plain open(2) is one step and never fails for that; held by a descriptor, the file that
-//! was found can still be opened. Where the kernel opens files and directories without asking, what it
-//! reads of them is held here between two requests. All is closed after a second at the latest, so
-//! that a file that is removed directly does not keep its space.
+//! was found can still be opened. Where the kernel opens files and directories without asking, what
+//! it reads of them is held here between two requests. All is closed after a second at the latest,
+//! so that a file that is removed directly does not keep its space.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use parking_lot::{Condvar, Mutex};
 
 use super::inode::Ino;
 
-/// How long something is held.
+/// Time that something is held.
 const LIFETIME: Duration = Duration::from_secs(1);
 
 struct Inner<T> {
     held: HashMap<Ino, (Arc<T>, Instant)>,
-    /// What was put in and when, the oldest first; some of it may be gone again, or put in anew.
+    /// Inode numbers and when they were put in, the oldest first; some may be gone or put in anew.
     order: VecDeque<(Ino, Instant)>,
 }
 
@@ -32,7 +32,7 @@ impl<T> Inner<T> {
 /// Open things by inode number.
 pub struct Recent<T> {
     inner: Mutex<Inner<T>>,
-    /// How many are held at most: more than there are requests under way at one time.
+    /// The most that are held: more than there are requests under way at one time.
     capacity: usize,
 }
 

@@ -1,8 +1,8 @@
 //! From an inode of the mount to its backing file.
 //!
-//! A file is looked for where it was seen last: one name in an open directory, links not
-//! followed. What is found there is compared with what was looked up; if it is another file, or
-//! nothing, the file handle still leads to the right one, or says that it is gone (ESTALE).
+//! A file is looked for where it was seen last: one name in an open directory, links not followed.
+//! The file that is found there is compared with the one that was looked up; if it is another file,
+//! or nothing, the file handle still leads to the right one, or says that it is gone (ESTALE).
 //!
 //! An inode number says nothing by itself: a later file may have it. So whatever is found by one,
 //! what is in use included, is compared before it is used ([`Node::is`]).
@@ -34,7 +34,7 @@ impl Volume {
     /// Attributes of an inode, by an open handle of it where there is one.
     ///
     /// # Errors
-    /// ESTALE when the backing file is gone; those of statx(2).
+    /// ESTALE when the backing file is gone; errors of statx(2).
     pub fn attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr, Errno> {
         let stat = match handle.and_then(|id| self.handles.file(id).ok()) {
             Some(open) if open.ino == ino => stat_of(open.file.descriptor().any()?)?,
@@ -80,7 +80,8 @@ impl Volume {
         stat_of(&self.pin(node)?)
     }
 
-    /// Attributes of the file at the name where a node was seen, if they show that it is the node's.
+    /// Attributes of the file at the name where a node was seen, if they show that it is the
+    /// node's.
     fn stat_by_name(&self, node: &Node) -> Option<Stat> {
         if node.is_ambiguous() {
             return None;
@@ -110,7 +111,7 @@ impl Volume {
         if let Some(fd) = self.recent.get(node.ino) {
             return Ok(fd);
         }
-        // What is open is at hand: nothing has to be opened and closed for each request.
+        // An open file is at hand: nothing has to be opened and closed for each request.
         let open = self.in_use_by(node).and_then(|(file, _)| file.descriptor().shared());
         if let Some(fd) = open {
             return Ok(fd);
@@ -207,7 +208,7 @@ impl Volume {
     /// way.
     ///
     /// # Errors
-    /// EAGAIN without `wait` when somebody holds a lease; those of open(2).
+    /// EAGAIN without `wait` when somebody holds a lease; errors of open(2).
     pub(super) fn open_backing(
         &self,
         node: &Node,

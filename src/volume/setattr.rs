@@ -20,7 +20,7 @@ pub enum NewTime {
     At(Time),
 }
 
-/// What setattr changes; `None` leaves it.
+/// The changes of setattr; `None` leaves the attribute.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SetAttr {
     /// Permission bits, as in chmod(2).
@@ -61,7 +61,7 @@ impl Volume {
     /// Changes attributes and returns them all.
     ///
     /// # Errors
-    /// EROFS where the view does not allow it; those of truncate(2), chown(2), chmod(2) and
+    /// EROFS where the view does not allow it; errors of truncate(2), chown(2), chmod(2) and
     /// utimensat(2).
     pub fn set_attr(
         &self,

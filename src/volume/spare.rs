@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::Volume;
 use crate::sys;
 
-/// How many descriptors are left to what has to be opened, at most.
+/// The most descriptors that are left for files that have to be opened.
 const LEFT: u64 = 128;
 
 /// When few are left, and who else holds some.

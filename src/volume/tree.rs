@@ -1,4 +1,4 @@
-//! What the layers above ask of a tree.
+//! The interface of a tree to the layers above.
 //!
 //! A [`Tree`] answers the requests of the kernel, a [`Managed`] one the control verbs and the
 //! daemon as well. [`Volume`](super::Volume) is the plain tree: one directory, every file a backing
@@ -42,7 +42,7 @@ pub struct ScratchCounts {
     pub in_memory: bool,
     /// Pages (of 4096 bytes) that files have of their own which have others in the base.
     pub pages: u64,
-    /// How many such files there are: written in part, or not at all but for their attributes.
+    /// Number of such files: written in part, or not at all but for their attributes.
     pub partial_files: u64,
     /// Files of the base that have a file of their own in the scratch, in part or whole.
     pub copied_files: u64,
@@ -58,23 +58,23 @@ pub struct ScratchCounts {
     pub left_bytes: u64,
     /// Bytes that it may take in all, where there is a limit but the filesystem's.
     pub limit_bytes: Option<u64>,
-    /// What keeps the base from changing under it.
+    /// The guard that keeps the base from changing under it.
     pub guard: GuardCounts,
 }
 
-/// What the kernel asks of a tree. The methods are called by many threads at a time, and one that
-/// waits keeps none of the others waiting.
+/// The requests of the kernel to a tree. The methods are called by many threads at a time, and one
+/// that waits keeps none of the others waiting.
 pub trait Tree: Send + Sync {
     /// Finds a name and counts one lookup of what it names.
     ///
     /// # Errors
-    /// ENOENT when there is no such name; those of statx(2).
+    /// ENOENT when there is no such name; errors of statx(2).
     fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, Errno>;
 
     /// Takes back `count` lookups of an inode, which is unknown when none is left.
     fn forget(&self, ino: Ino, count: u64);
 
-    /// How long the kernel may use that a name is not in a directory, or a listing of it.
+    /// Time for which the kernel may use that a name is not in a directory, or a listing of it.
     fn trust_in_names(&self, parent: Ino) -> Trust;
 
     /// Whether a listing of a directory may go on in another open one than that in which it was
@@ -87,13 +87,13 @@ pub trait Tree: Send + Sync {
     /// Attributes of an inode, by an open handle of it where there is one.
     ///
     /// # Errors
-    /// Those of statx(2).
+    /// Errors of statx(2).
     fn attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr, Errno>;
 
     /// Changes attributes and returns them all. A size is set by `handle` where that can write.
     ///
     /// # Errors
-    /// Those of truncate(2), chown(2), chmod(2) and utimensat(2).
+    /// Errors of truncate(2), chown(2), chmod(2) and utimensat(2).
     fn set_attr(
         &self,
         ino: Ino,
@@ -105,13 +105,13 @@ pub trait Tree: Send + Sync {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// Those of readlink(2).
+    /// Errors of readlink(2).
     fn read_link(&self, ino: Ino) -> Result<OsString, Errno>;
 
     /// mknod(2): a regular file, fifo, socket or device, looked up.
     ///
     /// # Errors
-    /// Those of mknod(2).
+    /// Errors of mknod(2).
     fn make_node(
         &self,
         parent: Ino,
@@ -123,13 +123,13 @@ pub trait Tree: Send + Sync {
     /// mkdir(2), looked up.
     ///
     /// # Errors
-    /// Those of mkdir(2).
+    /// Errors of mkdir(2).
     fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno>;
 
     /// symlink(2), looked up.
     ///
     /// # Errors
-    /// Those of symlink(2).
+    /// Errors of symlink(2).
     fn make_symlink(
         &self,
         parent: Ino,
@@ -141,13 +141,13 @@ pub trait Tree: Send + Sync {
     /// unlink(2), or rmdir(2) with `directory`.
     ///
     /// # Errors
-    /// Those of unlink(2) and rmdir(2).
+    /// Errors of unlink(2) and rmdir(2).
     fn remove(&self, parent: Ino, name: &OsStr, directory: bool) -> Result<(), Errno>;
 
     /// renameat2(2) with any of its flags.
     ///
     /// # Errors
-    /// Those of renameat2(2).
+    /// Errors of renameat2(2).
     fn rename(
         &self,
         from: (Ino, &OsStr),
@@ -159,20 +159,20 @@ pub trait Tree: Send + Sync {
     /// link(2): another name for a file, looked up.
     ///
     /// # Errors
-    /// Those of link(2).
+    /// Errors of link(2).
     fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno>;
 
     /// Opens a file. Without [`Open::wait`] it does not wait for the holder of a lease.
     ///
     /// # Errors
-    /// EACCES where the view cannot be read; EAGAIN when it would have to wait; those of open(2).
+    /// EACCES where the view cannot be read; EAGAIN when it would have to wait; errors of open(2).
     fn open(&self, ino: Ino, how: Open, caller: &Caller, lend: &Lend<'_>) -> Result<Opened, Errno>;
 
     /// Makes a regular file and opens it. A name that has come to exist since the kernel looked
     /// is left to the kernel to open, with its checks of permission.
     ///
     /// # Errors
-    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; those of open(2). EINVAL,
+    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; errors of open(2). EINVAL,
     /// with the file made, where there is no direct I/O and it was asked for.
     fn create(
         &self,
@@ -188,7 +188,7 @@ pub trait Tree: Send + Sync {
     /// of the file. The bytes may be a mapping's own: `deliver` must only hand them to the kernel.
     ///
     /// # Errors
-    /// Those of pread(2), without a call of `deliver`.
+    /// Errors of pread(2), without a call of `deliver`.
     fn read(
         &self,
         ino: Ino,
@@ -201,7 +201,7 @@ pub trait Tree: Send + Sync {
     /// Writes `data` and returns how much arrived.
     ///
     /// # Errors
-    /// Those of pwrite(2).
+    /// Errors of pwrite(2).
     fn write(
         &self,
         id: HandleId,
@@ -220,13 +220,13 @@ pub trait Tree: Send + Sync {
     /// Makes a file durable.
     ///
     /// # Errors
-    /// Those of fsync(2).
+    /// Errors of fsync(2).
     fn sync(&self, ino: Ino, id: HandleId, data_only: DataOnly) -> Result<(), Errno>;
 
     /// fallocate(2) in any mode that the backing filesystem has.
     ///
     /// # Errors
-    /// Those of fallocate(2).
+    /// Errors of fallocate(2).
     fn allocate(
         &self,
         id: HandleId,
@@ -239,14 +239,14 @@ pub trait Tree: Send + Sync {
     /// Finds the next data or hole.
     ///
     /// # Errors
-    /// ENXIO behind the end of the file; those of lseek(2).
+    /// ENXIO behind the end of the file; errors of lseek(2).
     fn seek(&self, ino: Ino, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno>;
 
     /// Copies a range from one open file to another, by sharing blocks where it can, and returns
     /// how many bytes.
     ///
     /// # Errors
-    /// Those of copy_file_range(2).
+    /// Errors of copy_file_range(2).
     fn copy_range(
         &self,
         from: (HandleId, u64),
@@ -258,7 +258,7 @@ pub trait Tree: Send + Sync {
     /// One of the attribute ioctls (FS_IOC_GETFLAGS and the like) on an open file or directory.
     ///
     /// # Errors
-    /// ENOTTY for any other; those of ioctl(2).
+    /// ENOTTY for any other; errors of ioctl(2).
     fn ioctl(
         &self,
         ino: Ino,
@@ -271,7 +271,7 @@ pub trait Tree: Send + Sync {
     /// Opens a directory for listing.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Errors of open(2).
     fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno>;
 
     /// Lists a directory from `offset` (0 is the start) until `add` says that it is full. With
@@ -279,7 +279,7 @@ pub trait Tree: Send + Sync {
     /// fit. Returns whether the end was reached.
     ///
     /// # Errors
-    /// Those of getdents(2), when nothing was listed.
+    /// Errors of getdents(2), when nothing was listed.
     fn list(
         &self,
         directory: (Ino, HandleId),
@@ -297,13 +297,13 @@ pub trait Tree: Send + Sync {
     /// fsync(2) of a directory.
     ///
     /// # Errors
-    /// Those of fsync(2).
+    /// Errors of fsync(2).
     fn sync_dir(&self, ino: Ino, id: HandleId, data_only: DataOnly) -> Result<(), Errno>;
 
     /// statvfs(3) of the filesystem that a file is on.
     ///
     /// # Errors
-    /// Those of statfs(2).
+    /// Errors of statfs(2).
     fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno>;
 
     /// getxattr(2) into `buffer`; an empty one asks for the size.
@@ -321,7 +321,7 @@ pub trait Tree: Send + Sync {
     /// setxattr(2). The kernel has checked the caller's right.
     ///
     /// # Errors
-    /// Those of setxattr(2).
+    /// Errors of setxattr(2).
     fn set_xattr(
         &self,
         ino: Ino,
@@ -334,7 +334,7 @@ pub trait Tree: Send + Sync {
     /// removexattr(2).
     ///
     /// # Errors
-    /// Those of removexattr(2).
+    /// Errors of removexattr(2).
     fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno>;
 
     /// Whether a backing filesystem may itself be on top of another.
@@ -344,20 +344,20 @@ pub trait Tree: Send + Sync {
     fn close_passthrough(&self, reason: Option<String>);
 }
 
-/// What the control verbs and the daemon ask of a tree besides.
+/// Further requests to a tree, of the control verbs and the daemon.
 pub trait Managed: Tree {
     /// Finds a path relative to the root. Symbolic links are followed as long as they stay below
     /// the source.
     ///
     /// # Errors
-    /// EXDEV for a way out of the source; those of openat2(2).
+    /// EXDEV for a way out of the source; errors of openat2(2).
     fn find(&self, path: &Path) -> Result<Found, Errno>;
 
     /// The backing files that a path is made of and that are in use, topmost first, without taking
     /// any into use.
     fn in_use(&self, found: &Found) -> Vec<Arc<BackingFile>>;
 
-    /// How often clients have a path open.
+    /// Number of handles that clients have on a path.
     fn handles(&self, found: &Found) -> u64;
 
     /// The mode that a path's mapping has or would have.
@@ -368,12 +368,12 @@ pub trait Managed: Tree {
     fn why_mapped(&self, found: &Found) -> Option<WhyMapped>;
 
     /// Gives the kernel an advice on a range of a regular file, and where that takes bytes away
-    /// drops the kernel's own cache of them. What is lost for good is lost only with `destroy`.
-    /// Must not run on a thread that answers the kernel.
+    /// drops the kernel's own cache of them. Bytes are lost for good only with `destroy`. Must not
+    /// run on a thread that answers the kernel.
     ///
     /// # Errors
     /// [`NotAdvised`]; EISDIR and EINVAL for what is no regular file, EROFS where it would be
-    /// written and the view does not allow it; those of [`BackingFile::advise`].
+    /// written and the view does not allow it; errors of [`BackingFile::advise`].
     fn advise(
         &self,
         found: &Found,
@@ -386,22 +386,22 @@ pub trait Managed: Tree {
     /// not run on a thread that answers the kernel.
     ///
     /// # Errors
-    /// EISDIR and EINVAL for what is no regular file; those of msync(2) and fdatasync(2).
+    /// EISDIR and EINVAL for what is no regular file; errors of msync(2) and fdatasync(2).
     fn flush(&self, found: &Found, range: ByteRange, mode: SyncMode) -> Result<FlushEffect, Errno>;
 
     /// Locks a range of a regular file in memory or undoes that, and returns the whole pages.
     ///
     /// # Errors
-    /// EISDIR and EINVAL for what is no regular file; those of [`BackingFile::set_locked`].
+    /// EISDIR and EINVAL for what is no regular file; errors of [`BackingFile::set_locked`].
     fn set_locked(&self, found: &Found, range: ByteRange, lock: bool) -> Result<ByteRange, Errno>;
 
     /// The state of a range of a regular file in the page cache.
     ///
     /// # Errors
-    /// EISDIR and EINVAL for what is no regular file; those of open(2).
+    /// EISDIR and EINVAL for what is no regular file; errors of open(2).
     fn page_state(&self, found: &Found, range: ByteRange) -> Result<PageState, Errno>;
 
-    /// How many pages of a regular file are in the scratch; `None` for a tree that is none.
+    /// Number of pages of a regular file in the scratch; `None` for a tree that is none.
     fn own_pages(&self, _found: &Found) -> Option<u64> {
         None
     }
@@ -409,7 +409,7 @@ pub trait Managed: Tree {
     /// Whether a regular file can be mapped, found out by doing it.
     ///
     /// # Errors
-    /// Those of mmap(2); EINVAL for an empty file.
+    /// Errors of mmap(2); EINVAL for an empty file.
     fn mappable(&self, found: &Found) -> Result<(), Errno>;
 
     /// Every inode that clients have open.
@@ -419,15 +419,15 @@ pub trait Managed: Tree {
     /// file's own path.
     fn files_in_use(&self) -> Vec<(PathBuf, Arc<BackingFile>)>;
 
-    /// What was written over a base; `None` for a tree that is no scratch.
+    /// Counts of what was written over a base; `None` for a tree that is no scratch.
     fn scratch(&self) -> Option<ScratchCounts> {
         None
     }
 
-    /// How many files are held open only because they carry advice or a lock.
+    /// Number of files that are held open only because they carry advice or a lock.
     fn held_files(&self) -> u64;
 
-    /// How much there is of everything.
+    /// The counts of everything.
     fn counts(&self) -> VolumeCounts;
 
     /// Why no file is lent to the kernel; `None` where they are.
@@ -439,13 +439,13 @@ pub trait Managed: Tree {
     /// Whether the kernel tells the state of the page cache (cachestat(2)).
     fn cache_stat_works(&self) -> bool;
 
-    /// What is watched, or why nothing is.
+    /// The watched places, or the reason that nothing is watched.
     ///
     /// # Errors
     /// The reason, for people.
     fn watch_state(&self) -> Result<String, String>;
 
-    /// What the watch has done.
+    /// The counts of the watch.
     fn watch_counts(&self) -> &WatchCounts;
 
     /// Whether the kernel may open directories without asking, if nothing is mounted in the tree:
@@ -458,7 +458,7 @@ pub trait Managed: Tree {
     /// Drops what the kernel has cached of files that may not be read any more.
     fn drop_unreadable(&self);
 
-    /// How long answers are trusted where nothing else is known.
+    /// Time for which answers are trusted where nothing else is known.
     fn trust(&self) -> Trust;
 
     /// The number of rules in force.

@@ -21,7 +21,7 @@ use crate::range::ByteRange;
 use crate::sys;
 use crate::sys::advise::SyncMode;
 
-/// What a path below the root leads to.
+/// The file that a path below the root leads to.
 pub struct Found {
     /// Inode number in the mount.
     pub ino: Ino,
@@ -118,7 +118,7 @@ impl From<Errno> for NotAdvised {
     }
 }
 
-/// How much a volume holds at this moment.
+/// Counts of what a volume holds at this moment.
 #[derive(Debug, Clone, Copy)]
 pub struct VolumeCounts {
     /// Inodes that the kernel knows.
@@ -138,7 +138,7 @@ impl Volume {
     /// the source.
     ///
     /// # Errors
-    /// EXDEV for a way out of the source; those of openat2(2).
+    /// EXDEV for a way out of the source; errors of openat2(2).
     pub fn find(&self, path: &Path) -> Result<Found, Errno> {
         let mut below: PathBuf =
             path.components().filter(|part| *part != Component::RootDir).collect();
@@ -179,7 +179,7 @@ impl Volume {
     /// A descriptor with O_PATH of an inode.
     ///
     /// # Errors
-    /// ESTALE when it is gone; those of open(2).
+    /// ESTALE when it is gone; errors of open(2).
     pub fn open_path(&self, ino: Ino) -> Result<OwnedFd, Errno> {
         let pin = self.pin(&*self.node(ino)?)?;
         rustix::io::fcntl_dupfd_cloexec(&*pin, 0)
@@ -210,7 +210,7 @@ impl Volume {
     ///
     /// # Errors
     /// EISDIR and EINVAL for what is no regular file, EROFS where the view cannot be written;
-    /// those of open(2).
+    /// errors of open(2).
     pub fn view(&self, found: &Found, write: bool) -> Result<View, Errno> {
         match found.stat.kind() {
             libc::S_IFREG => {}
@@ -252,7 +252,7 @@ impl Volume {
     /// not run on a thread that answers the kernel.
     ///
     /// # Errors
-    /// Those of [`BackingFile::advise`].
+    /// Errors of [`BackingFile::advise`].
     pub fn advise(
         &self,
         view: &View,
@@ -283,7 +283,7 @@ impl Volume {
     /// backing file. Must not run on a thread that answers the kernel.
     ///
     /// # Errors
-    /// Those of msync(2) and fdatasync(2).
+    /// Errors of msync(2) and fdatasync(2).
     pub fn flush(
         &self,
         view: &View,
@@ -302,7 +302,7 @@ impl Volume {
         !matches!(sys::residency::cachestat(&**source, 0..0), Err(Errno::NOSYS))
     }
 
-    /// How many files are held open only because they carry advice or a lock.
+    /// Number of files that are held open only because they carry advice or a lock.
     pub fn held_files(&self) -> u64 {
         self.files.held()
     }
@@ -326,7 +326,7 @@ impl Volume {
         files.map(|file| (self.path_shown(&file), file)).collect()
     }
 
-    /// How much there is of everything.
+    /// The counts of everything.
     pub fn counts(&self) -> VolumeCounts {
         let (inodes, lookups) = self.inodes.counts();
         let (files, directories) = self.handles.counts();

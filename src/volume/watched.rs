@@ -1,4 +1,4 @@
-//! What the kernel may hold on to, because changes made directly to the backing tree are told.
+//! The answers that the kernel may keep, because direct changes of the backing tree are told.
 //!
 //! Somebody above watches the backing tree and invalidates what changes; the volume says which of
 //! its answers are covered, and finds the inode of what has changed. A change may be told before
@@ -24,7 +24,7 @@ use crate::mapping::OpenMode;
 use crate::sys;
 use crate::sys::handle::FileHandle;
 
-/// How long an answer may be used.
+/// Time for which an answer may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Trust {
     /// Not again: something changed while it was made.
@@ -36,7 +36,7 @@ pub enum Trust {
     UntilTold,
 }
 
-/// How clients may be writing a file.
+/// The way in which clients may be writing a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Written {
     Not,
@@ -57,11 +57,11 @@ pub trait WatchDirectories: Send + Sync {
     /// Watches a directory no longer, unless `known` says that the kernel knows it anew.
     fn forget(&self, ino: Ino, dir: Option<BorrowedFd<'_>>, known: &dyn Fn() -> bool);
 
-    /// How many are watched.
+    /// Number of watched directories.
     fn count(&self) -> u64;
 }
 
-/// What is watched.
+/// The watched places.
 pub enum Coverage {
     /// Everything on the source's own mount.
     Filesystem,
@@ -69,19 +69,19 @@ pub enum Coverage {
     Directories(Box<dyn WatchDirectories>),
 }
 
-/// What a watch has done so far.
+/// The counts of a watch so far.
 #[derive(Debug, Default)]
 pub struct WatchCounts {
     /// Changes that were told, those by the mount itself included.
     pub events: AtomicU64,
     /// Invalidations that the kernel was sent.
     pub invalidations: AtomicU64,
-    /// How often changes were lost, and everything was invalidated.
+    /// Number of times that changes were lost, and everything was invalidated.
     pub overflows: AtomicU64,
 }
 
-/// What is told of changes that were made directly in a volume, by the numbers of that volume. None
-/// of it is to be called by a thread that the kernel waits for, or with a lock held.
+/// Receiver of changes that were made directly in a volume, by the numbers of that volume. None of
+/// its methods is called by a thread that the kernel waits for, or with a lock held.
 pub trait Told: Send + Sync {
     /// A name in a directory came, went, or leads to something else. With `leads_on` something is
     /// mounted in the mount on the way that it is on, which stays if that still leads to the same.
@@ -171,7 +171,7 @@ impl Watched {
         }
     }
 
-    /// How many changes were told so far.
+    /// Number of changes that were told so far.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }
@@ -212,7 +212,7 @@ impl Volume {
         self.watched.root.as_ref()
     }
 
-    /// What is watched, or why nothing is.
+    /// The watched places, or the reason that nothing is watched.
     ///
     /// # Errors
     /// The reason, for people.
@@ -226,7 +226,7 @@ impl Volume {
         }
     }
 
-    /// What the watch has done.
+    /// The counts of the watch.
     pub fn watch_counts(&self) -> &WatchCounts {
         &self.watched.counts
     }
@@ -358,7 +358,7 @@ impl Volume {
         Some((self.find(&below).ok()?.ino, path.file_name()?.to_owned()))
     }
 
-    /// How long the kernel may use that a name is not in a directory.
+    /// Time for which the kernel may use that a name is not in a directory.
     pub fn trust_in_names(&self, parent: Ino) -> Trust {
         let main = |ino| self.inodes.get(ino).is_some_and(|node| self.devices.is_main(node.key()));
         match self.watched.coverage() {
@@ -368,12 +368,12 @@ impl Volume {
         }
     }
 
-    /// How long the kernel may use the attributes of a file. Setuid and setgid may go with the next
-    /// write, of which the kernel's inode would not know when it is executed. A file that had them
-    /// stays so, since the answer that first says that they are gone must not be dropped for a
-    /// notice: see [`Volume::is_told_of`]. A store through a mapping of a file that was lent moves
-    /// its times, and nobody tells before the mapping ends: while one may exist the attributes are
-    /// asked for each time.
+    /// Time for which the kernel may use the attributes of a file. Setuid and setgid may go with
+    /// the next write, of which the kernel's inode would not know when it is executed. A file that
+    /// had them stays so, since the answer that first says that they are gone must not be dropped
+    /// for a notice: see [`Volume::is_told_of`]. A store through a mapping of a file that was lent
+    /// moves its times, and nobody tells before the mapping ends: while one may exist the
+    /// attributes are asked for each time.
     pub fn trust_in_attr(&self, ino: Ino, stat: &Stat) -> Trust {
         if !stat.is_dir() {
             let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
@@ -394,7 +394,7 @@ impl Volume {
                 None => false,
                 Some(Coverage::Filesystem) => true,
                 Some(Coverage::Directories(watch)) if stat.is_dir() => watch.is_watched(ino),
-                // What happens through another name is not told.
+                // A change through another name is not told.
                 Some(Coverage::Directories(watch)) => {
                     stat.nlink == 1
                         && self.inodes.get(ino).is_some_and(|node| watch.is_watched(node.seen().0))
@@ -403,9 +403,9 @@ impl Volume {
         if told && written == Written::Not { Trust::UntilTold } else { Trust::Briefly }
     }
 
-    /// How clients of the mount may be writing a file. A mapping of one that was lent outlives its
-    /// descriptors; whether one is left after the last is closed is tried by a lease, and once
-    /// nobody maps it the file counts as not written from the next question on.
+    /// The way in which clients of the mount may be writing a file. A mapping of one that was lent
+    /// outlives its descriptors; whether one is left after the last is closed is tried by a lease,
+    /// and once nobody maps it the file counts as not written from the next question on.
     fn written(&self, ino: Ino, stat: &Stat) -> Written {
         if stat.kind() != libc::S_IFREG {
             return Written::Not;
@@ -436,8 +436,8 @@ impl Volume {
         entry
     }
 
-    /// How long the kernel may use that a name leads to a file: mounting is no change of a name.
-    /// Where rules go by the name, the name by which a file is used has to be known.
+    /// Time for which the kernel may use that a name leads to a file: mounting is no change of a
+    /// name. Where rules go by the name, the name by which a file is used has to be known.
     pub(super) fn trust_in_entry(&self, parent: Ino, stat: &Stat) -> Trust {
         let by_name = !stat.is_dir() && self.rule_count() > 0;
         match self.devices.is_main(stat) {

@@ -88,7 +88,7 @@ impl Volume {
     /// set as the caller, so that setgid goes where the caller is not of the group.
     ///
     /// # Errors
-    /// Those of setxattr(2), EROFS where the view does not allow it.
+    /// Errors of setxattr(2), EROFS where the view does not allow it.
     pub fn set_xattr(
         &self,
         ino: Ino,
@@ -108,7 +108,7 @@ impl Volume {
     /// removexattr(2).
     ///
     /// # Errors
-    /// Those of removexattr(2), EROFS where the view does not allow it.
+    /// Errors of removexattr(2), EROFS where the view does not allow it.
     pub fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno> {
         let node = self.node(ino)?;
         self.check_changeable(&node)?;
@@ -118,7 +118,7 @@ impl Volume {
     /// statvfs(3) of the filesystem that a file is on.
     ///
     /// # Errors
-    /// Those of statfs(2).
+    /// Errors of statfs(2).
     pub fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {
         let node = self.node(ino)?;
         match self.pin(&node) {

@@ -69,9 +69,9 @@ struct World {
     volume: Volume,
     caller: Caller,
     made: Id,
-    /// Which file has each name.
+    /// The file that has each name.
     named: [Option<Id>; 3],
-    /// What the kernel knows: files by inode number, with their lookups.
+    /// The files that the kernel knows, by inode number, with their lookups.
     known: HashMap<Ino, (Id, u64)>,
     open: Vec<(HandleId, Ino, Id)>,
     /// Files that lost their last name through the mount while the kernel knew them.
@@ -114,7 +114,7 @@ impl World {
             10 => self.forget(random),
             _ => self.release(random),
         }
-        // What is held for a moment hides whatever is wrong.
+        // A file that is held for a moment hides whatever is wrong.
         if random.below(3) > 0 {
             drop(self.volume.recent.clear());
         }
