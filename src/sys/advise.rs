@@ -12,7 +12,7 @@ use crate::advice::{Advice, Effect};
 #[cfg(test)]
 mod tests;
 
-/// How msync(2) flushes.
+/// The mode of a flush by msync(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncMode {
     /// MS_SYNC: the pages are written when it returns.
@@ -26,7 +26,7 @@ pub enum SyncMode {
 /// Gives an advice on a range, whose start must be on a page border.
 ///
 /// # Errors
-/// EINVAL for a range outside the region, a start off a page border or a forbidden advice; those
+/// EINVAL for a range outside the region, a start off a page border or a forbidden advice; errors
 /// of madvise(2).
 pub fn advise(region: &Region, range: Range<usize>, advice: Advice) -> Result<(), Errno> {
     if advice.effect() == Effect::Forbidden {
@@ -84,7 +84,7 @@ pub fn lock(region: &Region, range: Range<usize>) -> Result<(), Errno> {
 /// Undoes [`lock`].
 ///
 /// # Errors
-/// EINVAL for a range outside the region; those of munlock(2).
+/// EINVAL for a range outside the region; errors of munlock(2).
 pub fn unlock(region: &Region, range: Range<usize>) -> Result<(), Errno> {
     let (address, len) = region.span(&range)?;
     // SAFETY: the range was checked to lie in this mapping, which is alive.

@@ -12,7 +12,7 @@ const ALWAYS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CL
 /// Opens one name of an open directory. Neither a symbolic link nor a mount point is passed.
 ///
 /// # Errors
-/// EINVAL for more than one name; ELOOP for a symbolic link; EXDEV for a mount point; those of
+/// EINVAL for more than one name; ELOOP for a symbolic link; EXDEV for a mount point; errors of
 /// open(2).
 pub fn open(dir: impl AsFd, name: &CStr, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let bytes = name.to_bytes();

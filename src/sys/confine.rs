@@ -47,7 +47,7 @@ pub fn landlock_version() -> Result<i64, Errno> {
 /// Needs no_new_privs or CAP_SYS_ADMIN.
 ///
 /// # Errors
-/// Those of landlock_create_ruleset(2) and landlock_restrict_self(2).
+/// Errors of landlock_create_ruleset(2) and landlock_restrict_self(2).
 pub fn take_network(version: i64, abstract_sockets: bool) -> Result<(), Errno> {
     let scoped = match (version, abstract_sockets) {
         (..6, _) => 0,
@@ -115,7 +115,7 @@ pub fn filters_are_there() -> Result<(), Errno> {
 /// tells its audit log. Needs no_new_privs or CAP_SYS_ADMIN.
 ///
 /// # Errors
-/// Those of seccomp(2); ENOSYS on architectures without a list.
+/// Errors of seccomp(2); ENOSYS on architectures without a list.
 pub fn filter_system_calls() -> Result<(), Errno> {
     if ALLOWED.is_empty() {
         return Err(Errno::NOSYS);

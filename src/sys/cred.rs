@@ -1,7 +1,7 @@
 //! Acting as the caller of a request, on one thread.
 //!
-//! What a caller creates must belong to that caller from its first moment, and a setgid bit must
-//! go where the caller is not of the group. The kernel does both by the credentials of the
+//! An object that a caller creates must belong to that caller from its first moment, and a setgid
+//! bit must go where the caller is not of the group. The kernel does both by the credentials of the
 //! thread that makes the call: its filesystem user and group, its groups, and CAP_FSETID. glibc
 //! changes those of all threads at once, so the system calls are made directly.
 #![allow(unsafe_code)]
@@ -20,7 +20,7 @@ use super::{check, last_errno};
 #[cfg(test)]
 mod tests;
 
-/// Who made a request.
+/// User, group and process of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     /// Filesystem user.
@@ -39,7 +39,7 @@ impl Caller {
     }
 }
 
-/// What root may do and a caller that writes may not, beyond permissions: to go over quotas and
+/// Rights of root that a caller that writes may not use, beyond permissions: to go over quotas and
 /// into the blocks reserved for root.
 const NOT_TO_WRITE: CapabilitySet = CapabilitySet::SYS_RESOURCE;
 
@@ -71,7 +71,7 @@ impl AsCaller {
     /// else.
     ///
     /// # Errors
-    /// Those of capget(2) and setgroups(2); EPERM when the kernel refuses the user or group.
+    /// Errors of capget(2) and setgroups(2); EPERM when the kernel refuses the user or group.
     pub fn enter(caller: &Caller, with_groups: bool) -> Result<Option<AsCaller>, Errno> {
         AsCaller::enter_without(caller, with_groups, NOT_TO_MAKE)
     }
@@ -168,7 +168,7 @@ fn effective_ids() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
-/// What no user and no group is: the kernel refuses it, and answers with the present one.
+/// A number that no user and no group has: the kernel refuses it, and answers with the present one.
 const NOBODY: u32 = u32::MAX;
 
 fn set_fs_user(uid: u32) -> u32 {
@@ -237,7 +237,7 @@ thread_local! {
 /// Sets the umask of this thread only. Threads share it until one asks for its own.
 ///
 /// # Errors
-/// Those of unshare(2).
+/// Errors of unshare(2).
 pub fn set_thread_umask(mask: u32) -> Result<(), Errno> {
     let present = UMASK.get();
     if present == Some(mask) {

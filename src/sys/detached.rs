@@ -1,4 +1,5 @@
-//! Mounts of one's own that nobody else sees (open_tree(2), mount_setattr(2), fsopen(2); Linux 5.12).
+//! Mounts of one's own that nobody else sees (open_tree(2), mount_setattr(2), fsopen(2); Linux
+//! 5.12).
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,7 +11,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use super::last_errno;
 
-/// What may be done through a mount.
+/// The permitted use of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// Reading, which leaves the times of access alone.
@@ -23,7 +24,7 @@ pub enum Use {
 /// descriptor alone, and gone with it.
 ///
 /// # Errors
-/// EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12; those of open_tree(2).
+/// EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12; errors of open_tree(2).
 pub fn clone_mount(directory: &Path, may: Use) -> Result<OwnedFd, Errno> {
     let tree =
         rustix::mount::open_tree(rustix::fs::CWD, directory, CLONE | OpenTreeFlags::AT_RECURSIVE)?;

@@ -59,7 +59,7 @@ impl DirStream {
     /// anew, as rewinddir(3) does.
     ///
     /// # Errors
-    /// Those of lseek(2) and getdents(2).
+    /// Errors of lseek(2) and getdents(2).
     pub fn seek(&mut self, cookie: u64) -> Result<(), Errno> {
         if cookie == self.cookie && cookie != 0 {
             return Ok(());
@@ -84,7 +84,7 @@ impl DirStream {
     /// The next entry, which stays the next one; `None` at the end.
     ///
     /// # Errors
-    /// Those of getdents(2), ENOENT for a directory that was removed among them; EIO when the
+    /// Errors of getdents(2), ENOENT for a directory that was removed among them; EIO when the
     /// kernel's answer makes no sense.
     pub fn peek(&mut self) -> Result<Option<DirEntry<'_>>, Errno> {
         if self.at >= self.buffer.len() && self.fill()? == 0 {

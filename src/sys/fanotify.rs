@@ -31,11 +31,11 @@ const METADATA: usize = 24;
 /// A change, or the news that the queue was full and changes were lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// What changed: bits `FAN_...` of fanotify(7).
+    /// The changes: bits `FAN_...` of fanotify(7).
     pub mask: u64,
     /// The process that made the change; 0 for another one than this where that may not be known.
     pub pid: u32,
-    /// What was changed: the file, or the directory itself.
+    /// The changed object: the file, or the directory itself.
     pub object: Option<FileHandle>,
     /// A directory and a name in it; `.` is the directory itself.
     pub name: Option<(FileHandle, OsString)>,
@@ -68,7 +68,7 @@ impl Fanotify {
     ///
     /// # Errors
     /// EINVAL before Linux 5.9 (5.17 with `targets`), EPERM before 5.13 without CAP_SYS_ADMIN,
-    /// ENOSYS where the kernel has no fanotify; those of fanotify_init(2).
+    /// ENOSYS where the kernel has no fanotify; errors of fanotify_init(2).
     pub fn new(targets: bool) -> Result<Fanotify, Errno> {
         let mut flags = libc::FAN_CLASS_NOTIF
             | libc::FAN_CLOEXEC
@@ -92,7 +92,7 @@ impl Fanotify {
     ///
     /// # Errors
     /// EPERM without CAP_SYS_ADMIN; ENODEV, EOPNOTSUPP and EXDEV where files cannot be told by
-    /// handle; those of fanotify_mark(2).
+    /// handle; errors of fanotify_mark(2).
     pub fn mark_filesystem(&self, dir: impl AsFd) -> Result<(), Errno> {
         self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, CHANGES, dir.as_fd())
     }
@@ -109,7 +109,7 @@ impl Fanotify {
     /// Takes [`Fanotify::mark_directory`] back.
     ///
     /// # Errors
-    /// ENOENT when it was not asked for; those of fanotify_mark(2).
+    /// ENOENT when it was not asked for; errors of fanotify_mark(2).
     pub fn unmark_directory(&self, dir: impl AsFd) -> Result<(), Errno> {
         let flags = libc::FAN_MARK_REMOVE | libc::FAN_MARK_ONLYDIR;
         self.mark(flags, CHANGES | libc::FAN_EVENT_ON_CHILD, dir.as_fd())
@@ -118,7 +118,7 @@ impl Fanotify {
     /// Asks for no more notices of writes to an open file. It stays in memory meanwhile.
     ///
     /// # Errors
-    /// Those of fanotify_mark(2).
+    /// Errors of fanotify_mark(2).
     pub fn hush(&self, file: impl AsFd) -> Result<(), Errno> {
         let flags =
             libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK | libc::FAN_MARK_IGNORED_SURV_MODIFY;
@@ -128,7 +128,7 @@ impl Fanotify {
     /// Takes [`Fanotify::hush`] back.
     ///
     /// # Errors
-    /// Those of fanotify_mark(2).
+    /// Errors of fanotify_mark(2).
     pub fn unhush(&self, file: impl AsFd) -> Result<(), Errno> {
         self.mark_file(libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK, file.as_fd())
     }
@@ -154,7 +154,7 @@ impl Fanotify {
     /// `take`. False when the queue was empty.
     ///
     /// # Errors
-    /// Those of read(2).
+    /// Errors of read(2).
     pub fn read(&self, buffer: &mut [u8], mut take: impl FnMut(Event)) -> Result<bool, Errno> {
         match rustix::io::read(&self.0, &mut *buffer) {
             Ok(0) | Err(Errno::AGAIN) => Ok(false),
@@ -178,8 +178,8 @@ fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset + N)?.try_into().ok()
 }
 
-/// Splits what the kernel has written into notices. What is cut short or of another version ends
-/// it.
+/// Splits what the kernel has written into notices. A notice that is cut short or of another
+/// version ends it.
 fn parse(mut bytes: &[u8], take: &mut impl FnMut(Event)) {
     while let Some((event, rest)) = first(bytes) {
         take(event);

@@ -15,7 +15,7 @@ mod tests;
 /// Appends in one step at the end of a file, whatever its descriptor's flags and position.
 ///
 /// # Errors
-/// Those of pwritev2(2).
+/// Errors of pwritev2(2).
 pub fn append(file: &impl AsFd, data: &[u8]) -> Result<usize, Errno> {
     let data = [IoSlice::new(data)];
     rustix::io::retry_on_intr(|| rustix::io::pwritev2(file, &data, 0, ReadWriteFlags::APPEND))
@@ -39,8 +39,8 @@ const LARGEST: usize = 32;
 /// Returns its value and at most `out_size` bytes of output.
 ///
 /// # Errors
-/// ENOTTY for any other; EINVAL when `data` is shorter than what the command reads, or longer
-/// than any argument; those of ioctl(2).
+/// ENOTTY for any other; EINVAL when `data` is shorter than what the command reads, or longer than
+/// any argument; errors of ioctl(2).
 pub fn ioctl_attr(
     file: &impl AsFd,
     command: u32,
@@ -103,7 +103,7 @@ pub fn send_command(file: &impl AsFd, lines: &[u8]) -> Result<(), Errno> {
 /// The next piece of the answer to control lines that were sent by ioctl; empty at its end.
 ///
 /// # Errors
-/// Those of ioctl(2).
+/// Errors of ioctl(2).
 pub fn take_answer(file: &impl AsFd) -> Result<Vec<u8>, Errno> {
     let mut piece = vec![0_u8; LONGEST_COMMAND];
     let request = ANSWER as libc::Ioctl;

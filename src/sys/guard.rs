@@ -64,7 +64,7 @@ pub fn copy_out(region: &Region, offset: usize, buffer: &mut [u8]) -> usize {
 /// Installs the SIGBUS handler. Without it nothing is copied. Calling it again does nothing.
 ///
 /// # Errors
-/// Those of sigaction(2).
+/// Errors of sigaction(2).
 pub fn install() -> Result<(), Errno> {
     copy::install()
 }
@@ -140,10 +140,10 @@ mod copy {
     /// si_code of bad memory found while nobody touched it (asm-generic/siginfo.h).
     const BUS_MCEERR_AO: i32 = 5;
 
-    /// What SIGBUS did before.
+    /// The previous action of SIGBUS.
     static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
-    /// How [`install`] went. Copies are made only once it says that the handler is in place.
+    /// The result of [`install`]. Copies are made only once it says that the handler is in place.
     static INSTALLED: OnceLock<Result<(), Errno>> = OnceLock::new();
 
     pub(super) fn guarded(to: *mut u8, from: *const u8, len: usize) -> usize {

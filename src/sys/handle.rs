@@ -99,7 +99,7 @@ impl FileHandle {
 /// an empty name.
 ///
 /// # Errors
-/// EOPNOTSUPP on a filesystem without handles; those of name_to_handle_at(2).
+/// EOPNOTSUPP on a filesystem without handles; errors of name_to_handle_at(2).
 pub fn handle_of(dir: impl AsFd, name: &CStr) -> Result<FileHandle, Errno> {
     let mut raw = Raw { len: LONGEST as u32, kind: 0, bytes: [0; LONGEST] };
     let mut mount = 0;
@@ -131,7 +131,7 @@ pub fn handle_of(dir: impl AsFd, name: &CStr) -> Result<FileHandle, Errno> {
 ///
 /// # Errors
 /// EBADF for a `mount` that was opened with O_PATH; ESTALE when the file is gone; EPERM without
-/// CAP_DAC_READ_SEARCH; those of open(2).
+/// CAP_DAC_READ_SEARCH; errors of open(2).
 pub fn open_handle(mount: impl AsFd, handle: &FileHandle, flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut raw = handle.raw()?;
     let fd = mount.as_fd().as_raw_fd();

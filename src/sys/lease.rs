@@ -91,14 +91,14 @@ pub fn binds_everybody(file: impl AsFd) -> bool {
         .is_ok_and(|found| LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff)))
 }
 
-/// How long the kernel lets somebody wait for a lease before it takes it away.
+/// Time that the kernel lets somebody wait for a lease before it takes it away.
 pub fn break_time() -> Duration {
     const DEFAULT: u64 = 45;
     let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap_or_default();
     Duration::from_secs(text.trim().parse().unwrap_or(DEFAULT))
 }
 
-/// Which lease somebody waits for.
+/// The lease that somebody waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// That of this descriptor, or of one that had the number before.
@@ -120,7 +120,7 @@ impl Stop {
     }
 }
 
-/// What the thread that made it is asked.
+/// The leases that the thread that made it is asked for.
 #[derive(Debug)]
 pub struct Breaks {
     signals: OwnedFd,
@@ -132,7 +132,7 @@ impl Breaks {
     /// Makes the calling thread one that is asked; it must be the one that waits.
     ///
     /// # Errors
-    /// Those of sigprocmask(2), signalfd(2) and eventfd(2).
+    /// Errors of sigprocmask(2), signalfd(2) and eventfd(2).
     pub fn of_this_thread() -> Result<Breaks, Errno> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: the call makes the set that the pointer leads to.
@@ -169,7 +169,7 @@ impl Breaks {
     /// A way to end [`Breaks::wait`].
     ///
     /// # Errors
-    /// Those of dup(2).
+    /// Errors of dup(2).
     pub fn stop(&self) -> Result<Stop, Errno> {
         rustix::io::fcntl_dupfd_cloexec(&self.stop, 0).map(Stop)
     }
@@ -177,7 +177,7 @@ impl Breaks {
     /// Waits until somebody waits for leases, and tells which; `None` when it is over.
     ///
     /// # Errors
-    /// Those of poll(2) and read(2).
+    /// Errors of poll(2) and read(2).
     pub fn wait(&self) -> Result<Option<Vec<Asked>>, Errno> {
         let mut fds =
             [PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];

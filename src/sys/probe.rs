@@ -66,7 +66,7 @@ struct ScanArgument {
 /// /proc/self/pagemap. Returns how many ranges of such pages begin in the first 8.
 ///
 /// # Errors
-/// ENOTTY before Linux 6.7; those of the ioctl.
+/// ENOTTY before Linux 6.7; errors of the ioctl.
 pub fn scan_pagemap(pagemap: impl AsFd, region: &Region) -> Result<u32, Errno> {
     const ROOM: usize = 8;
     let mut found = [[0_u64; 3]; ROOM]; // struct page_region: start, end, categories.

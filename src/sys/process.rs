@@ -11,8 +11,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 mod tests;
 
 /// The descriptors above standard error that this process was given by its parent: all without
-/// close-on-exec. What a process opens itself has that flag here, without exception, so that the
-/// two are told apart.
+/// close-on-exec. A descriptor that a process opens itself has that flag here, without exception,
+/// so that the two are told apart.
 ///
 /// To be called before anything of the process uses a descriptor that it was given.
 ///
@@ -99,7 +99,7 @@ fn own_namespace() -> io::Result<u64> {
     Ok(rustix::fs::stat("/proc/self/ns/pid")?.st_ino)
 }
 
-/// What /proc/PID/stat tells (proc_pid_stat(5)).
+/// The fields of /proc/PID/stat (proc_pid_stat(5)).
 struct Stat {
     state: char,
     started: u64,

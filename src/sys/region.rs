@@ -27,18 +27,18 @@ pub struct Region {
     writable: bool,
 }
 
-/// What would take memory from somebody else, or map no file, or let the region grow into
+/// Flags that would take memory from somebody else, or map no file, or let the region grow into
 /// addresses that it does not own.
 const REFUSED: i32 =
     libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN;
 
-/// What memmap2 passes on for a file. Its words for MAP_STACK and MAP_HUGETLB reach anonymous
+/// Flags that memmap2 passes on for a file. Its words for MAP_STACK and MAP_HUGETLB reach anonymous
 /// mappings only.
 const PLAIN: i32 = libc::MAP_SHARED | libc::MAP_POPULATE | libc::MAP_NORESERVE;
 
 #[derive(Debug)]
 enum Memory {
-    /// What memmap2 has words for.
+    /// A mapping that memmap2 has words for.
     Plain(MmapRaw),
     /// Flags or protections that it has none for.
     Special(Special),
@@ -71,8 +71,8 @@ impl Region {
     /// Maps the first `len` bytes of a file with the `prot` and `flags` of mmap(2).
     ///
     /// # Errors
-    /// EINVAL for MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_ANONYMOUS and MAP_GROWSDOWN, and for a
-    /// length of 0 or above `isize::MAX`; those of mmap(2).
+    /// EINVAL for MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_ANONYMOUS and MAP_GROWSDOWN, and for a length
+    /// of 0 or above `isize::MAX`; errors of mmap(2).
     pub fn map(file: impl AsFd, len: usize, prot: i32, flags: i32) -> Result<Region, Errno> {
         if flags & REFUSED != 0 || len == 0 || isize::try_from(len).is_err() {
             return Err(Errno::INVAL);

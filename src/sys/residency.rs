@@ -1,4 +1,4 @@
-//! What of a file is in the page cache: cachestat(2) and mincore(2).
+//! The pages of a file in the page cache: cachestat(2) and mincore(2).
 #![allow(unsafe_code)]
 
 use std::num::NonZeroU64;
@@ -45,7 +45,7 @@ const SYS_CACHESTAT: libc::c_long = 451;
 ///
 /// # Errors
 /// ENOSYS before Linux 6.5; EPERM for a file that this process neither owns nor may write (and
-/// where a seccomp filter forbids the call); EINVAL for a range that ends before it starts; those
+/// where a seccomp filter forbids the call); EINVAL for a range that ends before it starts; errors
 /// of cachestat(2).
 pub fn cachestat(fd: impl AsFd, range: Range<u64>) -> Result<CacheStat, Errno> {
     if range.start > range.end {
@@ -72,7 +72,7 @@ pub fn cachestat(fd: impl AsFd, range: Range<u64>) -> Result<CacheStat, Errno> {
 /// it is there: ask [`mincore_tells`] first where the figure is to be believed.
 ///
 /// # Errors
-/// EINVAL for a range outside the region or off the page borders; those of mincore(2).
+/// EINVAL for a range outside the region or off the page borders; errors of mincore(2).
 pub fn resident_pages(region: &Region, range: Range<usize>) -> Result<u64, Errno> {
     const CHUNK: usize = 1024;
     let page = super::page_size();
@@ -84,7 +84,7 @@ pub fn resident_pages(region: &Region, range: Range<usize>) -> Result<u64, Errno
         // SAFETY: `address` and `len` lie in the range that was checked to be in this mapping,
         // which is alive, and there is a byte for each of its pages.
         check(unsafe { libc::mincore(address.cast(), len, states.as_mut_ptr()) })?;
-        // Those beyond the range stay zero.
+        // The states beyond the range stay zero.
         resident += states.iter().filter(|state| **state & 1 != 0).count() as u64;
         address = address.wrapping_add(len);
         left -= len;
@@ -113,7 +113,7 @@ pub fn mincore_tells(file: impl AsFd) -> bool {
 /// Only whole pages inside the range go.
 ///
 /// # Errors
-/// Those of posix_fadvise(2).
+/// Errors of posix_fadvise(2).
 pub fn fadvise_dontneed(file: impl AsFd, range: Range<u64>) -> Result<(), Errno> {
     let Some(len) = range.end.checked_sub(range.start) else { return Err(Errno::INVAL) };
     let Some(len) = NonZeroU64::new(len) else {

@@ -62,7 +62,7 @@ const COMMON: &[Allowed] = calls! {
     SYS_getsockopt SYS_setsockopt SYS_getsockname SYS_shutdown
 };
 
-/// What newer architectures have only in a newer form.
+/// Calls that newer architectures have only in a newer form.
 #[cfg(target_arch = "x86_64")]
 const OLD: &[Allowed] = calls! {
     SYS_open SYS_stat SYS_lstat SYS_access SYS_readlink SYS_mkdir SYS_rmdir SYS_unlink

@@ -26,7 +26,7 @@ const KEPT: usize = 8;
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What is done at each file and directory of a walk.
+/// The work at each file and directory of a walk.
 pub trait Visitor {
     /// Sees a file or directory, before what is in it: the open directory that it lies in, its name
     /// there, and its attributes. It may be removed.
@@ -69,7 +69,7 @@ struct Walk {
 /// Visits everything below an open directory, itself not, and no other filesystem.
 ///
 /// # Errors
-/// Those of reading the directories and of the visitor. A name that vanishes meanwhile is passed
+/// Errors of reading the directories and of the visitor. A name that vanishes meanwhile is passed
 /// over.
 pub fn walk(top: impl AsFd, visitor: &mut impl Visitor) -> Result<(), Errno> {
     let whole = rustix::fs::fstat(&top)?;
@@ -160,7 +160,7 @@ fn identity(dir: impl AsFd) -> Result<(u64, u64), Errno> {
 /// The names in an open directory that was not read yet, without `.` and `..`.
 ///
 /// # Errors
-/// Those of getdents(2).
+/// Errors of getdents(2).
 pub fn names_in(dir: &Arc<OwnedFd>) -> Result<Vec<CString>, Errno> {
     let mut stream = DirStream::new(Arc::clone(dir));
     let mut names = Vec::new();
@@ -178,7 +178,7 @@ pub fn names_in(dir: &Arc<OwnedFd>) -> Result<Vec<CString>, Errno> {
 /// as overlayfs leaves them, do not hinder their owner.
 ///
 /// # Errors
-/// Those of unlink(2) and rmdir(2). What is left then is as it was.
+/// Errors of unlink(2) and rmdir(2). The rest is then as it was.
 pub fn remove(dir: impl AsFd, name: &CStr) -> Result<(), Errno> {
     let dir = dir.as_fd();
     let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;

@@ -61,7 +61,7 @@ fn attribute_flags_are_set_and_read_back() {
     assert_eq!((value, before.len()), (0, 4));
     let flags = u32::from_ne_bytes(before.try_into().unwrap()) | FS_NODUMP_FL;
     assert_eq!(ioctl_attr(&file, FS_IOC_SETFLAGS, &flags.to_ne_bytes(), 0), Ok((0, Vec::new())));
-    // What is missing is not taken for zeros, which would clear the flags.
+    // Missing bytes are not taken for zeros, which would clear the flags.
     for short in [&[][..], &[0; 3]] {
         assert_eq!(ioctl_attr(&file, FS_IOC_SETFLAGS, short, 0), Err(Errno::INVAL));
     }

@@ -43,7 +43,7 @@ fn spans() -> Vec<(usize, usize)> {
     spans
 }
 
-/// How much of a copy must arrive when the file was cut to `size`: the rest of its last page is
+/// Bytes of a copy that must arrive when the file was cut to `size`: the rest of its last page is
 /// still there.
 fn expected(size: usize, start: usize, len: usize) -> usize {
     len.min(size.next_multiple_of(page_size()).saturating_sub(start))
