@@ -19,10 +19,10 @@ use crate::control::directory::ControlDir;
 use crate::sys::cred::Caller;
 use crate::volume::{DirItem, Entry, HandleId, Ino, Lent, Open, Opened, Plane, Tree};
 
-/// How replies are made.
+/// The options of replies.
 #[derive(Debug, Clone, Copy)]
 pub struct AdapterOptions {
-    /// How long the kernel may use them.
+    /// Times for which the kernel may use them.
     pub timeouts: Timeouts,
     /// The kernel opens files without asking.
     pub silent_files: bool,
@@ -41,13 +41,13 @@ pub struct Adapter {
 /// Above every cookie of a backing filesystem: the control directory's place in the root.
 const AFTER_LAST: u64 = i64::MAX as u64 - 15;
 
-/// How the kernel treats a file of the control directory: nothing is cached, and one client does
-/// not wait for another's command.
+/// Open flags of a file of the control directory: nothing is cached, and one client does not wait
+/// for another's command.
 pub(super) const CONTROL_FLAGS: FopenFlags =
     FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
-/// How the kernel treats a file that was lent to it: it has no cache of its own for it, and so
-/// nothing to write back at close. KEEP_CACHE would make every open fail.
+/// Open flags of a file that was lent to the kernel: the kernel has no cache of its own for it, and
+/// so nothing to write back at close. KEEP_CACHE would make every open fail.
 fn lent_flags(opened: &Opened) -> FopenFlags {
     let by_request = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
     let mut flags = FopenFlags::FOPEN_NOFLUSH;
@@ -56,9 +56,9 @@ fn lent_flags(opened: &Opened) -> FopenFlags {
 }
 
 impl AdapterOptions {
-    /// How the kernel treats an open file that it has a cache for. Cached data stays only while
-    /// attributes may be trusted; otherwise every open starts anew. At close the kernel writes
-    /// back what was stored through a mapping; after reading there is nothing to do.
+    /// Open flags of a file that the kernel has a cache for. Cached data stays only while
+    /// attributes may be trusted; otherwise every open starts anew. At close the kernel writes back
+    /// what was stored through a mapping; after reading there is nothing to do.
     fn cached_flags(&self, opened: &Opened, write: bool) -> FopenFlags {
         let mut flags = FopenFlags::empty();
         let keep = self.timeouts.keep_data() && !opened.begins_anew;
@@ -73,7 +73,7 @@ pub(super) fn lend(reply: &ReplyOpen, file: BorrowedFd<'_>) -> io::Result<Lent> 
     reply.open_backing(file).map(|id| Arc::new(id) as Lent)
 }
 
-/// What the kernel calls a file that was lent to it by [`lend`].
+/// The kernel's id of a file that was lent to it by [`lend`].
 fn backing_of(plane: &Plane) -> Option<&BackingId> {
     match plane {
         Plane::Passthrough(lent) => lent.downcast_ref(),
@@ -162,7 +162,7 @@ impl Adapter {
         }
     }
 
-    /// How long the kernel may use an entry whose two timeouts are one.
+    /// Time for which the kernel may use an entry whose two timeouts are one.
     pub(super) fn entry_timeout(&self, entry: &Entry) -> Duration {
         let timeouts = &self.options.timeouts;
         timeouts.attr(entry.attr.trust).min(timeouts.entry(entry.trust))

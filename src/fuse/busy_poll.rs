@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::sched_yield;
 
-/// So many requests that each came soon after an answer promise another one.
+/// Number of requests, each soon after an answer, that promise another one.
 const STREAK: u32 = 4;
 
 /// A thread that lets others go first for longer than this has met one that wants its CPU.
@@ -31,7 +31,7 @@ pub struct BusyPoll {
     taken: AtomicBool,
     /// When a request was answered last, in nanoseconds from the start.
     answered: AtomicU64,
-    /// How many requests have come soon after an answer, one after another.
+    /// Number of requests that have come soon after an answer, one after another.
     streak: AtomicU32,
 }
 

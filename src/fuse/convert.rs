@@ -17,7 +17,7 @@ pub(super) fn errno(err: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(err.raw_os_error())
 }
 
-/// How a file is to be opened.
+/// The mode in which a file is to be opened.
 pub(super) fn how(flags: OpenFlags) -> Open {
     let mode = flags.acc_mode();
     Open {
@@ -57,19 +57,19 @@ pub(super) fn no_entry() -> FileAttr {
     attr(&Attr { ino: Ino(0), stat: Stat::default(), trust: Trust::Once })
 }
 
-/// What a listing knows of an entry that it has not looked up.
+/// The attributes that a listing knows of an entry that it has not looked up.
 pub(super) fn bare_attr(item: &DirItem<'_>) -> FileAttr {
     let stat = Stat { mode: item.kind, ..Stat::default() };
     attr(&Attr { ino: item.ino, stat, trust: Trust::Once })
 }
 
-/// What a file is ready for at any time.
+/// The events that a file is ready for at any time.
 pub(super) const READY: PollEvents = PollEvents::POLLIN
     .union(PollEvents::POLLOUT)
     .union(PollEvents::POLLRDNORM)
     .union(PollEvents::POLLWRNORM);
 
-/// What O_SYNC and O_DSYNC ask of a write.
+/// The durability that O_SYNC and O_DSYNC ask of a write.
 pub(super) fn durability(flags: i32) -> Option<DataOnly> {
     if flags & libc::O_SYNC == libc::O_SYNC {
         Some(false)
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn times_before_the_epoch_keep_their_nanoseconds() {
-        // What fuser makes of -2 s + 800,000,000 ns.
+        // The time that fuser makes of -2 s + 800,000,000 ns.
         let from_fuser = UNIX_EPOCH - Duration::new(2, 800_000_000);
         let time = Time { sec: -2, nsec: 800_000_000 };
         assert_eq!(new_time(TimeOrNow::SpecificTime(from_fuser)), NewTime::At(time));

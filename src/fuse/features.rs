@@ -1,4 +1,4 @@
-//! What is asked of the kernel at the start of a session, and what it grants.
+//! The features that are asked of the kernel at the start of a session, and those that it grants.
 
 use fuser::{InitFlags, KernelConfig};
 

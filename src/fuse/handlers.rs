@@ -39,7 +39,7 @@ impl Handlers {
         Handlers { adapter: Arc::new(adapter), lanes: Lanes::new(loops), polling }
     }
 
-    /// Answers a request. What is borrowed from the request is copied only when it is answered on
+    /// Answers a request. Data borrowed from the request is copied only when it is answered on
     /// another thread.
     fn answer<B>(
         &self,

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 /// The most threads of the pool: as many requests may wait at one time and the rest goes on.
 const MOST_THREADS: usize = 512;
 
-/// How long an idle thread of the pool waits for a request before it ends.
+/// Time that an idle thread of the pool waits for a request before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
 type Job = Box<dyn FnOnce() + Send>;

@@ -61,8 +61,8 @@ pub fn mount(config: &MountConfig) -> Result<(OwnedFd, Mounted), Failure> {
         Ok(dev) => Ok((device, Mounted { mountpoint, dev, needs_fusermount, keeper })),
         Err(failure) => {
             drop(device);
-            // What failed is the table of mounts: the mount is undone blindly, and the first
-            // failure is the one to tell.
+            // The table of mounts has failed: the mount is undone blindly, and the first failure is
+            // the one to tell.
             let _ = unmount(&mountpoint, true);
             Err(failure)
         }

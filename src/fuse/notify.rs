@@ -64,7 +64,7 @@ impl Channel {
     }
 }
 
-/// How many invalidations may wait at a time, each for the request under way on its file.
+/// The most invalidations that may wait at a time, each for the request under way on its file.
 const MOST_THREADS: usize = 8;
 
 /// The files to invalidate, each once, so that there are never more than the kernel knows.
@@ -73,7 +73,7 @@ struct Notes {
     order: VecDeque<Ino>,
     waiting: HashSet<Ino>,
     threads: usize,
-    /// Those that have nothing to do.
+    /// The threads that have nothing to do.
     idle: usize,
     ended: bool,
 }

@@ -26,7 +26,7 @@ mod init;
 
 pub use init::Offer;
 
-/// How long INIT may take: it lies in the descriptor as soon as the mount is made.
+/// Time that INIT may take: it lies in the descriptor as soon as the mount is made.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The readahead that is tried, in KiB.
@@ -35,15 +35,15 @@ const READ_AHEAD_KIB: u32 = 1024;
 /// The kernel's FILESYSTEM_MAX_STACK_DEPTH.
 const DEEPEST: u32 = 2;
 
-/// What a mount was found to have, or could.
+/// The findings about a mount: what it has, or could have.
 #[derive(Debug)]
 pub struct Found {
-    /// What the kernel offered.
+    /// The kernel's offer.
     pub offer: Offer,
     /// Whether the readahead of the mount could be set.
     pub read_ahead: Result<(), io::Error>,
-    /// What became of passthrough to the file that was given: the stack depth that it takes, or
-    /// what the kernel refused it with. `None` without a file, or where it is not offered.
+    /// The result of passthrough to the file that was given: the stack depth that it takes, or the
+    /// kernel's errno. `None` without a file, or where it is not offered.
     pub passthrough: Option<Result<u32, Errno>>,
 }
 
@@ -170,7 +170,7 @@ pub struct Helper {
     pub path: PathBuf,
     /// Its mode and its owner give it root's rights.
     pub is_setuid_root: bool,
-    /// What it says of its version.
+    /// The version that it reports.
     pub version: Option<String>,
 }
 

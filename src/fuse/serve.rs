@@ -1,4 +1,4 @@
-//! What the adapter does for each request: decode it, make one call, send one reply.
+//! The work of the adapter for each request: decode it, make one call, send one reply.
 
 mod attributes;
 mod data;

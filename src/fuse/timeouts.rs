@@ -1,4 +1,4 @@
-//! How long the kernel may use what it is told.
+//! Times for which the kernel may use what it is told.
 
 use std::time::Duration;
 

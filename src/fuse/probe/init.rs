@@ -18,7 +18,7 @@ const ANSWER: usize = 16 + 64;
 /// The bit of `flags` that says that there is a `flags2`.
 const EXTENDED: u32 = 1 << 30;
 
-/// What the kernel offers.
+/// The kernel's offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
     /// Major version of the protocol.

@@ -107,11 +107,11 @@ impl Adapter {
             durable: convert::durability(flags.0),
             kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        // Whose store it was that is written back from the page cache is not known.
+        // The writer of a store that is written back from the page cache is not known.
         let who = if from_cache { Caller { uid: 0, gid: 0, pid: 0 } } else { *who };
         let mut written = self.tree.write(handle(fh), offset, data, request, &who);
-        // The kernel looks at the count of what a client writes. What it writes back from its cache
-        // is done or failed: of a part nobody would ever hear.
+        // The kernel looks at the count of what a client writes. A write-back from its cache is
+        // done or failed: of a part nobody would ever hear.
         while let Ok(count @ 1..) = written
             && from_cache
             && let Some(rest) = data.get(count..).filter(|rest| !rest.is_empty())
