@@ -26,7 +26,7 @@ pub const LONGEST_LINE: usize = 64 * 1024;
 pub struct Line {
     /// Whether the answer is one line of JSON instead of text.
     pub json: bool,
-    /// What is asked for.
+    /// The command that is asked for.
     pub command: Command,
 }
 
@@ -47,7 +47,7 @@ pub enum Command {
     },
     /// Writes changed pages to the backing file.
     Flush {
-        /// How.
+        /// The mode of the flush.
         mode: FlushMode,
         /// The bytes meant.
         range: RangeSpec,
@@ -91,7 +91,7 @@ pub enum Command {
     },
 }
 
-/// How a flush writes, in the words of msync(2).
+/// The mode of a flush, in the words of msync(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FlushMode {
     /// MS_SYNC: waits until the bytes are on the device.
@@ -265,7 +265,7 @@ pub struct CommandError {
     pub kind: ErrorKind,
     /// The path that it is about, relative to the root of the mount.
     pub path: Option<PathBuf>,
-    /// What failed and the reason, as one line for a person without the path.
+    /// The failed step and the reason, as one line for a person without the path.
     pub message: String,
     /// The advice that is carried out with the word `destroy` alone, where that was missing.
     pub needs_destroy: Option<Advice>,

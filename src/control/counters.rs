@@ -1,4 +1,4 @@
-//! How many requests of each kind the kernel has sent, and how many failed.
+//! The number of requests of each kind from the kernel, and of those that failed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -101,10 +101,10 @@ struct Made {
     used: Instant,
 }
 
-/// How long nobody must have looked at a report before it is made anew.
+/// Time without a look at a report, after which it is made anew.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How many processes may be in the middle of a command without an open file of their own.
+/// The most processes that may be in the middle of a command without an open file of their own.
 const MOST_DOORS: usize = 256;
 
 impl ControlDir {

@@ -33,15 +33,15 @@ pub type Reload = Box<dyn Fn() -> Result<ReloadReport, Failure> + Send + Sync>;
 /// can drop every name.
 pub type TimeoutsOf = Box<dyn Fn(Trust, bool) -> [Duration; 3] + Send + Sync>;
 
-/// What does not change while a mount lives, for reports.
+/// The facts that do not change while a mount lives, for reports.
 pub struct Context {
     /// The directory or file that is served.
     pub source: Name,
     /// Where it is served.
     pub mountpoint: Name,
-    /// What was asked for.
+    /// The view options that were asked for.
     pub view: ViewOptions,
-    /// What that means.
+    /// The mode that `view` resolves to.
     pub mode: MapMode,
     /// The rules file.
     pub rules: Option<Name>,
@@ -57,7 +57,7 @@ pub struct Context {
     pub timeouts: TimeoutsOf,
     /// When the mount was made.
     pub started: Instant,
-    /// What was agreed on with the kernel, once it has been.
+    /// The parameters agreed on with the kernel, once they are.
     pub kernel: OnceLock<Kernel>,
     /// Requests so far.
     pub counters: Arc<Counters>,
@@ -71,7 +71,7 @@ pub struct Context {
 pub struct Executor {
     pub(super) tree: Arc<dyn Managed>,
     pub(super) context: Context,
-    /// What turned out after the session had begun.
+    /// Features that became known after the session had begun.
     pub(super) features: Mutex<Vec<Feature>>,
 }
 

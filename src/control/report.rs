@@ -2,10 +2,11 @@
 //!
 //! The daemon makes them and prints them to the control file, as text or as one line of JSON; the
 //! command line reads the JSON back and prints the same text. In JSON a report is one object whose
-//! member `report` names its kind. What could not be measured is None: `null` in JSON and
-//! `unknown` in text. Names are strings in JSON where they are UTF-8, and arrays of bytes where they
-//! are not; in text they are quoted where that is needed. Sizes, offsets and ranges are in bytes, ranges are half open, and counts of
-//! pages are in pages of the system. Nothing here measures or decides anything.
+//! member `report` names its kind. A value that could not be measured is None: `null` in JSON and
+//! `unknown` in text. Names are strings in JSON where they are UTF-8, and arrays of bytes where
+//! they are not; in text they are quoted where that is needed. Sizes, offsets and ranges are in
+//! bytes, ranges are half open, and counts of pages are in pages of the system. Nothing here
+//! measures or decides anything.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +62,7 @@ pub struct StatusReport {
     pub version: String,
     /// The process id of the daemon.
     pub pid: u32,
-    /// How long the mount has been there, in seconds.
+    /// Age of the mount, in seconds.
     pub uptime_s: f64,
     /// The directory or file that is served.
     pub source: Name,
@@ -75,7 +76,7 @@ pub struct StatusReport {
     pub prot: String,
     /// The first advice of files that no rule matches.
     pub advice: String,
-    /// Which plane is wanted for files that no rule matches: `auto`, `mapped`, `passthrough`.
+    /// The plane that is wanted for files that no rule matches: `auto`, `mapped`, `passthrough`.
     pub plane: String,
     /// Why no file is on the plane `passthrough`, where that is so.
     #[serde(default)]
@@ -93,28 +94,28 @@ pub struct StatusReport {
     pub threads: u64,
     /// Whether each of them has its own descriptor of /dev/fuse.
     pub clone_fd: bool,
-    /// What was written over the source; only for a mount with a scratch.
+    /// Data written over the source; only for a mount with a scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<ScratchReport>,
-    /// How long the kernel may use what it was told.
+    /// Times for which the kernel may use what it was told.
     pub timeouts: Timeouts,
-    /// How changes made directly to the source are noticed.
+    /// The way in which changes made directly to the source are noticed.
     pub watch: Watch,
-    /// What was agreed on with the kernel.
+    /// The parameters agreed on with the kernel.
     pub kernel: Kernel,
     /// The inodes that the kernel knows.
     pub inodes: Inodes,
-    /// What is open.
+    /// Number of open files and directories.
     pub handles: Handles,
     /// The open files.
     pub open_files: Vec<OpenFileReport>,
-    /// What is mapped.
+    /// The mappings of the daemon.
     pub mappings: Mappings,
     /// The number of requests answered, by operation.
     pub requests: BTreeMap<String, u64>,
-    /// What went wrong.
+    /// Errors since the mount.
     pub errors: Errors,
-    /// What the daemon itself uses.
+    /// Resources that the daemon itself uses.
     pub memory: Memory,
 }
 
@@ -134,7 +135,7 @@ pub struct ScratchReport {
     pub in_memory: bool,
     /// Pages of 4096 bytes that files which have others in the base have of their own.
     pub pages: u64,
-    /// How many such files there are.
+    /// Number of such files.
     pub partial_files: u64,
     /// Files of the base that have a file of their own in the scratch, in part or whole.
     pub copied_files: u64,
@@ -146,18 +147,18 @@ pub struct ScratchReport {
     pub new_directories: u64,
     /// Names of the base that are gone.
     pub whiteouts: u64,
-    /// What it takes, in bytes.
+    /// Bytes that it takes.
     pub used_bytes: u64,
-    /// What it may still take, in bytes.
+    /// Bytes that it may still take.
     pub left_bytes: u64,
-    /// What it may take in all, in bytes; None where only its filesystem limits it.
+    /// Bytes that it may take in all; None where only its filesystem limits it.
     pub limit_bytes: Option<u64>,
-    /// How the base is kept from changing under it.
+    /// The guard that keeps the base from changing under it.
     #[serde(default)]
     pub guard: GuardReport,
 }
 
-/// How long the kernel may use what it was told, in seconds.
+/// Times for which the kernel may use what it was told, in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// Names.
@@ -168,7 +169,7 @@ pub struct Timeouts {
     pub negative_s: f64,
 }
 
-/// How changes made directly to the source are noticed.
+/// The way in which changes made directly to the source are noticed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
     /// By what, and on what; None where nothing is watched.
@@ -177,18 +178,18 @@ pub struct Watch {
     pub events: u64,
     /// Invalidations that the kernel was sent.
     pub invalidations: u64,
-    /// How often changes were lost, and everything was invalidated.
+    /// Number of times that changes were lost, and everything was invalidated.
     pub overflows: u64,
 }
 
-/// What was agreed on with the kernel.
+/// The parameters agreed on with the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// The version of the FUSE protocol, as `7.45`.
     pub protocol: String,
     /// The largest write request, in bytes.
     pub max_write: u64,
-    /// What the kernel could do, and whether it is used.
+    /// Features that the kernel may offer, and whether they are used.
     pub features: Vec<Feature>,
 }
 
@@ -206,13 +207,13 @@ pub struct Feature {
 /// The inodes that the kernel knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inodes {
-    /// How many there are.
+    /// Their number.
     pub known: u64,
     /// The sum of their lookup counts.
     pub lookups: u64,
 }
 
-/// What is open.
+/// Number of open files and directories.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handles {
     /// Open files.
@@ -228,28 +229,28 @@ pub struct OpenFileReport {
     pub path: Name,
     /// Its inode number in the mount.
     pub ino: u64,
-    /// How often it is open.
+    /// Number of its open handles.
     pub handles: u64,
-    /// Who moves its bytes: `passthrough` (the kernel) or `mapped` (the daemon).
+    /// The side that moves its bytes: `passthrough` (the kernel) or `mapped` (the daemon).
     pub plane: String,
     /// Why the daemon does, when it does.
     pub plane_reason: Option<String>,
 }
 
-/// What is mapped.
+/// The mappings of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mappings {
-    /// How many mappings there are.
+    /// Number of mappings.
     pub count: u64,
-    /// How many there may be before the least recently used goes.
+    /// Number of mappings above which the least recently used goes.
     pub limit: u64,
     /// The sum of their lengths, in bytes.
     pub bytes: u64,
-    /// How many had to go so far.
+    /// Number of mappings that had to go so far.
     pub evicted: u64,
 }
 
-/// What went wrong since the mount.
+/// Errors since the mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Errors {
     /// Pages of backing files that were gone or could not be read.
@@ -258,14 +259,14 @@ pub struct Errors {
     pub failed_requests: u64,
 }
 
-/// What the daemon itself uses.
+/// Resources that the daemon itself uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Its resident memory, in bytes.
     pub rss_bytes: u64,
     /// Its open descriptors.
     pub descriptors: u64,
-    /// How many it may have (RLIMIT_NOFILE).
+    /// Number of descriptors that it may have (RLIMIT_NOFILE).
     pub descriptor_limit: u64,
 }
 
@@ -276,7 +277,7 @@ pub struct FileReport {
     pub path: Name,
     /// Its inode number.
     pub ino: u64,
-    /// What it is: `file`, `directory`, `symlink` and so on.
+    /// Its kind: `file`, `directory`, `symlink` and so on.
     pub kind: String,
     /// Its size, in bytes.
     pub size: u64,
@@ -290,8 +291,8 @@ pub struct FileReport {
     pub advice: String,
     /// The advice given since, which every new mapping gets.
     pub sticky: Vec<StickyAdvice>,
-    /// How its bytes reach readers: `passthrough` (the kernel moves them), `mapped` (the daemon,
-    /// out of its mapping), `read/write` (the daemon, without one) or `none`.
+    /// The path of its bytes to readers: `passthrough` (the kernel moves them), `mapped` (the
+    /// daemon, out of its mapping), `read/write` (the daemon, without one) or `none`.
     pub plane: String,
     /// Why it is none of those before it, when it is not.
     pub plane_reason: Option<String>,
@@ -303,7 +304,7 @@ pub struct FileReport {
     pub mapped_bytes: u64,
     /// The number of pages that it has.
     pub pages: u64,
-    /// How many of them are in the scratch; only for a mount with one.
+    /// Number of them in the scratch; only for a mount with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch_pages: Option<u64>,
     /// Its pages in the page cache of the backing file.
@@ -316,7 +317,7 @@ pub struct FileReport {
     pub dirty: Option<u64>,
     /// Its pages that are being written back.
     pub writeback: Option<u64>,
-    /// How much of it is locked in memory, in bytes.
+    /// Its bytes that are locked in memory.
     pub locked_bytes: u64,
     /// Its pages that were gone or could not be read, since the mount.
     pub faults: u64,
@@ -360,7 +361,7 @@ pub struct MapReport {
     pub resident: Option<u64>,
 }
 
-/// What a reload read.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {
     /// The number of rules that hold now.
@@ -372,7 +373,7 @@ pub struct ReloadReport {
     pub kept: bool,
 }
 
-/// Who is speaking.
+/// Versions of the daemon and of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionReport {
     /// The version of the daemon.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::command::{CommandError, ErrorKind, LONGEST_LINE};
 use super::exec::Executor;
 
-/// What one client has written and may still read.
+/// The input of one client, and the answers that it may still read.
 pub(super) struct Session {
     executor: Arc<Executor>,
     /// A line that has not ended yet. Held while commands run, so that those of one descriptor
@@ -19,10 +19,10 @@ pub(super) struct Session {
     answer: Mutex<Answer>,
 }
 
-/// How much of the answers may wait to be read, in bytes.
+/// The most bytes of answers that may wait to be read.
 const MOST_UNREAD: usize = 1 << 20;
 
-/// Who closes a control file.
+/// The closer of a control file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Closer {
     /// A process, one of its descriptors.

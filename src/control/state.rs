@@ -104,7 +104,7 @@ impl Executor {
         kernel
     }
 
-    /// What does not come from the FUSE protocol, and what is done without it.
+    /// The features that do not come from the FUSE protocol, and what is done without them.
     fn own_features(&self) -> Vec<Feature> {
         let feature = |name: &str, in_use: bool, without: &str| Feature {
             name: name.to_owned(),
@@ -181,7 +181,7 @@ impl Executor {
         let why_mapped = self.tree.why_mapped(found);
         report.plane = String::from(plane(why_mapped));
         report.plane_reason = why_mapped.map(|reason| reason.to_string());
-        // What is in use is described as it is, before asking takes it into use.
+        // Files in use are described as they are, before asking takes them into use.
         report.handles = self.tree.handles(found);
         self.tree.in_use(found).iter().for_each(|file| describe_use(file, &mut report));
         let whole = ByteRange { start: 0, end: found.stat.size };

@@ -1,12 +1,12 @@
-//! What `help` answers, and what the manual is made of: one table of verbs, and notes that hold
-//! for all of them.
+//! The answer to `help`, and the source of the manual: one table of verbs, and notes that hold for
+//! all of them.
 
 use std::fmt;
 
 use super::Verb;
 use crate::advice::{Advice, Effect};
 
-/// What there is to say about a verb.
+/// The text about a verb.
 struct Entry {
     name: &'static str,
     usage: &'static str,
@@ -55,12 +55,12 @@ impl Verb {
         self.entry().usage
     }
 
-    /// What it does, in a few words without a full stop.
+    /// Its effect, in a few words without a full stop.
     pub fn summary(self) -> &'static str {
         self.entry().summary
     }
 
-    /// What it does, as one paragraph without line breaks.
+    /// Its effect, as one paragraph without line breaks.
     pub fn doc(self) -> &'static str {
         self.entry().doc
     }

@@ -361,8 +361,8 @@ proptest! {
     }
 }
 
-/// What holds for every line: what is taken prints to a line that means the same, unless that is
-/// too long, and what is refused is refused in one line.
+/// The rule for every line: a line that is taken prints to one that means the same, unless that is
+/// too long, and a line that is refused is refused in one line.
 fn check_any(line: &[u8]) -> Result<(), TestCaseError> {
     match Line::parse(line) {
         Ok(line) => {

@@ -8,10 +8,10 @@ use super::text::{InMount, row};
 use crate::shown::{Clean, Name};
 use crate::units::human_size;
 
-/// How many files are named in the text.
+/// Number of files that the text names.
 const SHOWN_FILES: usize = 10;
 
-/// How the base is kept from changing under a scratch.
+/// The guard that keeps the base from changing under a scratch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GuardReport {
@@ -25,7 +25,7 @@ pub struct GuardReport {
     pub unguarded: Vec<(Name, String)>,
     /// Files whose rest was copied because somebody was about to change the base.
     pub rescued_files: u64,
-    /// How much was copied so, in bytes.
+    /// Bytes that were copied so.
     pub rescued_bytes: u64,
     /// Files that somebody waits for, and that are not being copied yet.
     pub waiting: u64,
@@ -38,7 +38,7 @@ pub struct GuardReport {
     pub compared: bool,
     /// Files whose base has changed, or may have, each with what became of it.
     pub changed: Vec<(Name, String)>,
-    /// How long the kernel lets somebody wait for a lease, in seconds.
+    /// Time that the kernel lets somebody wait for a lease, in seconds.
     pub lease_break_s: u64,
 }
 

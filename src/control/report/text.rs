@@ -14,7 +14,7 @@ use crate::units::{format_size, human_size};
 /// The width of the names in the two status reports.
 const NAME_WIDTH: usize = 10;
 
-/// How many open files are listed by name.
+/// Number of open files that are listed by name.
 const SHOWN_FILES: usize = 20;
 
 impl Display for Report {

@@ -1,4 +1,4 @@
-//! What the verbs on one file answer.
+//! The answers of the verbs on one file.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::shown::Name;
 pub struct ErrorReport {
     /// The path and the reason, as one line.
     pub error: String,
-    /// What write(2) failed with.
+    /// The errno that write(2) failed with.
     pub errno: i32,
     /// The word that the command needs to be carried out: `destroy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -17,13 +17,13 @@ pub struct ErrorReport {
     /// The path that it is about, relative to the root of the mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Name>,
-    /// What failed and the reason, without the path; empty from a daemon that does not tell them
-    /// apart.
+    /// The failed step and the reason, without the path; empty from a daemon that does not tell
+    /// them apart.
     #[serde(default)]
     pub reason: String,
 }
 
-/// What an advice did.
+/// The result of an advice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdviseReport {
     /// The file, relative to the root of the mount.
@@ -38,39 +38,39 @@ pub struct AdviseReport {
     pub resident_before: Option<u64>,
     /// The pages of the range that were in the page cache of the backing file afterwards.
     pub resident_after: Option<u64>,
-    /// Those in the kernel's cache of the mount before. The daemon cannot ask for them without
-    /// waiting for itself: the command line adds them.
+    /// The pages of the range that were in the kernel's cache of the mount before. The daemon
+    /// cannot ask for them without waiting for itself: the command line adds them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount_resident_before: Option<u64>,
-    /// Those in the kernel's cache of the mount afterwards.
+    /// The pages of the range that were in the kernel's cache of the mount afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount_resident_after: Option<u64>,
-    /// Whom it reaches: `readers`, `this mapping` (the daemon's) or `none`; empty from a daemon that
-    /// does not tell.
+    /// Whom it reaches: `readers`, `this mapping` (the daemon's) or `none`; empty from a daemon
+    /// that does not tell.
     #[serde(default)]
     pub effect: String,
     /// Why it does not reach the readers, when it does not.
     #[serde(default)]
     pub effect_reason: Option<String>,
-    /// What a `pageout` has left in the page cache, when it has left something.
+    /// The pages that a `pageout` has left in the page cache, when it has left some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<LeftReport>,
-    /// How long it took, in microseconds.
+    /// Time that it took, in microseconds.
     pub elapsed_us: u64,
 }
 
 /// Pages that could not be evicted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftReport {
-    /// Those that are dirty: written meanwhile, or of a filesystem in memory.
+    /// The dirty pages: written meanwhile, or of a filesystem in memory.
     pub dirty: Option<u64>,
-    /// Those that are being written back.
+    /// The pages that are being written back.
     pub writeback: Option<u64>,
     /// The others: programs map them, have locked them or use them at this moment.
     pub in_use: u64,
 }
 
-/// What a flush did.
+/// The result of a flush.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlushReport {
     /// The file, relative to the root of the mount.
@@ -83,11 +83,11 @@ pub struct FlushReport {
     pub dirty_before: Option<u64>,
     /// The pages of the range that were dirty afterwards.
     pub dirty_after: Option<u64>,
-    /// How long it took, in microseconds.
+    /// Time that it took, in microseconds.
     pub elapsed_us: u64,
 }
 
-/// What a lock or an unlock did.
+/// The result of a lock or an unlock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockReport {
     /// The file, relative to the root of the mount.
@@ -96,6 +96,6 @@ pub struct LockReport {
     pub locked: bool,
     /// The bytes, after rounding to pages.
     pub range: [u64; 2],
-    /// How long it took, in microseconds.
+    /// Time that it took, in microseconds.
     pub elapsed_us: u64,
 }
