@@ -25,13 +25,13 @@ mod tests;
 
 /// Set in the environment of the child.
 const VARIABLE: &str = "MMAPFS_BACKGROUND";
-/// What the child says when the mount answers.
+/// The child's line when the mount answers.
 const READY: &str = "ready";
 
 /// Starts this program once more, as the daemon, and waits until it serves `mountpoint`.
 ///
 /// # Errors
-/// What the child says, or how it ended.
+/// The failure that the child reports, or how it ended.
 pub fn start(argv: &[OsString], mountpoint: &Path) -> Result<(), Failure> {
     let failed =
         |what: &str, error: io::Error| Failure::failed("daemon", format_args!("{what}: {error}"));
@@ -62,7 +62,7 @@ pub fn start(argv: &[OsString], mountpoint: &Path) -> Result<(), Failure> {
     }
 }
 
-/// What a line of the child means; `None` when it is none.
+/// The meaning of a line of the child; `None` when it has none.
 fn understand(line: &str) -> Option<Result<(), Failure>> {
     let line = line.strip_suffix('\n')?;
     if line == READY {

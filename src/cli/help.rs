@@ -2,7 +2,7 @@
 
 use crate::config::options::Group;
 
-/// What the program is.
+/// Description of the program.
 pub const ABOUT: &str = "\
 Serve a directory, or one file, as mapped views: every regular file below the mount point is a \
 mapping of the file behind it, with the access modes and flags of Python's mmap. Advice, flushes \
@@ -20,7 +20,7 @@ pub const SHORT_FORM: &str = "mmapfs [OPTIONS] <SRC> <MNT>";
 /// The form of `mount` for mount(8).
 pub const HELPER_FORM: &str = "mount.mmapfs <SRC> <MNT> [-sfnv] [-t <TYPE>] [-o <OPT[,OPT...]>]";
 
-/// What `mount` does.
+/// Description of `mount`.
 pub const MOUNT: &str = "\
 Mounts SRC, a directory or a regular file, on MNT. Without --foreground the daemon goes to the \
 background, and the command ends with 0 only after the mount answers; a failure before that is \
@@ -30,7 +30,7 @@ it, and logs to the system log, or where there is none to the file `log` in the 
 log_file= says otherwise. A file on a directory is that directory's one entry; a file on a file is \
 the root itself.";
 
-/// What `umount` does.
+/// Description of `umount`.
 pub const UMOUNT: &str = "\
 Unmounts a mount of mmapfs. --stale is for a mount whose daemon is gone, where every access says \
 `Transport endpoint is not connected`: it frees the mount point, and refuses if the daemon lives. \
@@ -39,14 +39,14 @@ scratch are free to be unmounted themselves. It does not wait with --lazy or --s
 mount is shown at another place too, or for a user who may not enter the mount. Where the daemon \
 goes on, since another mount namespace has the mount, it says so at once and ends with 0.";
 
-/// What `scratches` does.
+/// Description of `scratches`.
 pub const SCRATCHES: &str = "\
 Lists the scratches of this user: what was made with access=copy, in memory or by scratch=DIR, \
 with its base, its size, its age, and where it is mounted, if it is. A scratch in memory goes when \
 its mount goes; one that a killed daemon left is mounted again by -o scratch= with its place, and \
 is kept from then on, until it is removed or the machine goes down.";
 
-/// How `scratches` is used.
+/// Examples of `scratches`.
 pub const SCRATCHES_EXAMPLES: &str = "\
 Examples:
   mmapfs mount -o access=copy SRC MNT               a scratch in memory, gone after unmount
@@ -55,12 +55,12 @@ Examples:
   mmapfs scratches remove 5a3f                      one of them, by the first digits of its id
   mmapfs scratches remove --left-behind             those in memory that nobody serves";
 
-/// What `scratches remove` does.
+/// Description of `scratches remove`.
 pub const SCRATCHES_REMOVE: &str = "\
 Removes scratches with everything that was written in them; the source is not touched. One that is \
 mounted is refused. What lies in the directory of a scratch and does not belong to it stays.";
 
-/// What `doctor` does.
+/// Description of `doctor`.
 pub const DOCTOR: &str = "\
 Says what this machine and this user can have for mounts of DIR: the protocol and the capabilities \
 of FUSE in this kernel, passthrough, privilege, system calls, what the filesystem of DIR can do, \

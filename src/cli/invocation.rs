@@ -1,4 +1,4 @@
-//! What is to be done, from the words of the command line.
+//! The task of this process, from the words of the command line.
 //!
 //! Three forms: `mmapfs COMMAND ...`; `mmapfs SRC MNT ...`, which is `mmapfs mount`; and the form
 //! of mount(8)'s helpers under the names `mount.mmapfs`, `mount.fuse.mmapfs`, `umount.mmapfs`
@@ -25,7 +25,7 @@ const HELPERS: [&str; 2] = ["mount.mmapfs", "mount.fuse.mmapfs"];
 /// The names under which umount(8) does.
 const UMOUNT_HELPERS: [&str; 2] = ["umount.mmapfs", "umount.fuse.mmapfs"];
 
-/// What is to be done.
+/// The task of this process.
 #[derive(Debug)]
 pub enum Invocation {
     /// A command.

@@ -112,8 +112,8 @@ fn filter(
         level => {
             builder.filter_level(LevelFilter::Warn);
             builder.filter_module(env!("CARGO_CRATE_NAME"), LevelFilter::Trace);
-            // Replies that the kernel no longer waits for: of clients that were killed, of a
-            // mount that is gone. What they were about is counted and told by ourselves.
+            // Replies that the kernel no longer waits for: of clients that were killed, of a mount
+            // that is gone. The daemon itself counts and reports their requests.
             builder.filter_module(LOG_TARGETS.1, LevelFilter::Off);
             Some(level.unwrap_or(LevelFilter::Info))
         }

@@ -114,7 +114,7 @@ fn command_page(command: Command, name: String) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// How a command is called, without the word that clap begins it with.
+/// Usage of a command, without the word that clap begins it with.
 fn usage(mut command: Command) -> String {
     let usage = command.render_usage().to_string();
     usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned()

@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::shown::Show;
 use crate::sys;
 
-/// What `mount` and the helper of mount(8) have in common.
+/// The part that `mount` and the helper of mount(8) share.
 struct Request<'a> {
     source: &'a Path,
     mountpoint: &'a Path,

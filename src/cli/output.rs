@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::error::Failure;
 use crate::shown::{CleanLines, to_json};
 
-/// Prints a text, with a newline at its end and without anything that a terminal obeys. A reader that has gone away wants no more: that is no
-/// failure.
+/// Prints a text, with a newline at its end and without anything that a terminal obeys. A reader
+/// that has gone away wants no more: that is no failure.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let newline = if text.ends_with('\n') { "" } else { "\n" };

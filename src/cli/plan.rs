@@ -55,7 +55,7 @@ pub struct Plan {
 struct ScratchPlan {
     /// Its directory; the one that it is made in where it is in memory.
     place: Name,
-    /// What becomes of the directory.
+    /// The action on the directory.
     action: &'static str,
     in_memory: bool,
     kept: bool,
@@ -191,7 +191,7 @@ fn words(view: &ViewOptions, mode: &MapMode) -> [String; 5] {
     words.map(|word| word.to_string())
 }
 
-/// What the kernel is told, in the words of `-o`.
+/// The options that the kernel is given, in the words of `-o`.
 fn options(config: &MountConfig) -> Vec<String> {
     let kernel = &config.kernel;
     let switches = [

@@ -15,15 +15,15 @@ use crate::fuse::mount::{abort_and_unmount, unmount};
 use crate::shown::Show;
 use crate::sys::process::Identity;
 
-/// How long the end of a daemon is waited for before it is asked what it still serves.
+/// Time to wait for the end of a daemon before it is asked what it still serves.
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// How long the end of a daemon that serves nothing is waited for.
+/// Time to wait for the end of a daemon that serves nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Unmounts a mount of mmapfs, and waits until its daemon has let go of everything: the source, and
-/// the disk of a scratch; unless it goes on, which is said. The mount itself is asked nothing: its daemon may not answer, and a request
-/// that waits keeps the mount in use.
+/// the disk of a scratch; unless it goes on, which is said. The mount itself is asked nothing: its
+/// daemon may not answer, and a request that waits keeps the mount in use.
 pub fn run(args: &UmountArgs) -> Result<(), Failure> {
     let given = args.mountpoint.shown();
     let failed = |error: io::Error| Failure::failed(given, format_args!("unmounting it: {error}"));
@@ -114,7 +114,7 @@ impl Daemon {
         Ok(rustix::io::retry_on_intr(|| poll(&mut events, Some(&timeout)))? > 0)
     }
 
-    /// What a daemon serves whose mount is gone from this namespace, as far as can be known.
+    /// The reason that a daemon goes on without its mount in this namespace, as far as it is known.
     fn still_serves(&self) -> Option<String> {
         if let Some((pid, mount)) = mountinfo::elsewhere(self.dev) {
             return Some(format!(

@@ -20,14 +20,14 @@ use crate::sys;
 const XATTR: &str = "user.mmapfs.control";
 /// The longest file name (limits.h, `NAME_MAX`).
 const LONGEST_NAME: usize = 255;
-/// How much of an answer is read at once, in bytes.
+/// The bytes of an answer that are read at once.
 const PIECE: usize = 64 * 1024;
 
 /// Sends a command to the daemon of the mount that the target lies in, and gives its answer.
 ///
 /// # Errors
-/// The mount has no control directory, this user may not enter it, or there is no answer. What the
-/// daemon refuses is a report of an error.
+/// The mount has no control directory, this user may not enter it, or there is no answer. A refusal
+/// of the daemon is a report of an error.
 pub fn ask(target: &Target, command: Command) -> Result<Report, Failure> {
     let directory = target.mountpoint.join(name(target)?);
     let path = directory.join("control");

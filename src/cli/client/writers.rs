@@ -1,5 +1,5 @@
-//! Who has files of a base open for writing. The daemon has given the right away to look at the
-//! descriptors of others; whoever asks for a status may have it.
+//! The processes that have files of a base open for writing. The daemon has given the right away to
+//! look at the descriptors of others; the client that asks for a status may have it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -72,7 +72,7 @@ fn writes(process: &Path, descriptor: &Path) -> bool {
     flags.is_some_and(|flags| matches!(flags & 0o3, 1 | 2))
 }
 
-/// What is in a directory; nothing of one that may not be read, or is gone.
+/// The paths in a directory; none of one that may not be read, or is gone.
 fn entries(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }

@@ -1,7 +1,7 @@
 //! A file for the log where there is no system log.
 //!
-//! All daemons of a user share it, and add whole lines. It is bounded: when it has become large it is
-//! moved away, over the one that was moved away before. A file that somebody else has moved or
+//! All daemons of a user share it, and add whole lines. It is bounded: when it has become large it
+//! is moved away, over the one that was moved away before. A file that somebody else has moved or
 //! removed is made anew.
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use crate::config::log_places;
 use crate::shown::Show;
 
-/// How large the file may become, in bytes.
+/// The largest size of the file, in bytes.
 const LARGEST: u64 = 1 << 20;
 
 /// The file, which is opened when it is needed.
@@ -45,7 +45,7 @@ impl Aside {
     /// Opens it, in the first place where it can be. Returns which that is.
     ///
     /// # Errors
-    /// Those of all places.
+    /// Errors of all places.
     pub(super) fn open(&mut self) -> io::Result<&Path> {
         let mut errors = Vec::new();
         for path in &self.places {
@@ -65,7 +65,7 @@ impl Aside {
     /// Adds a line.
     ///
     /// # Errors
-    /// Those of the filesystem.
+    /// Errors of the filesystem.
     pub(super) fn add(&mut self, line: &str) -> io::Result<()> {
         self.make_room()?;
         match &mut self.open {

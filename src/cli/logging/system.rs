@@ -34,10 +34,10 @@ pub(super) struct System {
     /// `mmapfs[PID]: MNT: `
     tag: String,
     socket: Option<UnixDatagram>,
-    /// How many lines were lost since the last one that was taken.
+    /// Lines lost since the last one that was taken.
     lost: u64,
     aside: Aside,
-    /// How many lines went there since the last one that was taken.
+    /// Lines put aside since the last one that was taken.
     put_aside: u64,
     /// Where lines go, for people.
     told: Arc<Mutex<String>>,

@@ -2,7 +2,7 @@ use log::Log;
 
 use super::*;
 
-/// What is let through, as levels of mmapfs and of another crate, before the ceiling.
+/// The levels of mmapfs and of another crate that pass, before the ceiling.
 fn filtered(
     level: Option<LevelFilter>,
     variable: Option<&str>,
