@@ -1,4 +1,4 @@
-//! What a mount is made of, decided before anything is mounted.
+//! The configuration of a mount, decided before anything is mounted.
 //!
 //! [`options`] turns the words after `-o` into typed options without touching the disk;
 //! [`MountConfig::prepare`] holds them against the disk and the table of mounts. A [`MountConfig`]
@@ -26,7 +26,7 @@ pub use rules::RuleSet;
 pub use run::{Daemons, log_places};
 pub use scratch::{BaseChanged, Limit, ScratchConfig};
 
-/// What stands at the end of a path that is served or mounted on.
+/// The kind of file at the end of a path that is served or mounted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceKind {
     /// A directory.
@@ -128,18 +128,18 @@ impl WatchMode {
 /// A mount that was checked and may be made.
 #[derive(Debug, Clone)]
 pub struct MountConfig {
-    /// What is served: absolute, without symbolic links.
+    /// The path that is served: absolute, without symbolic links.
     pub source: PathBuf,
-    /// What `source` is.
+    /// The kind of `source`.
     pub source_kind: SourceKind,
     /// Where it is served: absolute, without symbolic links.
     pub mountpoint: PathBuf,
-    /// What `mountpoint` is. A file is the root of a mount of a single file; such a mount has no
-    /// control directory. A file served on a directory is that directory's one entry.
+    /// The kind of `mountpoint`. A file is the root of a mount of a single file; such a mount has
+    /// no control directory. A file served on a directory is that directory's one entry.
     pub mountpoint_kind: SourceKind,
     /// The view options of the whole mount as given.
     pub view: ViewOptions,
-    /// What `view` means.
+    /// The mode that `view` resolves to.
     pub mode: MapMode,
     /// Where `rules` came from, absolute.
     pub rules_file: Option<PathBuf>,
@@ -158,15 +158,15 @@ pub struct MountConfig {
     pub open: OpenRequests,
     /// Whether the source is watched for changes.
     pub watch: WatchMode,
-    /// How long the kernel may trust a name; `None` leaves it to the daemon.
+    /// Time for which the kernel may trust a name; `None` leaves it to the daemon.
     pub entry_timeout: Option<Duration>,
-    /// How long the kernel may trust attributes; `None` leaves it to the daemon.
+    /// Time for which the kernel may trust attributes; `None` leaves it to the daemon.
     pub attr_timeout: Option<Duration>,
-    /// How long the kernel may trust that a name is not there; `None` leaves it to the daemon.
+    /// Time for which the kernel may trust a missing name; `None` leaves it to the daemon.
     pub negative_timeout: Option<Duration>,
     /// Event loops, 1 to 64.
     pub threads: usize,
-    /// How long an event loop stays awake for the next request: 0 to 1 ms.
+    /// Time that an event loop stays awake for the next request: 0 to 1 ms.
     pub busy_poll: Duration,
     /// Whether every event loop has a `/dev/fuse` descriptor of its own.
     pub clone_fd: bool,
@@ -178,11 +178,11 @@ pub struct MountConfig {
     pub log: Option<log::LevelFilter>,
     /// `-o log_file=`, absolute.
     pub log_file: Option<PathBuf>,
-    /// What the kernel is told.
+    /// The options that the kernel is given.
     pub kernel: KernelOptions,
 }
 
-/// What mount(2) or fusermount3(1) is told.
+/// The options for mount(2) or fusermount3(1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelOptions {
     /// `ro` was given, which `flags` has too, or nothing in the mount can be written.

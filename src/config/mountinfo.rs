@@ -23,7 +23,7 @@ pub const FSTYPE: &str = "fuse.mmapfs";
 /// Where the control filesystem of FUSE has a directory for each connection, by its minor number.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
-/// How long [`Mount::answer`] waits for a daemon.
+/// Time that [`Mount::answer`] waits for a daemon.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One mount.
@@ -39,11 +39,11 @@ pub struct Mount {
     pub mountpoint: PathBuf,
     /// The type, with its subtype: `ext4`, `fuse.mmapfs`.
     pub fstype: String,
-    /// What is mounted, in the words of the filesystem.
+    /// The mounted source, in the words of the filesystem.
     pub source: OsString,
 }
 
-/// What became of a question to a mount.
+/// Outcome of a question to a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// It answers.

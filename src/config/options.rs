@@ -67,7 +67,7 @@ pub struct MountOptions {
     pub log_file: Option<PathBuf>,
     /// `fsname=`; the source when it is not given.
     pub fsname: Option<OsString>,
-    /// What the kernel is told; its `fsname` is empty here.
+    /// The options for the kernel; their `fsname` is empty here.
     pub kernel: KernelOptions,
 }
 
@@ -108,7 +108,7 @@ impl Default for MountOptions {
     }
 }
 
-/// What becomes of an option that the table does not know.
+/// The treatment of an option that the table does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
     /// It is an error.

@@ -1,7 +1,7 @@
 //! Holds the options of a mount against the disk and the table of mounts.
 //!
-//! Everything that can be known to fail is refused here, before anything is mounted. What this
-//! finds can change before the mount is made; the mount then fails by itself.
+//! Everything that can be known to fail is refused here, before anything is mounted. The state that
+//! it finds can change before the mount is made; the mount then fails by itself.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -112,7 +112,7 @@ impl MountConfig {
     }
 }
 
-/// What was said of the scratch, where there has to be one.
+/// The settings of the scratch, where there has to be one.
 fn scratch(
     given: ScratchConfig,
     mode: &MapMode,

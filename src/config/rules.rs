@@ -10,11 +10,11 @@
 //! access = "read"
 //! ```
 //!
-//! The first rule whose `match` fits a path decides, and no other. What it does not say is as the
-//! options of the mount say it, so that a rule with only an `advice` changes nobody's access. In
-//! `match`, `*` and `?` stop at a slash, `**` crosses directories, `[a-z]` and `{a,b}` are as in
-//! the shell. Every mistake is a [`Failure`] about `FILE:LINE`, and a file with a mistake gives no
-//! rules at all. Nothing here looks at the paths of the source.
+//! The first rule whose `match` fits a path decides, and no other. The options of the mount give
+//! the rest, so that a rule with only an `advice` changes nobody's access. In `match`, `*` and `?`
+//! stop at a slash, `**` crosses directories, `[a-z]` and `{a,b}` are as in the shell. Every
+//! mistake is a [`Failure`] about `FILE:LINE`, and a file with a mistake gives no rules at all.
+//! Nothing here looks at the paths of the source.
 
 use std::fmt;
 use std::fs::File;
@@ -57,7 +57,7 @@ pub struct Rule {
     pub line: usize,
     /// Its options, completed by those of the mount.
     pub view: ViewOptions,
-    /// What `view` means.
+    /// The mode that `view` resolves to.
     pub mode: MapMode,
 }
 
@@ -281,8 +281,8 @@ fn rule(
     Ok((Rule { pattern, line, view, mode }, glob))
 }
 
-/// What a rule says, completed by what the options of the mount say. An access mode is said as a
-/// whole: flags and protection of the mount do not mix with it.
+/// The options of a rule, completed by those of the mount. An access mode is said as a whole: flags
+/// and protection of the mount do not mix with it.
 fn complete(given: ViewOptions, base: &ViewOptions) -> Result<ViewOptions, FlagsError> {
     let (advice, plane) = (given.advice.or(base.advice), given.plane.or(base.plane));
     if given.access != Access::Default {

@@ -64,12 +64,12 @@ pub struct Daemons {
 }
 
 impl Daemons {
-    /// Those of the run directory of this process. Where it has none, none is found or noted.
+    /// The daemons of the run directory of this process. Where it has none, none is found or noted.
     pub fn of_process() -> Daemons {
         Daemons { dir: directory().map(|run| run.join("daemons")) }
     }
 
-    /// Those of this run directory.
+    /// The daemons of this run directory.
     pub fn below(run: &Path) -> Daemons {
         Daemons { dir: Some(run.join("daemons")) }
     }

@@ -1,4 +1,4 @@
-//! What a mount is told of its scratch.
+//! The settings of a mount for its scratch.
 
 use std::fmt;
 use std::fs;
@@ -13,10 +13,10 @@ use crate::units::{format_size, parse_size};
 #[cfg(test)]
 mod tests;
 
-/// How much a scratch may hold.
+/// Limit on the contents of a scratch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// What its filesystem holds.
+    /// The capacity of its filesystem.
     None,
     /// Bytes, more than 0.
     Bytes(u64),
@@ -55,7 +55,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What becomes of a partial copy whose base has changed since.
+/// Treatment of a partial copy whose base has changed since.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BaseChanged {
     /// Its pages of the base are refused (EIO), those of the scratch are shown.

@@ -1,4 +1,4 @@
-//! What the kernel's FUSE client offers, from a mount that was made for it.
+//! Features that the kernel's FUSE client offers, from a mount that was made for it.
 
 use rustix::io::Errno;
 use serde_json::json;

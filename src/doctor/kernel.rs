@@ -54,7 +54,7 @@ pub(super) fn checks(subject: &Subject) -> Vec<Check> {
     found.into()
 }
 
-/// What becomes of a call.
+/// The finding of a call.
 fn of(result: Result<(), Errno>) -> Finding {
     match result {
         Ok(()) => Finding::yes("works"),

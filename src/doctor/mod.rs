@@ -1,4 +1,4 @@
-//! What this machine and this user can have.
+//! Examines what this machine and this user can have.
 //!
 //! Every check tries the thing itself, on the directory that was named or on something that is
 //! made for it and goes again; versions decide nothing. A check has a name that stays the same,
@@ -42,13 +42,13 @@ pub enum State {
     Unknown,
 }
 
-/// What a check is about.
+/// The subject of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Group {
     /// Making a mount.
     Mount,
-    /// What the kernel's FUSE client offers.
+    /// Features that the kernel's FUSE client offers.
     Fuse,
     /// The rights of this process.
     Privilege,
@@ -56,13 +56,13 @@ pub enum Group {
     Kernel,
     /// The directory that was named, and its filesystem.
     Directory,
-    /// What a scratch takes (`access=copy`): of the directory as one to keep it in, and as a base.
+    /// Needs of a scratch (`access=copy`): for the directory as one to keep it in, and as a base.
     Scratch,
     /// Limits of this process and of the machine.
     Limits,
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
     state: State,
@@ -103,17 +103,17 @@ impl Finding {
 pub struct Check {
     /// Its name, which is that of no other.
     pub name: &'static str,
-    /// What it is about.
+    /// The subject of the check.
     pub group: Group,
     /// Whether it is to be had.
     pub state: State,
-    /// What was found, in words.
+    /// The result, in words.
     pub detail: String,
     /// The same as values: numbers, truths, names. Limits without end are null.
     pub values: Map<String, Value>,
-    /// What mmapfs uses it for.
+    /// Its use in mmapfs.
     pub used_for: &'static str,
-    /// What happens without it.
+    /// The effect of its absence.
     pub without: &'static str,
 }
 

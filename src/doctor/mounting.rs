@@ -1,4 +1,4 @@
-//! What it takes to make a mount.
+//! Needs of a mount.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -38,8 +38,7 @@ pub(super) fn checks(probed: &Probed) -> Vec<Check> {
     found.into()
 }
 
-/// How a user without privilege can have a mount, by what is missing; other failures say it
-/// themselves.
+/// Advice for a mount without privilege, by what is missing; other failures say it themselves.
 pub(super) fn advice() -> Option<&'static str> {
     if may_mount() {
         return None;

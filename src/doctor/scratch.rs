@@ -1,4 +1,4 @@
-//! What a scratch takes: of a directory that would hold one, and of one that would be its base.
+//! Needs of a scratch: for a directory that would hold one, and for one that would be its base.
 
 use std::ffi::CStr;
 

@@ -12,7 +12,7 @@ use crate::config::mountinfo::Answer;
 use crate::error::Failure;
 use crate::shown::{Name, Show};
 
-/// How many names are looked at in search of a file that can be read.
+/// Number of names that are looked at in search of a file that can be read.
 const MOST_NAMES: usize = 1000;
 
 /// An open directory, and what can be had in it.

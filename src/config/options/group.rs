@@ -5,7 +5,7 @@ use super::table::{Known, known};
 /// The group of an option, in the order of the manual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// How files are mapped.
+    /// The mapping of files.
     View,
     /// Where what is written by `access=copy` stays.
     Scratch,

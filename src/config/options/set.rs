@@ -1,4 +1,4 @@
-//! What each option with a value does with it.
+//! The effect of each option with its value.
 
 use std::ffi::OsStr;
 use std::fmt;

@@ -10,14 +10,14 @@ use super::set::{self, Set};
 pub struct Known {
     /// Its name, without a value.
     pub name: &'static str,
-    /// What it belongs to.
+    /// The group that it belongs to.
     pub group: Group,
     /// One sentence without a full stop; empty where the group says it all.
     pub doc: &'static str,
     pub(super) action: Action,
 }
 
-/// What an option does.
+/// The action of an option.
 #[derive(Clone, Copy)]
 pub(super) enum Action {
     /// Sets something; takes no value.
