@@ -22,7 +22,7 @@ const WILLNEED_CHUNK: usize = 128 << 10;
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS: u64 = 0x794c_7630;
 
-/// What an advice did.
+/// The effect of an advice.
 #[derive(Debug, Clone, Copy)]
 pub struct AdviceEffect {
     /// The pages that were advised, as bytes of the file.
@@ -31,11 +31,11 @@ pub struct AdviceEffect {
     pub resident_before: Option<u64>,
     /// And after.
     pub resident_after: Option<u64>,
-    /// How long the advice itself took.
+    /// Time that the advice itself took.
     pub elapsed: Duration,
 }
 
-/// What a flush did.
+/// The effect of a flush.
 #[derive(Debug, Clone, Copy)]
 pub struct FlushEffect {
     /// The pages that were flushed, as bytes of the file.
@@ -44,7 +44,7 @@ pub struct FlushEffect {
     pub dirty_before: Option<u64>,
     /// And after.
     pub dirty_after: Option<u64>,
-    /// How long it took.
+    /// Time that it took.
     pub elapsed: Duration,
 }
 
@@ -53,7 +53,7 @@ impl BackingFile {
     /// whole pages, what discards is rounded inward.
     ///
     /// # Errors
-    /// OPNOTSUPP when the kernel or the kind of mapping does not know the advice, else those of
+    /// OPNOTSUPP when the kernel or the kind of mapping does not know the advice, else errors of
     /// madvise(2).
     pub fn advise(&self, range: ByteRange, advice: Advice) -> Result<AdviceEffect, Errno> {
         let page = sys::page_size() as u64;
@@ -97,8 +97,8 @@ impl BackingFile {
         }
     }
 
-    /// Takes pages out of the page cache, written back where they are dirty. What programs map or
-    /// have locked stays.
+    /// Takes pages out of the page cache, written back where they are dirty. Pages that programs
+    /// map or have locked stay.
     fn evict(&self, region: &Region, pages: Range<usize>) -> Result<(), Errno> {
         let range = ByteRange { start: pages.start as u64, end: pages.end as u64 };
         let descriptor = self.descriptor();
@@ -112,7 +112,7 @@ impl BackingFile {
         if self.resident(range) == Some(0) {
             return Ok(());
         }
-        // What is left has no place on a disk, or is in use: the kernel may swap it out.
+        // The rest has no place on a disk, or is in use: the kernel may swap it out.
         self.enter_resident_pages(region, pages.clone());
         sys::advise::advise(region, pages.clone(), Advice::PageOut)?;
         sys::advise::advise(region, pages, Advice::DontNeed)
@@ -145,7 +145,7 @@ impl BackingFile {
     /// msync(2) of a range; the pages are rounded outward.
     ///
     /// # Errors
-    /// Those of msync(2) and fdatasync(2).
+    /// Errors of msync(2) and fdatasync(2).
     pub fn flush(&self, range: ByteRange, mode: SyncMode) -> Result<FlushEffect, Errno> {
         let range = range.outward(sys::page_size() as u64);
         let dirty_before = self.cache_stat(range).map(|stat| stat.dirty);
@@ -169,7 +169,7 @@ impl BackingFile {
     /// when unlocking.
     ///
     /// # Errors
-    /// Those of mlock(2): ENOMEM or EPERM above RLIMIT_MEMLOCK.
+    /// Errors of mlock(2): ENOMEM or EPERM above RLIMIT_MEMLOCK.
     pub fn set_locked(&self, range: ByteRange, locked: bool) -> Result<ByteRange, Errno> {
         let page = sys::page_size() as u64;
         let range =
@@ -227,7 +227,7 @@ impl BackingFile {
     /// Whether the file can be mapped, found out by doing it.
     ///
     /// # Errors
-    /// Those of mmap(2); EINVAL for an empty file.
+    /// Errors of mmap(2); EINVAL for an empty file.
     pub fn mappable(&self) -> Result<(), Errno> {
         self.mapping(self.size()?).map(drop)
     }

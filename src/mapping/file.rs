@@ -27,7 +27,7 @@ pub struct FileKey {
     pub mount: u64,
 }
 
-/// What a handle wants of the backing file.
+/// The access that a handle wants to the backing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
     /// Only reading.
@@ -70,7 +70,7 @@ impl Descriptor {
         Descriptor { reader, append_only: true, ..Descriptor::new(writer, false, true) }
     }
 
-    /// What can be done by either; the newer one is used where both can.
+    /// A descriptor that can do what either can; the newer one is used where both can.
     fn merged(&self, newer: Descriptor) -> Descriptor {
         let append_only = match &newer.writer {
             Some(_) => newer.append_only,
@@ -83,7 +83,7 @@ impl Descriptor {
         }
     }
 
-    /// What is left of it without writing, if anything can be read without.
+    /// The descriptor without its writer, if something can be read without it.
     pub(super) fn without_writer(&self) -> Option<Descriptor> {
         let shared = self.is_for_both();
         let reader = self.reader.clone().filter(|_| !shared)?;
@@ -251,7 +251,7 @@ impl BackingFile {
     /// Size in bytes at this moment.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Errors of fstat(2).
     pub fn size(&self) -> Result<u64, Errno> {
         let stat = rustix::fs::fstat(self.descriptor().any()?)?;
         Ok(u64::try_from(stat.st_size).unwrap_or(0))
@@ -260,7 +260,7 @@ impl BackingFile {
     /// Sets the size for a caller, while no read of the mount hands pages out.
     ///
     /// # Errors
-    /// Those of `resize`.
+    /// Errors of `resize`.
     pub fn resize(&self, resize: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
         self.resizes.fetch_add(1, Ordering::AcqRel);
         let _alone = self.resizing.write();
@@ -281,7 +281,7 @@ impl BackingFile {
         self.handles.load(Ordering::Acquire)
     }
 
-    /// How often a mapped page of this file was gone or unreadable.
+    /// Number of times that a mapped page of this file was gone or unreadable.
     pub fn faults(&self) -> u64 {
         self.faults.load(Ordering::Relaxed)
     }

@@ -9,10 +9,10 @@
 //! in a mapping reads megabytes around every page, or with MADV_RANDOM a page at a time. Where
 //! flags or advice ask for a mapping, faults are what was asked for.
 //!
-//! A write inside the file copies into the mapping by the guarded copy. What it could not copy
-//! (a page behind a new end of file, a hole on a full disk) and what grows the file goes through
-//! pwrite(2), whose errno is exact. A mapped store does not move mtime once its page is dirty, so
-//! the daemon sets it.
+//! A write inside the file copies into the mapping by the guarded copy. The bytes that it could not
+//! copy (a page behind a new end of file, a hole on a full disk) and those that grow the file go
+//! through pwrite(2), whose errno is exact. A mapped store does not move mtime once its page is
+//! dirty, so the daemon sets it.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -33,7 +33,7 @@ use crate::sys::region::Region;
 const SMALL_FILE: u64 = 128 << 10;
 
 thread_local! {
-    /// What is read without a mapping, as long as the longest request so far.
+    /// Buffer for reads without a mapping, as long as the longest request so far.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -50,7 +50,7 @@ impl BackingFile {
     /// them on to the kernel. Fewer bytes mean the end of the file.
     ///
     /// # Errors
-    /// Those of pread(2).
+    /// Errors of pread(2).
     pub fn read<R>(
         &self,
         offset: u64,
@@ -169,7 +169,7 @@ impl BackingFile {
     /// Writes `data` at `offset` and returns how much arrived, at least one byte.
     ///
     /// # Errors
-    /// Those of pwrite(2), when nothing arrived.
+    /// Errors of pwrite(2), when nothing arrived.
     ///
     /// Blocks are allocated as the caller, to whom its quota and the blocks reserved for root
     /// apply; so a store for somebody else than root goes only to pages that are there.
@@ -201,7 +201,7 @@ impl BackingFile {
     /// Writes `data` at `offset` by pwrite(2) alone, with all that the kernel does at a write.
     ///
     /// # Errors
-    /// Those of pwrite(2), when nothing arrived.
+    /// Errors of pwrite(2), when nothing arrived.
     pub fn write_plainly(&self, offset: u64, data: &[u8], caller: &Caller) -> Result<usize, Errno> {
         let _as_caller = AsCaller::enter_to_write(caller)?;
         self.write_at(offset, data)
@@ -260,7 +260,7 @@ impl BackingFile {
     /// appends to it, and returns how much arrived and whether it landed at `expected`.
     ///
     /// # Errors
-    /// Those of pwritev2(2).
+    /// Errors of pwritev2(2).
     pub fn append(
         &self,
         expected: u64,
@@ -277,7 +277,7 @@ impl BackingFile {
     /// through the mapping.
     ///
     /// # Errors
-    /// Those of fsync(2).
+    /// Errors of fsync(2).
     pub fn sync(&self, data_only: bool) -> Result<(), Errno> {
         let descriptor = self.descriptor();
         if data_only {

@@ -23,8 +23,8 @@ impl BackingFile {
     /// A mapping that covers at least `size` bytes, the present size of the file.
     ///
     /// # Errors
-    /// Those of mmap(2): ENODEV where the filesystem has no mappings, EACCES without the right
-    /// to read, ENOMEM when there are too many, EAGAIN when it cannot be locked in memory.
+    /// Errors of mmap(2): ENODEV where the filesystem has no mappings, EACCES without the right to
+    /// read, ENOMEM when there are too many, EAGAIN when it cannot be locked in memory.
     pub(super) fn mapping(&self, size: u64) -> Result<Arc<Region>, Errno> {
         self.last_used.store(self.budget.tick(), Ordering::Relaxed);
         let needed = usize::try_from(size).map_err(|_| Errno::NOMEM)?;
@@ -62,7 +62,7 @@ impl BackingFile {
         region
     }
 
-    /// Ends an old mapping. What was locked or advised there stays so in a new one.
+    /// Ends an old mapping. Locked and advised ranges stay so in a new one.
     pub(super) fn map_anew(&self, old: Option<Arc<Region>>) {
         if old.is_none() || !self.sticky.lock().holds() {
             return;

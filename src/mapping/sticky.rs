@@ -8,11 +8,11 @@ use crate::range::ByteRange;
 pub struct StickyAdvice {
     /// Bytes of the file, whole pages.
     pub range: ByteRange,
-    /// What was advised.
+    /// The advice that was given.
     pub advice: Advice,
 }
 
-/// What a new mapping of the file must be given.
+/// The advice and locks that a new mapping of the file must be given.
 #[derive(Debug, Default)]
 pub(super) struct Sticky {
     advice: Vec<StickyAdvice>,
@@ -73,7 +73,7 @@ impl Sticky {
     }
 }
 
-/// What is left of `old` outside `cut`: none, one or two parts.
+/// The parts of `old` outside `cut`: none, one or two.
 fn without(old: ByteRange, cut: ByteRange) -> impl Iterator<Item = ByteRange> {
     let before = ByteRange::new(old.start, old.end.min(cut.start).max(old.start));
     let after = ByteRange::new(old.start.max(cut.end).min(old.end), old.end);

@@ -14,7 +14,7 @@ use crate::flags::MapMode;
 use crate::shown::Show;
 use crate::sys::region::Region;
 
-/// What all backing files share: the clock of use and the counts.
+/// The clock of use and the counts, which all backing files share.
 #[derive(Default)]
 pub(super) struct Budget {
     clock: AtomicU64,
@@ -38,7 +38,7 @@ impl Budget {
     }
 }
 
-/// How many mappings there are and were.
+/// Counts of present and former mappings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MappingCounts {
     /// Mappings at this moment.
@@ -138,7 +138,7 @@ impl FileTable {
         file.map_anew(old);
     }
 
-    /// How many files are held open only because they carry advice or a lock.
+    /// Number of files that are held open only because they carry advice or a lock.
     pub fn held(&self) -> u64 {
         self.files.lock().values().filter(|file| file.handles() == 0).count() as u64
     }

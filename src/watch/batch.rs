@@ -25,7 +25,7 @@ pub(super) struct Batch {
     written: HashSet<FileHandle>,
     /// The names of directories that came, went or were moved.
     directories: HashSet<OsString>,
-    /// What has left a name (true) or come to it, in order.
+    /// The objects that have left a name (true) or come to it, in order.
     moves: Vec<(FileHandle, FileHandle, OsString, bool)>,
     own: Option<u32>,
 }
@@ -82,7 +82,7 @@ impl Batch {
         self.written.iter()
     }
 
-    /// What this invalidates of what the kernel knows.
+    /// The parts of the kernel's knowledge that this invalidates.
     pub(super) fn work(self, volume: &Volume) -> Vec<Work> {
         let counts = volume.watch_counts();
         counts.events.fetch_add(self.events, Ordering::Relaxed);

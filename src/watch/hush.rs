@@ -19,15 +19,15 @@ use crate::volume::Volume;
 
 /// A file that was written in so many batches, each soon after the one before, is hushed.
 const STREAK: u32 = 4;
-/// What soon is.
+/// The time that counts as soon.
 const SOON: Duration = Duration::from_millis(100);
-/// How often a hushed file is invalidated.
+/// Time from one invalidation of a hushed file to the next.
 const PERIOD: Duration = Duration::from_millis(4);
-/// How long it is hushed.
+/// Time that it is hushed.
 const LENGTH: Duration = Duration::from_millis(100);
-/// How many files are hushed at a time at most: each holds a descriptor.
+/// The most files that are hushed at a time: each holds a descriptor.
 const MOST: usize = 64;
-/// How many are counted.
+/// The most files that are counted.
 const MOST_COUNTED: usize = 1024;
 
 struct Hushed {
@@ -83,7 +83,7 @@ impl Hush {
         }
     }
 
-    /// What has to be invalidated by now for being hushed.
+    /// The hushed files that have to be invalidated by now.
     pub(super) fn work(&mut self, queue: &Fanotify, volume: &Volume) -> Vec<Work> {
         let now = Instant::now();
         let mut work = Vec::new();
@@ -93,7 +93,7 @@ impl Hush {
             }
             hushed.next = now + PERIOD;
             let over = now - hushed.since >= LENGTH;
-            // What was written before it is told of again is invalidated afterwards.
+            // A write before the file is told of again is invalidated afterwards.
             if over && let Err(err) = queue.unhush(&hushed.file) {
                 log::debug!("watch: telling of a file again: {err}");
             }
@@ -103,7 +103,7 @@ impl Hush {
         work
     }
 
-    /// How long until there is something to do.
+    /// Time until there is something to do.
     pub(super) fn pause(&self) -> Option<Duration> {
         let next = self.hushed.values().map(|hushed| hushed.next).min()?;
         Some(next.saturating_duration_since(Instant::now()))

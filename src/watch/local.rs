@@ -1,8 +1,9 @@
 //! Filesystems that only this kernel changes.
 //!
-//! On others (network and cluster filesystems, FUSE, /proc) a change may be made where nobody
-//! here is told of it, though watching seems to work. Nor is a filesystem here whose names are the same in
-//! small and in large letters (vfat and the like): the name that is told may not be the one that is known.
+//! On others (network and cluster filesystems, FUSE, /proc) a change may be made where nobody here
+//! is told of it, though watching seems to work. Nor is a filesystem here whose names are the same
+//! in small and in large letters (vfat and the like): the name that is told may not be the one that
+//! is known.
 
 use std::os::fd::AsFd;
 

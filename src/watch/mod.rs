@@ -37,10 +37,10 @@ use senders::{Senders, Work};
 /// become one, and the daemon does not take a CPU for itself.
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// How much of the queue is taken at a time, in bytes: some 800 changes.
+/// Bytes of the queue that are taken at a time: some 800 changes.
 const BUFFER: usize = 64 << 10;
 
-/// How often the queue is read before what was read is passed on.
+/// The most reads of the queue before what was read is passed on.
 const MOST_READS: usize = 64;
 
 /// A watch: changes gather in its queue until it is started.
@@ -173,7 +173,7 @@ fn run(watch: &Watch, volume: &Volume, senders: &Arc<Senders>, mut mounts: Optio
         pause = senders.attend().into_iter().chain(hush.pause()).min();
     }
     if volume.watch_state().is_err() {
-        // What was trusted for long is not told of any more.
+        // Answers that were trusted for long are not told of any more.
         senders.add([Work::Everything]);
     }
 }

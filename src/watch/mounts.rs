@@ -20,7 +20,7 @@ pub(super) struct Mounts {
 }
 
 impl Mounts {
-    /// Those below `source` now; `None` when the table cannot be read.
+    /// The mounts below `source` now; `None` when the table cannot be read.
     pub(super) fn below(source: &Path) -> Option<Mounts> {
         let table = File::open("/proc/self/mountinfo").ok()?;
         Some(Mounts { table, below: read(source)?, source: source.to_owned() })
@@ -39,7 +39,7 @@ impl Mounts {
             .map(|(parent, name, _)| Work::Entry(parent, name))
             .collect();
         for (path, _) in below.symmetric_difference(&self.below) {
-            // What is inside of another mount is not trusted for long anyway.
+            // A place inside another mount is not trusted for long anyway.
             let inside = |(other, _): &(PathBuf, _)| path != other && path.starts_with(other);
             if below.iter().chain(&self.below).any(inside) {
                 continue;

@@ -18,11 +18,11 @@ use crate::volume::{Ino, Told, Volume};
 
 /// When an invalidation waits so long, the next ones do not wait for it.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2);
-/// How many may wait at a time.
+/// The most invalidations that may wait at a time.
 const MOST_THREADS: usize = 32;
-/// How long a further thread stays without work.
+/// Time that a further thread stays without work.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long to wait for an inode to become known to the kernel, at first and at last.
+/// Time to wait for an inode to become known to the kernel, at first and at last.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 /// When so many are left to do, it is easier to do all.
@@ -30,14 +30,14 @@ const MOST_WORK: usize = 1 << 20;
 
 /// Something to invalidate.
 pub(super) enum Work {
-    /// A name in a directory. What is mounted there inside the mount stays if it still leads to the
+    /// A name in a directory. A mount on it, inside the mount, stays if the name still leads to the
     /// same.
     Entry(Ino, OsString),
     /// Attributes, and data too.
     Inode(Ino, bool),
     /// Directories of these names came or went somewhere.
     Directories(HashSet<OsString>),
-    /// Whatever the kernel knows.
+    /// Everything that the kernel knows.
     Everything,
 }
 
@@ -50,7 +50,7 @@ struct State {
     late: HashMap<Ino, bool>,
     /// When that was tried again last.
     retried: Option<Instant>,
-    /// How long to wait before that.
+    /// Time to wait before that.
     pause: Duration,
     /// When the threads that are at work began with what they are doing.
     busy: HashMap<usize, Instant>,
