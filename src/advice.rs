@@ -52,7 +52,7 @@ pub enum Advice {
     GuardRemove,
 }
 
-/// What an advice can do to the bytes of a mapping.
+/// Effect of an advice on the bytes of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     /// The bytes stay what they are. Ranges are rounded outward to pages.
@@ -79,7 +79,7 @@ enum Mark {
     Wipe,
 }
 
-/// What there is to know about an advice.
+/// The facts about an advice.
 struct Facts {
     name: &'static str,
     number: i32,
@@ -130,7 +130,7 @@ impl Advice {
         self.facts().number
     }
 
-    /// What it can do to the bytes.
+    /// Its effect on the bytes.
     pub fn effect(self) -> Effect {
         self.facts().effect
     }
@@ -365,7 +365,7 @@ impl FromStr for Advice {
 pub struct AdviceError {
     /// The word as it was given.
     pub word: String,
-    /// What was most likely meant.
+    /// The advice that was most likely meant.
     pub nearest: Option<Advice>,
 }
 

@@ -30,7 +30,7 @@ mod sandbox;
 
 use sandbox::Sandbox;
 
-/// How much the kernel reads ahead of a sequential reader, in KiB: one request of the largest size.
+/// Readahead of the kernel for a sequential reader, in KiB: one request of the largest size.
 const READAHEAD_KIB: u32 = 1024;
 
 /// The capability to mount, CAP_SYS_ADMIN.
@@ -138,7 +138,7 @@ pub fn serve(
     }
 }
 
-/// What is watched from the start, since it can change by itself, and who is told.
+/// The volume that is watched from the start, since it can change by itself, and who is told.
 struct Watched {
     watch: Watch,
     volume: Arc<Volume>,

@@ -10,7 +10,7 @@ pub struct Failure {
     pub kind: FailureKind,
     /// The thing it is about: a path, an option, a verb.
     pub subject: String,
-    /// What failed, and the reason, as `what failed: reason` or only the reason.
+    /// The failed step and the reason, as `what failed: reason` or only the reason.
     pub reason: String,
 }
 

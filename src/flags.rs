@@ -1,4 +1,4 @@
-//! What a view's mapping is made with: sharing, mmap(2) flags, protection, advice.
+//! The settings of a view's mapping: sharing, mmap(2) flags, protection, advice.
 //!
 //! The vocabulary is that of Python's mmap: `access` is a short word for the usual pairs of flags
 //! and protection, and `flags` and `prot` say the same at length. [`ViewOptions`] holds what was
@@ -26,7 +26,7 @@ use table::{HUGE_MASK, KNOWN, Known, Rule};
 /// The access modes of Python's mmap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Access {
-    /// What `flags` and `prot` say; without them, shared and `rw`.
+    /// As `flags` and `prot` say; without them, shared and `rw`.
     #[default]
     Default,
     /// `MAP_SHARED`, `PROT_READ`.
@@ -152,7 +152,7 @@ impl fmt::Display for Prot {
     }
 }
 
-/// Who sees what is written into a mapping.
+/// Visibility of what is written into a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Sharing {
     /// `MAP_SHARED`: everybody, and the file.
@@ -299,7 +299,7 @@ fn bare(word: &str, prefix: &str) -> String {
     lower.strip_prefix(prefix).map(str::to_owned).unwrap_or(lower)
 }
 
-/// What a mapping is made with.
+/// The settings of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MapMode {
     /// Passed to mmap(2).
@@ -348,7 +348,7 @@ impl MapMode {
         self
     }
 
-    /// What only a mapping can give, and a file that the kernel reads itself cannot: flags and
+    /// Whether the mode needs a mapping, not a file that the kernel reads itself: it has flags or
     /// advice other than the usual.
     pub fn asks_for_mapping(&self) -> bool {
         self.in_scratch().flags != MapFlags::shared() || self.advice != Advice::Normal
@@ -371,7 +371,7 @@ pub struct ViewOptions {
 }
 
 impl ViewOptions {
-    /// What the options mean together.
+    /// The mode that the options mean together.
     ///
     /// # Errors
     /// `access` other than `default` together with `flags` or `prot` (as in Python's mmap), and

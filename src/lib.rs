@@ -20,8 +20,8 @@
 //!    sys       mmap, guarded copy, madvise, cachestat, file handles (all unsafe is here)
 //! ```
 //!
-//! `range`, `units`, `advice`, `flags`, `error` and `shown` are leaves that every layer may use. Imports
-//! point down only; `tests/layering.rs` checks it.
+//! `range`, `units`, `advice`, `flags`, `error` and `shown` are leaves that every layer may use.
+//! Imports point down only; `tests/layering.rs` checks it.
 
 pub mod advice;
 pub mod cli;

@@ -191,7 +191,7 @@ pub enum RangeError {
     BadSize {
         /// The word as it was given.
         word: String,
-        /// What is wrong with its part.
+        /// The error in its part.
         reason: UnitError,
     },
     /// The range ends before it starts.

@@ -1,7 +1,7 @@
 //! Names and messages that others chose, in the form in which they are shown to people.
 //!
-//! Control characters and bidirectional marks of a file name can move the cursor of a terminal,
-//! end the line that they stand in, or reverse it. [`Show::shown`] prints a name so that none of that
+//! Control characters and bidirectional marks of a file name can move the cursor of a terminal, end
+//! the line that they stand in, or reverse it. [`Show::shown`] prints a name so that none of that
 //! happens and every byte can be told: as it is where all of it is printable, and otherwise in
 //! double quotes, with escapes. [`unquote`] reads the quoted form back, so that a name from a
 //! message can be given to the control file. [`Clean`] is for whole messages: it escapes the same
@@ -169,7 +169,7 @@ fn push_byte(text: &mut String, byte: u8) {
 pub enum QuoteError {
     /// The closing quote is missing.
     Unended,
-    /// What follows a backslash is no escape.
+    /// The text after a backslash is no escape.
     Escape,
 }
 

@@ -31,8 +31,8 @@ const ALWAYS: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::LEASE)
     .union(CapabilitySet::IPC_LOCK);
 
-/// Where something may be changed: for what a privileged caller may do to a file, and the blocks that
-/// are reserved for root (SYS_RESOURCE).
+/// Where something may be changed: for what a privileged caller may do to a file, and the blocks
+/// that are reserved for root (SYS_RESOURCE).
 const TO_WRITE: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::MKNOD)
@@ -40,7 +40,7 @@ const TO_WRITE: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::LINUX_IMMUTABLE)
     .union(CapabilitySet::SYS_RESOURCE);
 
-/// What the daemon is confined by, one entry for each means.
+/// The means that confine the daemon, one entry for each.
 pub(super) struct Sandbox {
     /// Whether this process gives anything away; why not otherwise.
     open: Option<&'static str>,

@@ -11,7 +11,7 @@ use crate::units::{nearest, quote};
 pub enum FlagsError {
     /// A word that no table knows.
     Unknown {
-        /// What it should be: `mapping flag`, `protection`, `access mode`.
+        /// The expected kind: `mapping flag`, `protection`, `access mode`.
         what: &'static str,
         /// As typed.
         word: String,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::{FlagsError, bare};
 
-/// Which plane is wanted for a view.
+/// The plane that is wanted for a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum PlaneChoice {
     /// Passthrough where the kernel allows it and nothing in the view asks for a mapping.

@@ -6,11 +6,11 @@ use super::Sharing;
 pub(super) struct Known {
     /// Lower case, without `MAP_`.
     pub name: &'static str,
-    /// What becomes of it.
+    /// The treatment of the flag.
     pub rule: Rule,
 }
 
-/// What becomes of a flag.
+/// The treatment of a flag.
 #[derive(Clone, Copy)]
 pub(super) enum Rule {
     /// It is the type of the mapping.
