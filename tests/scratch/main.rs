@@ -44,3 +44,5 @@ mod stores;
 mod threads;
 mod tidy;
 mod watched;
+mod watched_kinds;
+mod watched_model;

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -13,42 +13,42 @@ use super::common::*;
 use super::kept::Kept;
 
 /// Nothing is asked for anew by itself.
-const HOUR: &str = "entry_timeout=3600,attr_timeout=3600,negative_timeout=3600";
+pub const HOUR: &str = "entry_timeout=3600,attr_timeout=3600,negative_timeout=3600";
 
 /// With timeouts of an hour, and with those that a watch gives.
 const TIMEOUTS: [&str; 2] = [HOUR, "copy_up=0"];
 
-fn watched(options: &str, fill: impl FnOnce(&Path)) -> Option<Kept> {
+pub fn watched(options: &str, fill: impl FnOnce(&Path)) -> Option<Kept> {
     (require_fuse() && require_root()).then(|| Kept::new(&format!("watch=on,{options}"), fill))
 }
 
 /// What `status` says of the watch.
-fn watch_of(root: &Path) -> Value {
+pub fn watch_of(root: &Path) -> Value {
     ask(root, "json status").json()["watch"].clone()
 }
 
 #[track_caller]
-fn shows(path: &Path, text: &str) {
+pub fn shows(path: &Path, text: &str) {
     wait_for("the mount to show it", || fs::read(path).is_ok_and(|now| now == text.as_bytes()));
 }
 
 #[track_caller]
-fn is_gone(path: &Path) {
+pub fn is_gone(path: &Path) {
     wait_for("the name to go", || path.symlink_metadata().is_err());
 }
 
 #[track_caller]
-fn lists(dir: &Path, expected: &[&str]) {
+pub fn lists(dir: &Path, expected: &[&str]) {
     wait_for("the listing to be so", || names(dir) == expected);
 }
 
-fn write_in_place(path: &Path, at: u64, text: &str) {
+pub fn write_in_place(path: &Path, at: u64, text: &str) {
     let file = File::options().write(true).open(path).unwrap();
     file.write_all_at(text.as_bytes(), at).unwrap();
 }
 
 /// A directory in which some things are changed, and one in which nothing is.
-fn fill(base: &Path) {
+pub fn fill(base: &Path) {
     for dir in ["d", "d/empty", "d/full", "other", "moved", "moved/in"] {
         fs::create_dir(base.join(dir)).unwrap();
     }
@@ -62,7 +62,7 @@ fn fill(base: &Path) {
 
 /// Waits until nothing of the base counts as open any more: what is open is copied when the base is
 /// about to be changed, and a file that was closed stays open until the kernel says so.
-fn settle(kept: &Kept) {
+pub fn settle(kept: &Kept) {
     let status = || ask(kept.root(), "json status").json();
     // The handle goes first, then the lease, of which one is left for each partial copy.
     wait_for("files to be closed", || {
@@ -97,7 +97,7 @@ fn look(kept: &Kept, dir: &str) {
 }
 
 /// Changes all sorts of things in a directory of the base that is shown at `dir`.
-fn change_all(kept: &Kept, below: &str, dir: &str) {
+pub fn change_all(kept: &Kept, below: &str, dir: &str) {
     look(kept, dir);
     let (base, at) = (kept.base.join(below), kept.at(dir));
     fs::write(base.join("new"), "new").unwrap();
@@ -134,7 +134,7 @@ fn change_all(kept: &Kept, below: &str, dir: &str) {
 }
 
 /// The scratch has something of its own in the place of two files.
-fn override_two(kept: &Kept, below: &str, dir: &str) {
+pub fn override_two(kept: &Kept, below: &str, dir: &str) {
     let at = kept.at(dir);
     fs::write(at.join("own"), "mine").unwrap();
     fs::remove_file(at.join("white")).unwrap();
@@ -377,101 +377,4 @@ fn lost_changes_are_made_up_for() {
             wait_for("the directory to be back", || names(kept.at("moved/in")).len() == 2);
         }
     }
-}
-
-#[test]
-fn without_a_watch_changes_are_seen_within_short_timeouts() {
-    if !require_fuse() {
-        return;
-    }
-    let kept = Kept::new("watch=off", fill);
-    fs::write(kept.at("moved/in/mine"), "mine").unwrap();
-    fs::create_dir(kept.at("both")).unwrap();
-    lists(&kept.at("both"), &[]);
-    let watch = watch_of(kept.root());
-    assert_eq!(watch["by"], Value::Null);
-    change_all(&kept, "d", "d");
-    fs::rename(kept.base.join("moved"), kept.base.join("away")).unwrap();
-    is_gone(&kept.at("moved/in/b"));
-    lists(&kept.at("moved/in"), &["mine"]);
-    fs::create_dir(kept.base.join("both")).unwrap();
-    fs::write(kept.base.join("both/below"), "below").unwrap();
-    shows(&kept.at("both/below"), "below");
-    lists(&kept.at("both"), &["below"]);
-    let text = ask(kept.root(), "status").text();
-    assert!(text.contains("watch=off: changes are seen when timeouts end"), "{text}");
-}
-
-#[test]
-fn single_directories_of_the_base_are_watched_without_privilege() {
-    if !(require_fuse() && require_root()) {
-        return;
-    }
-    let kept = Kept::new(&format!("watch=directories,{HOUR}"), fill);
-    assert!(watch_of(kept.root())["by"].as_str().unwrap().starts_with("fanotify on directories"));
-    fs::write(kept.at("d/mine"), "mine").unwrap();
-    override_two(&kept, "d", "d");
-    change_all(&kept, "d", "d");
-}
-
-#[test]
-fn with_rules_both_what_is_copied_and_what_is_not_is_seen() {
-    if !(require_fuse() && require_root()) {
-        return;
-    }
-    let rules = TestDir::new();
-    let file = rules.path().join("rules.toml");
-    fs::write(&file, "[[rule]]\nmatch = \"direct/**\"\naccess = \"write\"\n").unwrap();
-    let mut kept = Kept::new(&format!("watch=on,{HOUR},rules={}", file.display()), |base| {
-        fill(base);
-        fs::create_dir(base.join("direct")).unwrap();
-        fs::write(base.join("direct/over"), format!("{:<5000}", "before")).unwrap();
-    });
-    kept.keep(rules);
-    shows(&kept.at("direct/over"), &format!("{:<5000}", "before"));
-    settle(&kept);
-    write_in_place(&kept.base.join("direct/over"), 4990, "in place");
-    shows(&kept.at("direct/over"), &format!("{:<4990}{:<10}", "before", "in place"));
-    fs::write(kept.at("direct/through"), "through").unwrap();
-    assert_content(kept.base.join("direct/through"), b"through");
-    fs::remove_file(kept.base.join("direct/through")).unwrap();
-    is_gone(&kept.at("direct/through"));
-    fs::write(kept.at("d/mine"), "mine").unwrap();
-    override_two(&kept, "d", "d");
-    change_all(&kept, "d", "d");
-}
-
-#[test]
-fn a_file_that_is_lent_is_told_of_by_whatever_number_it_has() {
-    for options in [HOUR, "copy_up=0"] {
-        let Some(kept) = watched(&format!("share,{options}"), fill) else { return };
-        for name in ["d/over", "d/mode"] {
-            shows(&kept.at(name), &format!("{:<5000}", "before"));
-        }
-        settle(&kept);
-        write_in_place(&kept.base.join("d/over"), 4990, "in place");
-        shows(&kept.at("d/over"), &format!("{:<4990}{:<10}", "before", "in place"));
-        let reader = open(kept.at("d/mode"), OFlags::RDONLY).unwrap();
-        set_mode(kept.base.join("d/mode"), 0o600);
-        wait_for("the mode to show", || reader.metadata().unwrap().mode() & 0o777 == 0o600);
-        wait_for("the mode to show", || mode(kept.at("d/mode")) & 0o777 == 0o600);
-    }
-}
-
-#[test]
-fn a_watch_that_has_to_be_and_cannot_be_refuses_the_mount_and_leaves_nothing() {
-    if !(require_fuse() && require_root()) {
-        return;
-    }
-    let inner = MountedFs::new("access=write");
-    let dir = TestDir::new();
-    let (scratch, mnt) = (dir.path().join("scratch"), dir.directory("mnt"));
-    let options = format!("access=copy,watch=on,scratch={}", scratch.display());
-    let words = ["mount", "-f", "-o", &options].map(std::ffi::OsStr::new);
-    let places = [inner.path().as_os_str(), mnt.as_os_str()];
-    let output = mounted::run(&[&words[..], &places[..]].concat());
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("option `watch`"), "{text}");
-    assert!(!mounted::is_mounted(&mnt));
 }
