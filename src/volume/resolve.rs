@@ -43,6 +43,14 @@ impl Volume {
         Ok(self.shown(ino, stat))
     }
 
+    /// The same by an open descriptor of the file.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn attr_by(&self, ino: Ino, file: &OwnedFd) -> Result<Attr, Errno> {
+        Ok(self.shown(ino, stat_of(file)?))
+    }
+
     /// Attributes as the mount shows them: the directory of a single-file mount is nobody's to
     /// change.
     pub(super) fn shown(&self, ino: Ino, mut stat: Stat) -> Attr {

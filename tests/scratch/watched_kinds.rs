@@ -138,3 +138,53 @@ fn a_watch_that_has_to_be_and_cannot_be_refuses_the_mount_and_leaves_nothing() {
     assert!(text.contains("option `watch`"), "{text}");
     assert!(!mounted::is_mounted(&mnt));
 }
+
+#[test]
+fn without_privilege_what_is_used_of_the_base_is_watched_and_what_is_open_stays() {
+    if !(require_fuse() && require_root() && require_program("unshare")) {
+        return;
+    }
+    // Root of a user namespace may mount, and has no privilege outside of it.
+    let own = |script: &str, args: &[&Path]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-Urm", "sh", "-ec", script]).args(args).output().unwrap()
+    };
+    if !own("true < /dev/fuse", &[]).status.success() {
+        return eprintln!("SKIPPED: no user namespace, or no /dev/fuse in it");
+    }
+    let (dir, program) = (TestDir::new(), mounted::program());
+    let (base, mountpoint) = (dir.directory("base"), dir.directory("mnt"));
+    let script = r#"
+        seen() { # Tries it 200 times in 2 s.
+            for try in $(seq 200); do if sh -c "$1"; then return; fi; sleep 0.01; done
+            echo "not seen: $1"
+        }
+        export MMAPFS_RUN_DIR="$1/../run" MMAPFS_STATE_DIR="$1/../state"
+        mkdir "$1/d" "$1/e"
+        echo before > "$1/d/file"
+        "$0" mount "$1" "$2" -o "access=copy,scratch=$1/../scratch,watch=on,negative_timeout=3600"
+        trap 'exec 7<&-; "$0" umount "$2"' EXIT
+        cd "$2/d"
+        cat file
+        test ! -e new
+        echo mine > mine
+        echo new > "$1/d/new"
+        seen 'test "$(cat new)" = new'
+        mv "$1/d/new" "$1/e/moved"
+        seen 'test ! -e new -a "$(cat ../e/moved)" = new'
+        exec 7< ../e/moved
+        rm "$1/e/moved"
+        seen 'test ! -e ../e/moved'
+        sleep 1.5 # What was looked up is held for a moment.
+        seen 'test "$(stat -L -c %s /proc/self/fd/7)" = 4'
+        mv "$1/d" "$1/away"
+        seen 'test ! -e file -a "$(ls)" = mine -a -e ../away/file'
+        cd /
+        "$0" status "$2"
+    "#;
+    let output = own(script, &[&program, &base, &mountpoint]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.starts_with("before\n") && !text.contains("not seen"), "{text}");
+    assert!(text.contains("fanotify on directories: "), "{text}");
+}

@@ -23,7 +23,13 @@ impl Overlay {
         let node = self.node(ino)?;
         let (volume, inner) = self.top(&node)?;
         let handle = handle.and_then(|id| self.handles.inner(id));
-        let attr = volume.attr(inner, handle)?;
+        let attr = match volume.attr(inner, handle) {
+            // Removed from the base: nothing but a descriptor may lead there any more.
+            Err(Errno::STALE) if node.upper().is_none() => {
+                volume.attr_by(inner, &*node.open_base().ok_or(Errno::STALE)?)?
+            }
+            attr => attr?,
+        };
         Ok(self.shown(&node, attr.stat, self.trust_by(&node, ino, attr.trust)))
     }
 

@@ -36,6 +36,15 @@ impl Content {
     }
 }
 
+impl Node {
+    /// The base of a file with pages below that is open.
+    pub(super) fn open_base(&self) -> Option<Arc<OwnedFd>> {
+        // Whoever ends the last use waits for this, and is the last then.
+        let slot = self.content.lock();
+        slot.upgrade().map(|content| Arc::clone(&content.base))
+    }
+}
+
 impl Overlay {
     /// Whether anybody has a file open.
     pub(super) fn is_open(&self, node: &Node) -> bool {
