@@ -393,7 +393,9 @@ impl Told for Overlay {
                     }
                 }
             }
-            again |= !known && node.is_looked_up();
+            // What is only below is shown as the base is: a lookup of it may be under way that has
+            // seen it as it was, and is counted with its answer.
+            again |= !known && (node.is_looked_up() || node.upper().is_none());
         }
         again
     }
