@@ -6,8 +6,11 @@ use std::os::unix::fs::{
     FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink,
 };
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags,
+};
 use rustix::fs::{copy_file_range, fallocate, lremovexattr, lsetxattr, mknodat, renameat_with};
 use rustix::io::Errno;
 
@@ -68,6 +71,7 @@ impl World {
     /// Makes the call and tells its result.
     pub fn apply(&mut self, operation: &Operation) -> String {
         let is_root = rustix::process::geteuid().is_root();
+        let left = self.left_by(&operation.call);
         let result = if operation.as_user && is_root {
             Caller::new(USER).groups(&[40_100]).run(|| self.call(&operation.call))
         } else {
@@ -75,8 +79,21 @@ impl World {
         };
         match result {
             Ok(text) => text,
-            Err(err) => format!("{err:?}"),
+            Err(err) => {
+                left.iter().for_each(|(dir, times)| keep_time(dir, *times));
+                format!("{err:?}")
+            }
         }
+    }
+
+    /// The directory that a rename leaves a device in, and its time. ext4 moves the time also when
+    /// such a rename fails, and a scratch does not.
+    fn left_by(&self, call: &Call) -> Option<(PathBuf, SystemTime)> {
+        let Call::Rename { from, flags, .. } = call else { return None };
+        let dir =
+            self.at(from).parent().filter(|_| flags.contains(RenameFlags::WHITEOUT))?.to_owned();
+        let time = fs::metadata(&dir).and_then(|found| found.modified()).ok()?;
+        Some((dir, time))
     }
 
     /// Writes everything through to the filesystem below.
@@ -284,4 +301,14 @@ fn digest(bytes: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
     format!("{} bytes {:016x}", bytes.len(), hasher.finish())
+}
+
+/// Puts the time of modification of a directory back, if it has moved.
+fn keep_time(dir: &Path, time: SystemTime) {
+    // It may be anything by now that is of that name, and a fifo would wait for a writer.
+    let opened = open(dir, OFlags::RDONLY | OFlags::DIRECTORY);
+    let moved = |dir: &File| dir.metadata().and_then(|found| found.modified()).ok() != Some(time);
+    if let Some(dir) = opened.ok().filter(moved) {
+        dir.set_modified(time).unwrap();
+    }
 }

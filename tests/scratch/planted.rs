@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::base;
@@ -134,7 +135,13 @@ impl Served {
     #[track_caller]
     fn unmount(mut self) {
         assert!(self.daemon.try_wait().unwrap().is_none(), "the daemon has ended");
-        rustix::mount::unmount(&self.point, UnmountFlags::empty()).unwrap();
+        // A child that another test is just starting may hold a descriptor of the mount.
+        wait_for("the mount to be let go of", || {
+            match rustix::mount::unmount(&self.point, UnmountFlags::empty()) {
+                Err(Errno::BUSY) => false,
+                unmounted => unmounted.map(|()| true).unwrap(),
+            }
+        });
         assert!(wait_until(PATIENCE, || self.daemon.try_wait().unwrap().is_some()));
         assert!(self.daemon.wait().unwrap().success());
     }

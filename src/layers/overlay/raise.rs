@@ -208,9 +208,12 @@ impl Overlay {
                 self.counts.cloned_files.fetch_add(1, Ordering::Relaxed);
                 true
             }
-            // Another filesystem than that of the scratch, or one without clones.
+            // Another filesystem than that of the scratch, or one without clones. Where a file was
+            // cloned before, it is one that is mounted in the base.
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY) => {
-                self.clones.store(false, Ordering::Relaxed);
+                if self.counts.cloned_files.load(Ordering::Relaxed) == 0 {
+                    self.clones.store(false, Ordering::Relaxed);
+                }
                 false
             }
             // This file cannot be cloned: the pages of it are copied as they are written.
