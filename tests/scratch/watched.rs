@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::OFlags;
+use rustix::mount::MountFlags;
 use serde_json::Value;
 
 use super::common::*;
@@ -377,4 +379,48 @@ fn lost_changes_are_made_up_for() {
             wait_for("the directory to be back", || names(kept.at("moved/in")).len() == 2);
         }
     }
+}
+
+#[test]
+fn what_is_removed_from_a_directory_while_its_base_is_moved_to_and_fro_is_forgotten() {
+    const THREADS: usize = 3;
+    let Some(kept) = watched(HOUR, |base| fs::create_dir(base.join("m")).unwrap()) else { return };
+    let dir = kept.at("m");
+    fs::write(dir.join("own"), "own").unwrap();
+    let ended = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (dir, ended) = (&dir, &ended);
+            scope.spawn(move || {
+                for round in 0..400 {
+                    let path = dir.join(format!("{thread}.{round}"));
+                    fs::write(&path, [7; 50_000]).unwrap();
+                    fs::remove_file(&path).unwrap();
+                    fs::create_dir(&path).unwrap();
+                    fs::remove_dir(&path).unwrap();
+                }
+                ended.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let (here, away) = (kept.base.join("m"), kept.base.join("away"));
+        while ended.load(Ordering::Relaxed) < THREADS {
+            for (from, to) in [(&here, &away), (&away, &here)] {
+                fs::rename(from, to).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+    });
+    shows(&dir.join("own"), "own");
+    let known = || {
+        let flags = MountFlags::NODEV | MountFlags::NOSUID;
+        rustix::mount::mount_remount(kept.root(), flags, "").unwrap(); // The kernel forgets.
+        ask(kept.root(), "json status").json()["inodes"]["known"].as_u64().unwrap()
+    };
+    wait_for("the inodes to be forgotten", || known() < 5);
+    let descriptors = format!("/proc/{}/fd", kept.mounted().pid());
+    let is_deleted = |path: &Path| path.to_string_lossy().ends_with(" (deleted)");
+    wait_for("deleted files to be closed", || {
+        let open = fs::read_dir(&descriptors).unwrap().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).all(|path| !is_deleted(&path))
+    });
 }

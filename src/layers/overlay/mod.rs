@@ -22,6 +22,7 @@ mod direct;
 mod durable;
 mod guard;
 mod handles;
+mod held;
 mod index;
 mod lent;
 mod list;

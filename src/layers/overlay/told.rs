@@ -24,6 +24,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::direct::DIRECT;
+use super::held::HeldNode;
 use super::locate::Whence;
 use super::managed::MOST_LINKS;
 use super::names::Upper;
@@ -98,11 +99,10 @@ impl NodeTable {
         }
     }
 
-    /// The nodes that have something below.
-    fn over(&self, at: At) -> Vec<Arc<Node>> {
+    /// The numbers of the nodes that may have something below.
+    fn over(&self, at: At) -> impl Iterator<Item = Ino> + use<> {
         let others = self.over.0.lock().get(&(at.layer, at.ino.0)).cloned().unwrap_or_default();
-        let numbers = [at.ino, Ino(at.ino.0 ^ DIRECT)].into_iter().chain(others);
-        numbers.filter_map(|ino| self.get(ino)).filter(|node| node.has_below(at)).collect()
+        [at.ino, Ino(at.ino.0 ^ DIRECT)].into_iter().chain(others)
     }
 }
 
@@ -118,6 +118,11 @@ impl Overlay {
     #[must_use]
     pub fn base(&self) -> Arc<Volume> {
         Arc::clone(self.lowers.last().unwrap_or(&self.upper))
+    }
+
+    /// The nodes that may have something below, to be let go of with no lock held.
+    fn over(&self, at: At) -> Vec<HeldNode<'_>> {
+        self.nodes.over(at).filter_map(|ino| self.held(ino)).collect()
     }
 
     fn at_base(&self, ino: Ino) -> At {
@@ -193,7 +198,7 @@ impl Overlay {
             return;
         }
         let nodes: Vec<Ino> = self.outdated.nodes.lock().drain().collect();
-        let nodes = nodes.into_iter().filter_map(|ino| self.nodes.get(ino)).collect();
+        let nodes = nodes.into_iter().filter_map(|ino| self.held(ino)).collect();
         let (forgotten, Some(caches)) = (self.merge_anew(nodes), self.caches.get()) else { return };
         if forgotten.directories.is_empty() {
             return;
@@ -224,7 +229,7 @@ impl Overlay {
     }
 
     /// Finds out anew what is below directories of the upper volume, and below those in them.
-    fn merge_anew(&self, mut nodes: Vec<Arc<Node>>) -> Forgotten {
+    fn merge_anew<'a>(&'a self, mut nodes: Vec<HeldNode<'a>>) -> Forgotten {
         let mut changed = HashMap::new();
         self.no_answer_is_good();
         while let Some(node) = nodes.pop() {
@@ -234,7 +239,7 @@ impl Overlay {
                     let inside = |other: &Node| {
                         other.upper().is_some() && other.is_dir() && other.is_in(&node)
                     };
-                    nodes.extend(self.nodes.all_where(inside));
+                    nodes.extend(self.all_held(inside));
                     changed.insert(node.ino, node);
                 }
                 Err(err) => {
@@ -251,10 +256,11 @@ impl Overlay {
             |node: &Node| node.parent().is_some_and(|parent| changed.contains_key(&parent.ino));
         // Whoever has found something below as it was has made a node of it by then.
         self.no_answer_is_good();
-        let inside = self.nodes.all_where(is_inside);
+        let inside = self.all_held(is_inside);
         // Those below first: a name takes along what is known below it.
         for node in inside.iter().chain(changed.values()) {
-            forgotten.names.extend(node.seen().map(|(parent, name)| (parent.ino, name)));
+            let seen = node.seen().map(|(parent, name)| (self.hold(parent).ino, name));
+            forgotten.names.extend(seen);
         }
         forgotten.directories = changed.into_keys().collect();
         forgotten
@@ -329,16 +335,21 @@ impl Overlay {
 
     /// The directories of the upper volume that are known at a name in those over one of the base.
     /// By then every lookup has ended that has seen the base as it was.
-    fn known_directories(&self, at: At, name: &OsStr) -> Vec<Arc<Node>> {
-        let named = |dir: &Arc<Node>| {
+    fn known_directories(&self, at: At, name: &OsStr) -> Vec<HeldNode<'_>> {
+        let numbers = self.nodes.numbers();
+        let named = |dir: &HeldNode<'_>| {
             let (_, inner) = self.upper.peek(dir.upper()?, name).ok()?;
-            self.nodes.of_upper(inner?)
+            Some((self.held(numbers.shown(inner?))?, inner?))
         };
-        let known = self.change_names(|names| {
+        let found = self.change_names(|names| {
             self.outdated.has_changed(names);
-            Ok(self.nodes.over(at).iter().filter_map(named).collect())
+            let over = self.over(at);
+            let dirs = over.iter().filter(|dir| dir.has_below(at));
+            let known: Vec<_> = dirs.filter_map(named).collect();
+            Ok((over, known))
         });
-        known.unwrap_or_default()
+        let known = found.map(|(_, known)| known).unwrap_or_default().into_iter();
+        known.filter(|(dir, inner)| dir.upper() == Some(*inner)).map(|(dir, _)| dir).collect()
     }
 }
 
@@ -347,16 +358,17 @@ impl Told for Overlay {
         let (at, Some(caches)) = (self.at_base(parent), self.caches.get()) else { return };
         let found = self.with_names(|_| {
             let (mut shown, mut merged) = (Vec::new(), false);
-            for dir in self.nodes.over(at) {
-                match self.overrides(&dir, name) {
+            let over = self.over(at);
+            for dir in over.iter().filter(|dir| dir.has_below(at)) {
+                match self.overrides(dir, name) {
                     Upper::Nothing => shown.push(dir.ino),
                     Upper::Directory => merged = true,
                     Upper::Whiteout | Upper::Other => {}
                 }
             }
-            Ok((shown, merged))
+            Ok((shown, merged, over))
         });
-        let Ok((shown, merged)) = found else { return };
+        let Ok((shown, merged, _)) = found else { return };
         for dir in shown {
             self.base().note_sent(match leads_on {
                 true => caches.expire(dir, name),
@@ -370,7 +382,9 @@ impl Told for Overlay {
 
     fn inode(&self, ino: Ino, data: bool) -> bool {
         let (base, Some(caches)) = (self.base(), self.caches.get()) else { return false };
-        let nodes = self.nodes.over(self.at_base(ino));
+        let at = self.at_base(ino);
+        let mut nodes = self.over(at);
+        nodes.retain(|node| node.has_below(at));
         if nodes.is_empty() {
             return base.is_known(ino); // Somebody is about to make a node of it.
         }
@@ -410,7 +424,7 @@ impl Told for Overlay {
         };
         // By then every lookup has ended that has seen the base as it was.
         self.no_answer_is_good();
-        let concerned = self.nodes.all_where(leads_there);
+        let concerned = self.all_held(leads_there);
         if !concerned.is_empty() {
             self.tell(&self.merge_anew(concerned));
         }
@@ -418,7 +432,7 @@ impl Told for Overlay {
 
     fn everything(&self) {
         let merged = |node: &Node| node.is_dir() && node.upper().is_some();
-        for node in self.nodes.all_where(merged) {
+        for node in self.all_held(merged) {
             // One at a time, so that others get at the names in between.
             self.tell(&self.merge_anew(vec![node]));
         }
