@@ -199,7 +199,7 @@ pub(super) struct InodeTable {
 }
 
 /// The numbers for a file whose own is taken. They are above those of all places.
-fn substitutes(number: Ino) -> impl Iterator<Item = Ino> {
+pub fn substitutes(number: Ino) -> impl Iterator<Item = Ino> {
     let small = number.0 >> PLACE_SHIFT == 0;
     (0..SUBSTITUTES)
         .filter(move |_| small)

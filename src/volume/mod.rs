@@ -46,7 +46,7 @@ pub use device::FIRST_RESERVED;
 pub use dirs::DirItem;
 pub use guard_counts::GuardCounts;
 pub use handle::HandleId;
-pub use inode::{Ino, unsubstituted};
+pub use inode::{Ino, substitutes, unsubstituted};
 pub use names::NewNode;
 pub use plane::{Candidate, Hold, Lend, Lent, OpenInode, Plane, Planes, WhyMapped};
 pub use policy::Policy;

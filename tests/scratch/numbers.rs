@@ -143,3 +143,57 @@ fn a_whole_copy_is_found_by_the_last_name_in_the_base_and_not_made_again() {
     assert_eq!(fs::read(kept.at("b")).unwrap(), b"scratch and more");
     assert_eq!(fs::read(kept.base.join("b")).unwrap(), b"base");
 }
+
+/// Base files `d/f`, of which there is a copy, and one in `o` that has got its number since; the
+/// latter is open in the mount.
+fn number_given_on(options: &str) -> Option<(Kept, File)> {
+    if !(require_fuse() && require_root()) {
+        return None;
+    }
+    let kept = Kept::new(options, |base| {
+        for dir in ["d", "o"] {
+            fs::create_dir(base.join(dir)).unwrap();
+        }
+        fs::write(base.join("d/f"), vec![b'A'; LARGE]).unwrap();
+    });
+    let number = fs::metadata(kept.base.join("d/f")).unwrap().ino();
+    fs::write(kept.at("d/f"), b"copied").unwrap();
+    fs::remove_file(kept.base.join("d/f")).unwrap();
+    if !file_with_number(&kept.base.join("o"), number) {
+        eprintln!("the filesystem of the test does not give numbers again: nothing is tested");
+        return None;
+    }
+    fs::write(kept.base.join("o/new"), vec![b'G'; LARGE]).unwrap();
+    wait_for("the new file", || kept.at("o/new").exists());
+    assert_eq!(fs::read(kept.at("d/f")).unwrap(), b"copied");
+    let open = File::options().read(true).write(true).open(kept.at("o/new")).unwrap();
+    assert_ne!(open.metadata().unwrap().ino(), fs::metadata(kept.at("d/f")).unwrap().ino());
+    Some((kept, open))
+}
+
+#[test]
+fn a_file_stays_one_when_the_one_goes_that_had_its_number_first() {
+    for options in ["", "copy_up=0"] {
+        let Some((mut kept, first)) = number_given_on(options) else { return };
+        fs::remove_file(kept.at("d/f")).unwrap();
+        let listed = names(kept.at("o"));
+        assert!(listed.contains(&String::from("new")), "{listed:?}");
+        let second = File::options().read(true).write(true).open(kept.at("o/new")).unwrap();
+        assert_eq!(first.metadata().unwrap().ino(), second.metadata().unwrap().ino());
+        first.write_all_at(&[b'T'; 4096], 4096).unwrap();
+        first.sync_all().unwrap();
+        second.write_all_at(&[b'U'; 4096], 8192).unwrap();
+        second.sync_all().unwrap();
+        let mut expected = vec![b'G'; LARGE];
+        expected[4096..8192].fill(b'T');
+        expected[8192..12_288].fill(b'U');
+        for file in [&first, &second] {
+            let mut found = vec![0; LARGE];
+            file.read_exact_at(&mut found, 0).unwrap();
+            assert_bytes(&found, &expected);
+        }
+        drop((first, second));
+        kept.remount();
+        assert_bytes(&fs::read(kept.at("o/new")).unwrap(), &expected);
+    }
+}

@@ -71,7 +71,7 @@ impl Recalls {
 }
 
 /// Numbers of files that have got another.
-fn another_number() -> Ino {
+pub(super) fn another_number() -> Ino {
     static LAST: AtomicU64 = AtomicU64::new(0);
     const OTHERS: u64 = 0x3c00 << 48;
     Ino(OTHERS | LAST.fetch_add(1, Ordering::Relaxed))

@@ -3,20 +3,20 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::content::Content;
-use super::lent::Loan;
+use super::lent::{Loan, another_number};
 use super::list::is_nobody;
 use super::locate::born;
 use super::namespace::{Brief, Names};
 use super::told::Over;
 use crate::layers::scratch::PathId;
 use crate::shown::Show;
-use crate::volume::{Ino, unsubstituted};
+use crate::volume::{Ino, substitutes, unsubstituted};
 
 /// The first number that a file can have: 0 is none, and 1 is the root of the mount.
 pub(super) const FIRST_NUMBER: u64 = 2;
@@ -24,6 +24,11 @@ pub(super) const FIRST_NUMBER: u64 = 2;
 /// Where the marks of a scratch give two files one number, the later one is shown with this bit,
 /// which no other number has.
 pub(super) const TWIN: u64 = 1 << 62;
+
+/// The numbers that a file can have where another one has its own.
+fn twins(ino: Ino) -> impl Iterator<Item = Ino> {
+    [ino].into_iter().chain(substitutes(ino)).map(|ino| Ino(ino.0 | TWIN))
+}
 
 /// The number that a file had before another one was found to have it as well, here or in the
 /// volume below: the one that it has after the next mount.
@@ -279,6 +284,8 @@ pub(super) struct NodeTable {
     /// Nodes by other numbers that the kernel knows of them; see [`super::lent`].
     others: Mutex<HashMap<u64, Ino>>,
     numbers: Arc<Numbers>,
+    /// Some node has a number of [`twins`].
+    has_twins: AtomicBool,
     pub(super) over: Over,
 }
 
@@ -342,31 +349,29 @@ impl NodeTable {
     ) -> (Arc<Node>, Parts) {
         let mut nodes = self.nodes.lock();
         let own = parts.upper.map(born);
-        let mut number = Ino(ino.0 | TWIN);
-        for ino in [ino].into_iter().chain(own).filter(|ino| *ino != Ino::ROOT) {
-            match nodes.get(&ino.0) {
-                // Two threads may have found the same file at the same time.
-                Some(node)
-                    if node.kind == kind && node.is_made_of(&parts) && !node.is_around(parent) =>
-                {
-                    node.lookups.fetch_add(1, Ordering::Relaxed);
-                    node.seen_at(parent, name);
-                    return (Arc::clone(node), parts);
-                }
-                Some(_) => {}
-                None => {
-                    number = ino;
-                    break;
-                }
-            }
+        let plain = || [Some(ino), own].into_iter().flatten().filter(|ino| *ino != Ino::ROOT);
+        let twins = || own.into_iter().chain([ino]).flat_map(twins);
+        // It may be known by any of its numbers, whichever of them is free by now.
+        let known = {
+            let of = |ino: Ino| {
+                nodes.get(&ino.0).filter(|node| {
+                    node.kind == kind && node.is_made_of(&parts) && !node.is_around(parent)
+                })
+            };
+            let as_twin =
+                || twins().filter(|_| self.has_twins.load(Ordering::Relaxed)).find_map(of);
+            plain().find_map(of).or_else(as_twin).cloned()
+        };
+        if let Some(node) = known {
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            node.seen_at(parent, name);
+            return (node, parts);
         }
-        if number.0 & TWIN != 0 {
-            number = Ino(own.unwrap_or(ino).0 | TWIN);
-            if let Some(node) = nodes.get(&number.0).filter(|node| node.kind == kind) {
-                node.lookups.fetch_add(1, Ordering::Relaxed);
-                return (Arc::clone(node), parts);
-            }
-        }
+        let is_free = |ino: &Ino| !nodes.contains_key(&ino.0);
+        let number = plain().find(is_free).unwrap_or_else(|| {
+            self.has_twins.store(true, Ordering::Relaxed);
+            twins().find(is_free).unwrap_or_else(another_number)
+        });
         if number != ino {
             log::warn!(
                 "{}: another file of the scratch has its inode number {ino}: it is shown with {number}",
