@@ -116,13 +116,10 @@ fn descriptors_that_were_open_before_the_first_write_see_it() {
     writer.write_all_at(b"changed", 4096).unwrap();
     early.read_exact_at(&mut byte, 4096).unwrap();
     assert_eq!(&byte, b"changed");
-    // Nothing of the base shows any more.
     fs::write(cloning.base().join("file"), b"").unwrap();
     let expected = changed(pattern(SIZE), 4096, b"changed");
     assert_bytes(&fs::read(&path).unwrap(), &expected);
     drop((early, writer));
-    let partial = || cloning.status()["scratch"]["partial_files"].clone();
-    wait_for("the copy to be whole", || partial() == 0);
     assert_bytes(&fs::read(&path).unwrap(), &expected);
     cloning.unmount();
     cloning.mount("");
@@ -130,23 +127,41 @@ fn descriptors_that_were_open_before_the_first_write_see_it() {
 }
 
 #[test]
-fn what_changes_attributes_alone_makes_a_whole_copy_with_all_of_them() {
+fn nothing_is_cloned_for_attributes_names_and_links_and_no_clone_is_left_behind() {
     if !can_clone() {
         return;
     }
     let mut cloning = Cloning::new("");
-    let before = fs::metadata(cloning.base().join("small")).unwrap();
-    fs::set_permissions(cloning.root().join("small"), fs::Permissions::from_mode(0o600)).unwrap();
+    let root = || cloning.root().to_owned();
+    fs::set_permissions(root().join("small"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(root().join("file"), root().join("moved")).unwrap();
+    assert_eq!(cloning.status()["scratch"]["guard"]["cloned_files"], 0);
     for _ in 0..2 {
-        let after = fs::metadata(cloning.root().join("small")).unwrap();
-        assert_eq!((after.ino(), after.len()), (before.ino(), 5000));
-        assert_eq!(after.modified().unwrap(), before.modified().unwrap());
-        assert_eq!(after.mode() & 0o7777, 0o600);
-        assert_bytes(&fs::read(cloning.root().join("small")).unwrap(), &pattern(5000));
-        assert_eq!(cloning.status()["scratch"]["partial_files"], 0);
+        let found = fs::metadata(cloning.root().join("small")).unwrap();
+        assert_eq!((found.len(), found.mode() & 0o7777), (5000, 0o600));
+        assert_bytes(&fs::read(cloning.root().join("moved")).unwrap(), &pattern(SIZE));
         cloning.unmount();
+        let work = fs::read_dir(cloning.filesystem.path().join("scratch/work")).unwrap();
+        assert_eq!(work.count(), 0);
         cloning.mount("");
     }
+    // Several at once: one clone is used, and the others go.
+    fs::write(cloning.base().join("wanted"), pattern(SIZE)).unwrap();
+    let wanted = cloning.root().join("wanted");
+    wait_for("the new file", || wanted.exists());
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let wanted = &wanted;
+            scope.spawn(move || {
+                let file = File::options().write(true).open(wanted).unwrap();
+                file.write_all_at(&[thread], u64::from(thread)).unwrap();
+            });
+        }
+    });
+    let expected = changed(pattern(SIZE), 0, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_bytes(&fs::read(&wanted).unwrap(), &expected);
+    let work = fs::read_dir(cloning.filesystem.path().join("scratch/work")).unwrap();
+    assert_eq!(work.count(), 0);
 }
 
 #[test]

@@ -57,8 +57,8 @@ pub(super) struct Original {
     /// Of a symbolic link.
     pub(super) target: OsString,
     pub(super) fingerprint: Fingerprint,
-    /// To be cloned: of a regular file that can be read, where that may be done.
-    pub(super) data: Option<Arc<OwnedFd>>,
+    /// A clone of a regular file that nothing is made of yet: its name in the work directory.
+    pub(super) clone: RefCell<Option<(OsString, Entry)>>,
 }
 
 /// Names that are in the lower layers of a directory.
@@ -77,6 +77,8 @@ pub(super) struct Answers<'a> {
     changes: Cell<u64>,
     /// What questions were about, with a lookup held.
     held: RefCell<Vec<At>>,
+    /// Files that are copied are cloned, where that can be.
+    clones: bool,
 }
 
 impl Drop for Answers<'_> {
@@ -92,7 +94,14 @@ impl<'a> Answers<'a> {
     pub(super) fn none(overlay: &'a Overlay) -> Answers<'a> {
         let (known, question, held) = Default::default();
         let changes = Cell::new(overlay.outdated.changes());
-        Answers { overlay, known, question, changes, held }
+        Answers { overlay, known, question, changes, held, clones: false }
+    }
+
+    /// The same for a file that is about to be written.
+    pub(super) fn cloning(overlay: &'a Overlay) -> Answers<'a> {
+        let mut answers = Answers::none(overlay);
+        answers.clones = true;
+        answers
     }
 
     /// Drops what was answered before the last change of the base that somebody told of. Whoever
@@ -106,8 +115,16 @@ impl<'a> Answers<'a> {
 
     fn forget(&self) {
         for answer in self.known.borrow_mut().drain(..) {
-            if let Answer::Entry(dir, _, Ok(entry)) = answer {
-                self.overlay.let_go_below(At { ino: entry.attr.ino, ..dir });
+            match answer {
+                Answer::Entry(dir, _, Ok(entry)) => {
+                    self.overlay.let_go_below(At { ino: entry.attr.ino, ..dir });
+                }
+                Answer::Original(_, Ok(original)) => {
+                    if let Some((name, entry)) = original.clone.take() {
+                        self.overlay.drop_clone(&name, &entry);
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -272,7 +289,9 @@ impl<'a> Answers<'a> {
                 let found = overlay.layer(at).and_then(|volume| volume.attr(at.ino, None));
                 Answer::Stat(at, found.map(|attr| attr.stat))
             }
-            Question::Original(at) => Answer::Original(at, overlay.original(at).map(Rc::new)),
+            Question::Original(at) => {
+                Answer::Original(at, overlay.original(at, self.clones).map(Rc::new))
+            }
             Question::Reader(at) => Answer::Reader(at, overlay.open_below(at)),
             Question::Fingerprint(at) => {
                 let file = overlay.layer(at).and_then(|volume| volume.open_path(at.ino));
@@ -316,7 +335,7 @@ impl Overlay {
     }
 
     /// All that a copy takes from something in a lower layer.
-    fn original(&self, at: At) -> Result<Original, Errno> {
+    fn original(&self, at: At, clones: bool) -> Result<Original, Errno> {
         let volume = self.layer(at)?;
         let stat = volume.attr(at.ino, None)?.stat;
         let target = match stat.kind() {
@@ -324,11 +343,12 @@ impl Overlay {
             _ => OsString::new(),
         };
         let fingerprint = Fingerprint::of(volume.open_path(at.ino)?)?;
-        let data = match stat.kind() {
-            libc::S_IFREG if stat.size > 0 && self.may_clone() => self.open_below(at).ok(),
+        let xattrs = self.xattrs_below(at)?;
+        let clone = match stat.kind() {
+            libc::S_IFREG if clones && stat.size > 0 => self.make_clone(at)?,
             _ => None,
         };
-        Ok(Original { stat, xattrs: self.xattrs_below(at)?, target, fingerprint, data })
+        Ok(Original { stat, xattrs, target, fingerprint, clone: RefCell::new(clone) })
     }
 
     fn xattrs_below(&self, at: At) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {

@@ -11,6 +11,7 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
+use super::below::Answers;
 use super::namespace::{Halt, Names, NamesToChange, Step};
 use super::node::{At, Node, Parts};
 use super::space::TWO_PAGES;
@@ -56,7 +57,8 @@ impl Overlay {
         if !self.may_clone() || node.upper().is_some() {
             return Ok(());
         }
-        self.change_names(|names| self.raise(names, node)).map(drop)
+        let answers = Answers::cloning(self);
+        self.change_names_and(&answers, |names| self.raise(names, node)).map(drop)
     }
 
     pub(super) fn is_worth_copying(&self, node: &Node) -> Result<bool, Errno> {

@@ -18,7 +18,7 @@ use super::below::Original;
 use super::locate::is_whiteout;
 use super::marks::Links;
 use super::namespace::{Halt, NamesToChange, Step};
-use super::node::{Node, Parts, original as original_number};
+use super::node::{At, Node, Parts, original as original_number};
 use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{LONGEST_IN_MARK, PathId};
 use crate::mapping::OpenMode;
@@ -59,10 +59,11 @@ impl Overlay {
     ) -> Result<Ino, Errno> {
         self.check_room()?;
         let stat = original.stat;
-        let temporary = self.temporary_name();
+        let (name, cloned) = original.clone.take().unzip();
+        let temporary = name.unwrap_or_else(|| self.temporary_name());
         let (entry, parts) = match node.kind {
             libc::S_IFDIR => (self.copy_dir(&temporary)?, Parts::default()),
-            libc::S_IFREG => self.copy_regular(&temporary, node, original)?,
+            libc::S_IFREG => self.copy_regular(&temporary, node, &original.fingerprint, cloned)?,
             libc::S_IFLNK => {
                 let link = (self.work, &*original.target);
                 let entry = self.upper.make_symlink(link.0, &temporary, link.1, &self.me)?;
@@ -158,23 +159,21 @@ impl Overlay {
         Ok(entry)
     }
 
-    /// A regular file of the same length: a clone of the one below, where the filesystem makes
-    /// these, else one that has no page of its own yet.
+    /// A regular file of the same length: a clone of the one below, if there is one, else one that
+    /// has no page of its own yet.
     fn copy_regular(
         &self,
         name: &OsStr,
         node: &Node,
-        original: &Original,
+        origin: &Fingerprint,
+        cloned: Option<Entry>,
     ) -> Result<(Entry, Parts), Errno> {
-        let new = NewNode { mode: libc::S_IFREG | 0o600, umask: 0, caller: &self.me };
-        let how =
-            Open { read: true, write: true, unlent: Some(WhyMapped::Merged), ..Open::default() };
-        let refuse = super::never_lent;
-        let (entry, opened) = self.upper.create(self.work, name, &new, &how, true, &refuse)?;
+        let entry = match cloned {
+            Some(entry) => entry,
+            None => self.create_empty(name)?,
+        };
         let upper = entry.attr.ino;
-        let prepared = self.prepare_data(upper, node, original);
-        self.upper.release(opened.id)?;
-        match prepared {
+        match self.prepare_data(upper, node, origin, cloned.is_some()) {
             Ok(parts) => Ok((entry, parts)),
             Err(err) => {
                 let _ = self.upper.remove(self.work, name, false);
@@ -184,9 +183,24 @@ impl Overlay {
         }
     }
 
-    fn prepare_data(&self, upper: Ino, node: &Node, original: &Original) -> Result<Parts, Errno> {
-        let origin = &original.fingerprint;
-        let whole = origin.size == 0 || self.clone_data(upper, original.data.as_deref());
+    fn create_empty(&self, name: &OsStr) -> Result<Entry, Errno> {
+        let new = NewNode { mode: libc::S_IFREG | 0o600, umask: 0, caller: &self.me };
+        let how =
+            Open { read: true, write: true, unlent: Some(WhyMapped::Merged), ..Open::default() };
+        let refuse = super::never_lent;
+        let (entry, opened) = self.upper.create(self.work, name, &new, &how, true, &refuse)?;
+        self.upper.release(opened.id)?;
+        Ok(entry)
+    }
+
+    fn prepare_data(
+        &self,
+        upper: Ino,
+        node: &Node,
+        origin: &Fingerprint,
+        cloned: bool,
+    ) -> Result<Parts, Errno> {
+        let whole = origin.size == 0 || cloned;
         // Descriptors that wait for what is written have a page map, which may be that of a whole
         // file.
         if whole && node.content.lock().strong_count() == 0 {
@@ -195,12 +209,34 @@ impl Overlay {
         self.prepare_sparse(upper, node, origin, if whole { 0 } else { origin.size })
     }
 
-    /// Has an empty upper file share all blocks of a file below, where both are on a filesystem that
-    /// can (FICLONE of ioctl_ficlonerange(2)): no byte is copied, and later changes of the one
+    /// A clone of a file below in the work directory, where both are on a filesystem that makes
+    /// these (FICLONE of ioctl_ficlonerange(2)): no byte is copied, and later changes of the one
     /// below are none of the copy's. Not where the scratch is bounded by counting: each shared
-    /// block counts.
-    fn clone_data(&self, upper: Ino, below: Option<&OwnedFd>) -> bool {
-        let Some(below) = below.filter(|_| self.may_clone()) else { return false };
+    /// block counts. It may take long (a file of many pieces, or one with pages that are not on the
+    /// disk yet): nothing is locked.
+    pub(super) fn make_clone(&self, at: At) -> Result<Option<(OsString, Entry)>, Errno> {
+        if !self.may_clone() {
+            return Ok(None);
+        }
+        let Ok(below) = self.open_below(at) else { return Ok(None) };
+        let name = self.temporary_name();
+        let entry = self.create_empty(&name)?;
+        if self.clone_data(entry.attr.ino, &below) {
+            return Ok(Some((name, entry)));
+        }
+        self.drop_clone(&name, &entry);
+        Ok(None)
+    }
+
+    /// Removes a clone that nothing is made of.
+    pub(super) fn drop_clone(&self, name: &OsStr, entry: &Entry) {
+        if let Err(err) = self.upper.remove(self.work, name, false) {
+            log::warn!("{}: removing a clone: {err}", name.shown()); // It goes at the next mount.
+        }
+        self.upper.forget(entry.attr.ino, 1);
+    }
+
+    fn clone_data(&self, upper: Ino, below: &OwnedFd) -> bool {
         let to = self.upper.open_descriptor(upper, OpenMode::Write);
         let cloned = to.and_then(|to| rustix::fs::ioctl_ficlone(to.any()?, below));
         match cloned {
@@ -350,8 +386,14 @@ impl Overlay {
         };
         let above = parent.upper().ok_or(Errno::STALE)?; // It was copied up before.
         let times = self.upper.attr(above, None)?.stat;
-        let none = RenameFlags::empty();
-        self.upper.rename((self.work, temporary), (above, &name), none, &self.me)?;
+        let flags = RenameFlags::NOREPLACE;
+        let moved = self.upper.rename((self.work, temporary), (above, &name), flags, &self.me);
+        if moved == Err(Errno::EXIST) {
+            // Another copy than that of the node: no file is lost for it.
+            log::error!("{}: there is a copy already", self.path_of(node).shown());
+            return Err(Errno::STALE);
+        }
+        moved?;
         self.count_names(&[&parent]);
         self.set_times(above, &times)
     }
