@@ -95,6 +95,34 @@ fn a_base_that_has_not_changed_is_told_of_nothing() {
 }
 
 #[test]
+fn what_has_or_had_several_names_is_told_of_no_change_that_was_none() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mut kept = Kept::new("", |base| {
+        for name in ["a", "b", "c", "d", "e"] {
+            fs::write(base.join(name), name).unwrap();
+        }
+    });
+    let at = |name: &str| kept.at(name);
+    for name in ["a", "c", "e"] {
+        fs::write(at(name), "written").unwrap(); // Whole copies.
+    }
+    fs::remove_file(at("b")).unwrap();
+    fs::hard_link(at("a"), at("b")).unwrap();
+    fs::remove_file(at("a")).unwrap();
+    fs::hard_link(at("c"), at("c2")).unwrap();
+    fs::rename(at("c2"), at("d")).unwrap();
+    fs::remove_file(at("c")).unwrap();
+    fs::hard_link(at("e"), at("e2")).unwrap();
+    fs::remove_file(at("e")).unwrap();
+    for _ in 0..2 {
+        kept.remount();
+        assert_eq!(told(&kept), []);
+    }
+}
+
+#[test]
 fn every_change_of_what_the_scratch_has_something_in_the_place_of_is_told() {
     let Some(mut kept) = covering() else { return };
     for name in ["copied", "saved", "removed", "moved", "target", "one", "two", "again"] {

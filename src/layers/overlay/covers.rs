@@ -64,6 +64,14 @@ impl Overlay {
         }
     }
 
+    /// The same for something that has come to a name. A file with several names covers nothing
+    /// that is known.
+    pub(super) fn note_cover_moved(&self, upper: Ino, cover: Option<&Fingerprint>) {
+        let found = self.upper.attr(upper, None);
+        let one_name = found.is_ok_and(|found| found.stat.is_dir() || found.stat.nlink == 1);
+        self.note_cover(upper, cover.filter(|_| one_name));
+    }
+
     /// The same for what is at a name of an upper directory.
     pub(super) fn note_cover_at(&self, above: Ino, name: &OsStr, cover: Option<&Fingerprint>) {
         if let Ok(entry) = self.upper.lookup(above, name) {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::below::Answers;
-use super::locate::{Sought, is_whiteout};
+use super::locate::{Sought, born, is_whiteout};
 use super::namespace::{Halt, Names, NamesToChange, Step};
 use super::node::Node;
 use crate::layers::pages::Fingerprint;
@@ -143,7 +143,6 @@ impl Overlay {
         let cover = self.cover_at(above, name);
         let beside = self.temporary_name();
         let (entry, more) = make(&beside)?;
-        // Another name of a file that has some covers nothing that is told.
         if cover.is_some() && (entry.attr.stat.is_dir() || entry.attr.stat.nlink == 1) {
             self.note_cover(entry.attr.ino, cover.as_ref());
         }
@@ -321,6 +320,9 @@ impl Overlay {
             let (entry, ()) = self.make_at((above, name), whiteout, |name| {
                 self.upper.link(upper, above, name).map(|entry| (entry, ()))
             })?;
+            if born(upper) != node.ino {
+                self.note_cover(upper, None); // A mark is for one name.
+            }
             self.upper.forget(entry.attr.ino, 1);
             self.count_names(&[&parent]);
             self.nodes.named(names, &node, (&parent, name));

@@ -122,7 +122,9 @@ impl Overlay {
             self.upper.rename((old, from.1), (new, to.1), RenameFlags::EXCHANGE, &self.me)?;
             if covers != [None, None] {
                 let each = uppers.into_iter().zip(covers.iter());
-                each.for_each(|(upper, cover)| self.note_cover(upper, cover.flatten().as_ref()));
+                each.for_each(|(upper, cover)| {
+                    self.note_cover_moved(upper, cover.flatten().as_ref())
+                });
             }
             there.seen_at(from.0, from.1);
             moved.seen_at(to.0, to.1);
@@ -165,7 +167,7 @@ impl Overlay {
             self.note_cover_at(old, from.1, uncovered.as_ref());
         }
         if uncovers || covered.is_some() {
-            self.note_cover(upper, covered.as_ref());
+            self.note_cover_moved(upper, covered.as_ref());
         }
         if let Some(there) = there {
             self.lost_a_name(names, there, None)?;
