@@ -387,15 +387,16 @@ impl Guard {
         self.held.lock().entries.values().map(|entry| Arc::clone(&entry.node)).collect()
     }
 
-    /// The files that nobody has open and whose base is under a lease and has other times or
-    /// attributes than it had, with the base as it is at this moment.
+    /// The files whose base is under a lease and has other times or attributes than it had, with the
+    /// base as it is at this moment. To be called when there are no requests any more: the kernel
+    /// may not have told of the last close.
     pub(super) fn moved(&self) -> Vec<(Arc<Node>, Fingerprint)> {
         let held = self.held.lock();
-        let idle = held.entries.values().filter(|entry| entry.idle.is_some() && entry.is_leased());
+        let leased = held.entries.values().filter(|entry| entry.is_leased());
         let moved = |entry: &Entry| {
             Some((Arc::clone(&entry.node), entry.state.as_ref()?.moved(&entry.file)?))
         };
-        idle.filter_map(moved).collect()
+        leased.filter_map(moved).collect()
     }
 
     /// Waits until nothing is being copied, gives everything back, and ends the thread.
