@@ -188,3 +188,35 @@ fn without_privilege_what_is_used_of_the_base_is_watched_and_what_is_open_stays(
     assert!(text.starts_with("before\n") && !text.contains("not seen"), "{text}");
     assert!(text.contains("fanotify on directories: "), "{text}");
 }
+
+#[test]
+fn a_file_is_not_listed_by_the_number_that_a_copy_of_it_has_just_got() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mut kept = Kept::new("watch=on", |base| {
+        fs::create_dir(base.join("d")).unwrap();
+        fs::write(base.join("d/file"), "base").unwrap();
+    });
+    fs::write(kept.at("d/file"), "copy").unwrap();
+    kept.unmount();
+    fs::create_dir(kept.base.join("e")).unwrap();
+    fs::rename(kept.base.join("d/file"), kept.base.join("e/file")).unwrap();
+    kept.mount();
+    let (copy, dir) = (kept.at("d/file"), kept.at("e"));
+    let begin = std::sync::Barrier::new(2);
+    let flags = rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOSUID;
+    for _ in 0..3000 {
+        rustix::mount::mount_remount(kept.root(), flags, "").unwrap(); // The kernel forgets.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begin.wait();
+                assert_eq!(fs::read(&copy).unwrap(), b"copy");
+            });
+            begin.wait();
+            assert_eq!(names(&dir), ["file"]);
+            assert_eq!(fs::read(dir.join("file")).unwrap(), b"base");
+        });
+    }
+    assert!(!kept.mounted().log().contains("forget ino"), "{}", kept.mounted().log());
+}

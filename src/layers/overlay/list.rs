@@ -244,15 +244,29 @@ impl Overlay {
             if several || !item.known || is_raised() || is_above() {
                 return Ok(None);
             }
-            if add(&shown) {
-                return Ok(Some(Listed::Full));
-            }
             let parts = Parts { lowers: vec![below], ..Parts::default() };
-            self.adopt(names, Sought { ino: number, parts, stat, trust }, node, item.name);
-            Ok(Some(Listed::Given))
+            let found = Sought { ino: number, parts, stat, trust };
+            let found = self.adopt(names, found, node, item.name);
+            // A file of the scratch may have got its number just now.
+            let listed = match found.loan.number() == number {
+                true if add(&shown) => Listed::Full,
+                true => Listed::Given,
+                false => Listed::Passed,
+            };
+            Ok(Some((listed, found)))
         });
-        if let Ok(Some(listed)) = handed_on {
-            return listed;
+        if let Ok(Some((listed, found))) = handed_on {
+            if listed == Listed::Given {
+                return listed;
+            }
+            // The lookup of what is below went to the node.
+            if !self.lower(below).is_ok_and(|volume| volume.look_up_again(below.ino)) {
+                log::error!("inode {}: it is listed and not known", below.ino);
+            }
+            self.forget_node(found);
+            if listed == Listed::Full {
+                return listed;
+            }
         }
         let listed = self.emit(node, (item, next), true, add);
         if listed == Listed::Given {
