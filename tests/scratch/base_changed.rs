@@ -172,6 +172,11 @@ fn a_partial_copy_whose_base_is_gone_shows_its_own_pages_and_can_be_replaced_and
                 assert_eq!(page_of(&path, 1), Ok(vec![b'w'; PAGE as usize]), "{name} {round}");
                 assert_eq!(page_of(&path, 0), Err(Errno::IO), "{name} {round}");
                 assert_eq!(page_of(&path, 2), Err(Errno::IO), "{name} {round}");
+                // Nothing of it is a hole: whoever copies the data of a sparse file is told.
+                let file = File::open(&path).unwrap();
+                let seek = |to| rustix::fs::seek(&file, to);
+                assert_eq!(seek(rustix::fs::SeekFrom::Data(0)), Ok(0), "{name} {round}");
+                assert_eq!(seek(rustix::fs::SeekFrom::Hole(0)), Ok(20_000), "{name} {round}");
             }
             kept.remount();
         }

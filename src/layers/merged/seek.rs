@@ -56,8 +56,12 @@ impl Merged {
         let shown = map.base_limit().min(stop);
         let mut found = None;
         if at < shown {
-            found = self.base.seek(at, shown, to)?;
-            self.check_base()?;
+            let sought = self.base.seek(at, shown, to);
+            found = match self.check_base() {
+                // Pages that are refused are data, so that whoever reads them is told.
+                Err(Errno::IO) => Some(at).filter(|_| to == SeekTo::Data),
+                checked => checked.and(sought)?,
+            };
         }
         Ok(found.or((to == SeekTo::Hole && shown < stop).then(|| shown.max(at))))
     }
