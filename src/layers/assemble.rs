@@ -61,7 +61,7 @@ pub fn assemble(
     let place = scratch.layout().dir().to_owned();
     let shown = place.shown().to_string();
     let upper = open(upper, &shown)?;
-    // Whatever changes here comes through the mount.
+    // Changes of the upper directory come through the mount alone.
     upper.watch(Coverage::Filesystem);
     let overlay = Overlay::new(OverlayOptions {
         scratch,

@@ -16,7 +16,7 @@ use crate::shown::Show;
 /// How many files a message names.
 const NAMED: usize = 3;
 
-/// What became of the base of a partial copy, or of what the scratch has something in the place of.
+/// The fate of the base of a partial copy, or of a base file that the scratch covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It was written, resized or replaced.

@@ -1,4 +1,4 @@
-//! What the lower layers have answered, for steps under the lock of the names, which ask nothing.
+//! Answers of the lower layers, for steps under the lock of the names, which ask nothing.
 //!
 //! An answer is kept until the end of the operation that needed it, with a lookup held of all that
 //! it is about: so a number means the same file throughout. When somebody tells of a change that was
@@ -21,11 +21,11 @@ use crate::layers::pages::Fingerprint;
 use crate::mapping::OpenMode;
 use crate::volume::{Entry, Ino, Stat};
 
-/// What a lower layer is to be asked.
+/// A question to a lower layer.
 enum Question {
-    /// What a name in a directory leads to, and these names in turn from there.
+    /// The entry at a name in a directory, and at these names in turn from there.
     Entry(At, OsString, Vec<OsString>),
-    /// What there is at a name.
+    /// The attributes of the entry at a name.
     Peek(At, OsString),
     Stat(At),
     /// All that a copy of it needs.
@@ -37,7 +37,7 @@ enum Question {
     Names(Ino),
 }
 
-/// What was answered.
+/// An answer of a lower layer.
 enum Answer {
     /// With a lookup held of what was found.
     Entry(At, OsString, Result<Entry, Errno>),
@@ -49,7 +49,7 @@ enum Answer {
     Names(Ino, Result<Rc<LowerNames>, Errno>),
 }
 
-/// What a copy takes from something in a lower layer.
+/// The properties of a lower file or directory that its copy gets.
 pub(super) struct Original {
     pub(super) stat: Stat,
     /// Extended attributes by the names that the upper volume stores them under.
@@ -73,9 +73,9 @@ pub(super) struct Answers<'a> {
     overlay: &'a Overlay,
     known: RefCell<Vec<Answer>>,
     question: RefCell<Option<Question>>,
-    /// How often the base had changed when the first was asked for.
+    /// Number of changes of the base when the first answer was asked for.
     changes: Cell<u64>,
-    /// What questions were about, with a lookup held.
+    /// Subjects of the questions, with a lookup held of each.
     held: RefCell<Vec<At>>,
     /// Files that are copied are cloned, where that can be.
     clones: bool,
@@ -149,7 +149,7 @@ impl<'a> Answers<'a> {
         Err(Halt::Ask)
     }
 
-    /// What a name in a directory of a lower layer leads to. One lookup of it is the caller's.
+    /// The entry at a name in a directory of a lower layer. One lookup of it is the caller's.
     pub(super) fn lookup(&self, dir: At, name: &OsStr) -> Step<Entry> {
         let known = self.find(|answer| match answer {
             Answer::Entry(of, at, found) if *of == dir && at == name => Some(*found),
@@ -172,7 +172,7 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// What there is at a name in a directory of a lower layer.
+    /// The attributes of the entry at a name in a directory of a lower layer.
     pub(super) fn peek(&self, dir: At, name: &OsStr) -> Step<Stat> {
         let known = self.find(|answer| match answer {
             Answer::Peek(of, at, found) if *of == dir && at == name => Some(*found),
@@ -203,7 +203,7 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// What a copy of something in a lower layer takes from it.
+    /// The properties of a lower file or directory that its copy gets.
     pub(super) fn original(&self, at: At) -> Step<Rc<Original>> {
         let known = self.find(|answer| match answer {
             Answer::Original(of, original) if *of == at => Some(original.clone()),

@@ -119,7 +119,7 @@ impl Overlay {
         // A copy of another overlay that has no page of its own yet needs no map to be read.
         let all_below = parts.pages.is_none() && node.is_linked();
         let upper = parts.upper.filter(|_| !all_below);
-        // What is held is the file of first touch, wherever its name leads to by now.
+        // The held file is that of first touch, wherever its name leads to by now.
         let base = match self.guard.file(node) {
             Some(base) => base,
             None if at == At::GONE && parts.pages.is_none() => return Err(Halt::Failed(Errno::IO)),

@@ -26,11 +26,11 @@ use crate::volume::Ino;
 /// The mark of what is covered, empty for nothing.
 const COVERS: &str = "mmapfs.covers";
 
-/// How many files the log names.
+/// Number of files that the log names.
 const NAMED: usize = 3;
 
 impl Overlay {
-    /// What a node covers, which is at a name that the lower layers have; `None` where that is not
+    /// The cover of a node at a name that the lower layers have; `None` where that is not
     /// known.
     pub(super) fn cover_of(&self, names: &Names<'_>, node: &Node) -> Step<Option<Fingerprint>> {
         let parts = node.parts();
@@ -47,7 +47,7 @@ impl Overlay {
         marks.covers.unwrap_or(marks.origin)
     }
 
-    /// What the whiteout covers that is at a name of an upper directory.
+    /// The cover of the whiteout at a name of an upper directory.
     pub(super) fn cover_at(&self, above: Ino, name: &OsStr) -> Option<Fingerprint> {
         let entry = self.upper.lookup(above, name).ok()?;
         let cover = self.cover_by_marks(entry.attr.ino);
@@ -176,7 +176,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// What became of what an entry of an upper directory covers; `None` where it is as it was, or
+    /// The fate of the base file that an upper entry covers; `None` where it is as it was, or
     /// that is not known.
     fn fate_of(&self, upper: Ino, lowers: &[At], name: &OsStr) -> Option<Fate> {
         let entry = self.upper.lookup(upper, name).ok()?;
@@ -189,7 +189,7 @@ impl Overlay {
         let then = marks.covers.unwrap_or(marks.origin)?;
         let is_whiteout = is_whiteout(&stat);
         let Some(now) = self.print_below(lowers, name)? else {
-            // What is removed on both sides is the same.
+            // A file that is removed on both sides is no conflict.
             return Some(Fate::CoveredMissing).filter(|_| !is_whiteout);
         };
         let differs = match () {
@@ -201,8 +201,8 @@ impl Overlay {
         Some(fate).filter(|_| differs)
     }
 
-    /// What the lower layers have at a name, `Some(None)` for nothing; `None` where it cannot be
-    /// told.
+    /// The fingerprint of the lower entry at a name, `Some(None)` for nothing; `None` where it cannot
+    /// be told.
     fn print_below(&self, lowers: &[At], name: &OsStr) -> Option<Option<Fingerprint>> {
         for dir in lowers {
             let volume = self.layer(*dir).ok()?;

@@ -20,10 +20,10 @@ use crate::volume::{
     HandleId, Ino, Lend, Open, Opened, Plane, SeekTo, Stat, Volume, WhyMapped, WriteRequest,
 };
 
-/// How far an open has come.
+/// Progress of an open.
 enum Opening {
     Done(Opened),
-    /// What is there is to be lent to the kernel first.
+    /// The base file is to be lent to the kernel first.
     Lend(At),
 }
 

@@ -52,7 +52,7 @@ struct Entry {
     asked: Option<Instant>,
     /// Nobody has the file open here; when it was used last.
     idle: Option<u64>,
-    /// How often a lease was taken.
+    /// Number of leases taken.
     taken: u64,
 }
 

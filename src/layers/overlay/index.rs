@@ -34,7 +34,7 @@ impl Index {
     /// Reads which entries a directory has.
     ///
     /// # Errors
-    /// Those of readdir(2).
+    /// Errors of readdir(2).
     pub(super) fn read(upper: &Volume, dir: Ino) -> Result<Index, Errno> {
         let mut entries = HashSet::new();
         let id = upper.open_dir(dir)?;
@@ -151,7 +151,7 @@ impl Overlay {
     /// Takes the copy of a node out again.
     ///
     /// # Errors
-    /// Those of unlink(2).
+    /// Errors of unlink(2).
     pub(super) fn leave_index(&self, node: &Node, upper: Ino) -> Result<(), Errno> {
         let name = key(node.ino);
         match self.upper.peek(self.index.dir, OsStr::new(&name)) {

@@ -155,7 +155,7 @@ impl Overlay {
     }
 
     /// Notes that the base file itself is lent to the kernel to be read; `None` where it is not.
-    /// Whoever calls has locked its content.
+    /// The caller holds its content locked.
     pub(super) fn note_lent(&self, node: &Arc<Node>, lent: &mut LentBelow<'_>) -> Option<Opened> {
         let is_lent = |opened: &mut Opened| matches!(opened.plane, Plane::Passthrough(_));
         let opened = lent.opened.take_if(is_lent)?;

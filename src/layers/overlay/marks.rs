@@ -40,7 +40,7 @@ pub(super) struct MarkSet {
     pub(super) origin: Option<Fingerprint>,
     /// Another overlay has copied it from below.
     pub(super) copied: bool,
-    /// What it covers by its name in the layers below, where that is another file than its origin;
+    /// The file that it covers by its name in the layers below, where that is not its origin;
     /// `Some(None)` where nothing is known to be covered.
     pub(super) covers: Option<Option<Fingerprint>>,
     /// See [`super::node::Parts::null_device`].
@@ -228,7 +228,7 @@ impl Marks {
         }
     }
 
-    /// What a file is a copy of, where that is marked.
+    /// The origin of a file, where that is marked.
     pub(super) fn origin(
         &self,
         volume: &Volume,

@@ -91,7 +91,7 @@ pub struct Overlay {
     contested: HashSet<MapId>,
     lowers: Vec<Arc<Volume>>,
     nodes: NodeTable,
-    /// How often names were changed; see [`namespace`].
+    /// The lock of the names, with the number of their changes; see [`namespace`].
     names: RwLock<u64>,
     handles: handles::HandleTable,
     /// Listings under way of directories that the kernel has opened without asking.

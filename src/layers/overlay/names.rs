@@ -122,7 +122,7 @@ impl Overlay {
         mut make: impl FnMut(&NamesToChange<'_>) -> Step<T>,
     ) -> Result<T, Errno> {
         let answers = Answers::none(self);
-        // What is in the scratch alone, or hidden by a whiteout, asks nothing.
+        // A name in the scratch alone, or under a whiteout, asks nothing.
         let parts = parent.parts();
         if parts.upper.is_none_or(|above| self.upper_at(above, name) == Ok(Upper::Nothing)) {
             answers.expect_peek(parts.lowers.first(), name);

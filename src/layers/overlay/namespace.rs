@@ -4,7 +4,7 @@
 //! happens under it is a step that is given what they answered ([`Answers`]) and asks nothing. A
 //! step that needs an answer which was not asked for ends with [`Halt::Ask`], before it changes
 //! anything but by copying up. The lock is let go, the layer is asked, and the step begins anew.
-//! What lower layers answer does not depend on the lock, since nobody here changes them: so answers
+//! Answers of lower layers do not depend on the lock, since nobody here changes them: so they
 //! stay good however long they took, and a step sees the names and the upper volume as they are. Only
 //! a change that was made directly in the base, and is told of, has all of them asked for anew.
 //!
@@ -38,11 +38,11 @@ impl From<Errno> for Halt {
     }
 }
 
-/// What a step under the lock returns.
+/// The result of a step under the lock.
 pub(super) type Step<T> = Result<T, Halt>;
 
 thread_local! {
-    /// How many locks this thread holds with which no lower layer is asked.
+    /// Number of locks that this thread holds and under which no lower layer is asked.
     static LOCKED: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -77,7 +77,7 @@ impl Drop for Noted {
 #[derive(Default)]
 pub(super) struct Brief<T>(Mutex<T>);
 
-/// What it protects, while it is locked.
+/// The protected value, while it is locked.
 pub(super) struct Briefly<'a, T> {
     locked: MutexGuard<'a, T>,
     _noted: Noted,
@@ -106,7 +106,7 @@ impl<T> DerefMut for Briefly<'_, T> {
 /// The names, locked for reading at least.
 pub(super) struct Names<'a> {
     answers: &'a Answers<'a>,
-    /// How often they were locked for writing so far.
+    /// Number of times that they were locked for writing so far.
     generation: u64,
     raised: RefCell<Vec<Arc<Node>>>,
     dropped: RefCell<Vec<Box<dyn Any>>>,
@@ -118,7 +118,7 @@ impl<'a> Names<'a> {
         Names { answers, generation, raised, dropped }
     }
 
-    /// What the lower layers have answered.
+    /// The answers of the lower layers.
     pub(super) fn below(&self) -> &'a Answers<'a> {
         self.answers
     }
@@ -158,7 +158,7 @@ impl Overlay {
     /// Takes a step with the names locked for reading.
     ///
     /// # Errors
-    /// Those of the step, and of asking lower layers.
+    /// Errors of the step, and of asking lower layers.
     pub(super) fn with_names<T>(
         &self,
         step: impl FnMut(&Names<'_>) -> Step<T>,
@@ -192,7 +192,7 @@ impl Overlay {
     /// Takes a step with the names locked for writing.
     ///
     /// # Errors
-    /// Those of the step, and of asking lower layers.
+    /// Errors of the step, and of asking lower layers.
     pub(super) fn change_names<T>(
         &self,
         step: impl FnMut(&NamesToChange<'_>) -> Step<T>,

@@ -176,7 +176,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// What a node covers at its name, as far as that is known; `None` where nothing is below.
+    /// The cover of a node at its name, as far as it is known; `None` where nothing is below.
     fn covered(
         &self,
         names: &NamesToChange<'_>,

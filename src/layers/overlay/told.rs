@@ -33,7 +33,7 @@ use super::node::{At, Node, NodeTable};
 use crate::shown::Show;
 use crate::volume::{Ino, Invalidate, Stat, Told, Trust, Volume};
 
-/// How many seconds after a change of the base every notice of it is taken to have come.
+/// Seconds after a change of the base by which every notice of it is taken to have come.
 const LATE: i64 = 2;
 
 /// Whether a change may not have been told yet.
@@ -53,7 +53,7 @@ pub(super) struct Outdated {
     nodes: Mutex<HashSet<Ino>>,
     /// Some directory of the upper volume says where what is below it is.
     redirects: AtomicBool,
-    /// How often the base has changed, as far as it is told.
+    /// Number of changes of the base that were told.
     changes: AtomicU64,
 }
 

@@ -133,7 +133,7 @@ impl PageMap {
     /// Removes a map from its directory.
     ///
     /// # Errors
-    /// Those of unlink(2).
+    /// Errors of unlink(2).
     pub fn remove(directory: impl AsFd, id: MapId) -> Result<(), Errno> {
         rustix::fs::unlinkat(directory, id.to_string(), AtFlags::empty())
     }

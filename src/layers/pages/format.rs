@@ -293,7 +293,7 @@ pub(super) fn decode(header: &Record) -> Result<Option<Header>, MapError> {
     Ok(Some(said))
 }
 
-/// How many turns speak of so many pages.
+/// Number of turns for a number of pages.
 pub(super) fn turns_for(base_pages: u64) -> u64 {
     base_pages.div_ceil(TURN_PAGES)
 }

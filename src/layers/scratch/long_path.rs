@@ -97,7 +97,7 @@ impl PathId {
     /// Removes the path.
     ///
     /// # Errors
-    /// Those of unlink(2).
+    /// Errors of unlink(2).
     pub fn remove(self, pages: impl AsFd) -> Result<(), Errno> {
         rustix::fs::unlinkat(pages, self.file()?, AtFlags::empty())
     }
