@@ -1,175 +1,118 @@
-"""What mmapfs must reach, as issues 3 and 4 list it, and whether it does."""
+"""The targets of mmapfs, and whether a run reaches them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .filesystems import CANDIDATES, FLOOR, FLOOR_CACHED, MMAPFS, SCRATCH
-from .rows import Row, human, three
-from .stats import Results, Spread
+from .filesystems import FLOOR, MMAPFS, Candidate
+from .results import BARE, Results, Row, Spread, human
 
-PEERS = tuple(candidate.name for candidate in CANDIDATES if candidate.peer)
-MAPPED, NOOPEN = "mmapfs-mapped", "mmapfs-noopen"
-
+MAPPED, NOOPEN, SCRATCH, RAM = "mmapfs-mapped", "mmapfs-noopen", "mmapfs-scratch", "mmapfs-scratch-ram"
+OVERLAY = "fuse-overlayfs"
+FLOORS = {MMAPFS: FLOOR, MAPPED: "floor-cached"}  # each for its own way of serving a file
 AT_LEAST, AT_MOST = "at least", "at most"
-OF_BARE, OF_PEER, ITSELF = "of bare", "of the best FUSE peer", ""
-OF_OVERLAY, OF_COPY, OF_WRITE = "fuse-overlayfs", "fuse-overlayfs-copy", MMAPFS  # of that candidate
+PEER, ITSELF = "the best peer", ""  # beside the names of candidates that a target can be against
 
 
 @dataclass(frozen=True)
 class Target:
-    row: str
     candidate: str
     sense: str
-    bound: float
     against: str
+    row: str
+    bound: float
+
+    @property
+    def times(self) -> str:
+        return "times" if self.sense == AT_MOST else "of"
 
     def describe(self, row: Row) -> str:
-        times = "times" if self.sense == AT_MOST else "of"
-        whose = {OF_BARE: f"{times} the bare filesystem", OF_PEER: f"{times} the best FUSE peer",
-                 OF_OVERLAY: f"{times} fuse-overlayfs",
-                 OF_COPY: f"{times} fuse-overlayfs", OF_WRITE: f"{times} the mount with access=write"}
         if self.against == ITSELF:
             return f"{self.sense} {human(self.bound, row.unit)}"
-        return f"{self.sense} {self.bound:g} {whose[self.against]}"
+        return f"{self.sense} {self.bound:g} {self.times} {self.against}"
+
+    def is_met(self, reached: float) -> bool:
+        return reached >= self.bound if self.sense == AT_LEAST else reached <= self.bound
 
 
-def _times(row: str, bare: float | None = None, peer: float | None = None, by: str = MMAPFS) -> list[Target]:
-    found = []
-    if bare is not None:
-        found.append(Target(row, by, AT_MOST, bare, OF_BARE))
-    if peer is not None:
-        found.append(Target(row, by, AT_MOST, peer, OF_PEER))
-    return found
+def _same(bound: float, rows: str) -> dict[str, float]:
+    return dict.fromkeys(rows.split(), bound)
 
 
-def _share(row: str, bare: float, by: str = MMAPFS) -> Target:
-    return Target(row, by, AT_LEAST, bare, OF_BARE)
-
-
-def _ahead(*rows: str, sense: str = AT_MOST) -> list[Target]:
-    """Rows in which a scratch must not be behind fuse-overlayfs."""
-    return [Target(row, SCRATCH, sense, 1, OF_OVERLAY) for row in rows]
-
-
-def _as_write(*rows: str, sense: str = AT_MOST) -> list[Target]:
-    """Rows of files made in a scratch, which must be as with access=write."""
-    bound = 1.1 if sense == AT_MOST else 0.91
-    return [Target(row, SCRATCH, sense, bound, OF_WRITE) for row in rows]
-
-
-def _itself(row: str, bound: float) -> list[Target]:
-    return [Target(row, by, AT_MOST, bound, ITSELF) for by in (SCRATCH, "mmapfs-scratch-ram")]
-
-
-TARGETS: tuple[Target, ...] = (
-    _share("seqread.warm", 0.97),
-    _share("seqwrite.new", 0.95),
-    _share("randread.warm", 0.90),
-    _share("randwrite.warm", 0.88),
-    _share("mmapread.warm", 0.95),
-    _share("mmapwrite.warm", 0.95),
-    _share("seqread.warm", 0.75, MAPPED),
-    _share("seqread.fresh", 0.25, MAPPED),
-    Target("seqread.warm", MAPPED, AT_LEAST, 1, OF_PEER),
-    Target("seqread.fresh", MAPPED, AT_LEAST, 1, OF_PEER),
-    *_times("overwrite.fresh", bare=1.2),
-    *_times("sqlite.transactions", bare=1.5),
-    *_times("find.fresh", peer=0.8),
-    *_times("find.warm", bare=1.5),
-    *_times("stat.fresh", peer=0.8),
-    *_times("stat.warm", bare=1.1),
-    *_times("readdir.fresh", peer=0.8),
-    *_times("readdir.warm", bare=0.5),
-    *_times("grep.warm", peer=0.6),
-    *_times("grep.warm", bare=1.3, by=NOOPEN),
-    *_times("untar.new", peer=0.8),
-    *_times("rmrf.all", peer=0.8),
-    *_times("gitclone.all", peer=0.8),
-    *_times("gitstatus.warm", peer=0.8),
-    *_times("cbuild.make", bare=1.1),
-    Target("walk.memory", MMAPFS, AT_MOST, 200, ITSELF),
-    Target("walk.descriptors", MMAPFS, AT_MOST, 400, ITSELF),
-    Target("start.mount", MMAPFS, AT_MOST, 20, ITSELF),
-    *_itself("scratch.first", 0.002),
-    *_itself("scratch.firststored", 64),
-    *_itself("scratch.overwrites", 0.15),
-    *_itself("scratch.stored", 10),
-    *_itself("scratch.chmod", 0.001),
-    *_itself("scratch.mv", 0.010),
-    *_itself("scratch.rm", 0.001),
-    *_itself("scratch.mvdir", 0.010),
-    *_ahead("seqread.warm", "seqread.fresh", "seqwrite.new", "randread.warm", "randwrite.warm", "mmapread.warm",
-            "mmapwrite.warm", sense=AT_LEAST),
-    *_ahead("sqlite.transactions", "find.fresh", "find.warm", "stat.fresh", "stat.warm",
-            "readdir.fresh", "readdir.warm", "grep.warm", "create.one", "unlink.one", "untar.new", "rmrf.all",
-            "gitclone.all", "gitstatus.warm", "cbuild.make"),
-    Target("scratch.overwrites", SCRATCH, AT_MOST, 1, OF_COPY),
-    *_as_write("seqwrite.new", "seqwrite.warm", sense=AT_LEAST),
-    *_as_write("sqlite.transactions", "create.one", "unlink.one", "untar.new", "rmrf.all", "gitstatus.warm"),
+TABLE = (
+    (MMAPFS, AT_LEAST, BARE, {"seqread.warm": 0.97, "seqwrite.new": 0.95, "randread.warm": 0.9, "randwrite.warm": 0.88,
+                              "mmapread.warm": 0.95, "mmapwrite.warm": 0.95}),
+    (MMAPFS, AT_MOST, BARE, {"overwrite.fresh": 1.2, "sqlite.transactions": 1.5, "find.warm": 1.5, "stat.warm": 1.1,
+                             "readdir.warm": 0.5, "cbuild.make": 1.1}),
+    (MMAPFS, AT_MOST, PEER, {"grep.warm": 0.6, **_same(0.8, "find.fresh stat.fresh readdir.fresh untar.new rmrf.all "
+                                                            "gitclone.all gitstatus.warm")}),
+    (MMAPFS, AT_MOST, ITSELF, {"walk.memory": 200, "walk.descriptors": 400, "start.mount": 20}),
+    (MAPPED, AT_LEAST, BARE, {"seqread.warm": 0.75, "seqread.fresh": 0.25}),
+    (MAPPED, AT_LEAST, PEER, _same(1, "seqread.warm seqread.fresh")),
+    (NOOPEN, AT_MOST, BARE, {"grep.warm": 1.3}),
+    *((by, AT_MOST, ITSELF, {
+        "scratch.first": 0.002, "scratch.firststored": 64, "scratch.overwrites": 0.15, "scratch.stored": 10,
+        "scratch.chmod": 0.001, "scratch.mv": 0.01, "scratch.rm": 0.001, "scratch.mvdir": 0.01})
+      for by in (SCRATCH, RAM)),
+    (SCRATCH, AT_LEAST, OVERLAY, _same(1, "seqread.warm seqread.fresh seqwrite.new randread.warm randwrite.warm "
+                                          "mmapread.warm mmapwrite.warm")),
+    (SCRATCH, AT_MOST, OVERLAY, _same(1, "sqlite.transactions find.fresh find.warm stat.fresh stat.warm readdir.fresh "
+                                         "readdir.warm grep.warm create.one unlink.one untar.new rmrf.all gitclone.all "
+                                         "gitstatus.warm cbuild.make")),
+    (SCRATCH, AT_MOST, OVERLAY + "-copy", {"scratch.overwrites": 1}),
+    (SCRATCH, AT_LEAST, MMAPFS, _same(0.91, "seqwrite.new seqwrite.warm")),
+    (SCRATCH, AT_MOST, MMAPFS, _same(1.1, "sqlite.transactions create.one unlink.one untar.new rmrf.all "
+                                          "gitstatus.warm")),
 )
+TARGETS = tuple(Target(by, sense, against, row, bound) for by, sense, against, bounds in TABLE
+                for row, bound in bounds.items())
 
 
 @dataclass(frozen=True)
 class Verdict:
     target: Target
     row: Row
-    reached: float | None
-    note: str  # against whom, or why nothing was measured
-    floor: float | None = None  # what the minimal daemon reached of the same target
+    by: str  # the target's candidate, or another build of it
+    reached: Spread | None
+    note: str
 
     @property
-    def met(self) -> bool | None:
-        """None: it could not be told."""
-        if self.reached is None:
-            return None
-        bound = self.target.bound
-        return self.reached >= bound if self.target.sense == AT_LEAST else self.reached <= bound
-
-    def remark(self) -> str:
-        """The note; where the target is missed, how far from the minimal daemon, and where that is itself."""
-        if self.met is not False or not self.floor or self.reached is None:
-            return self.note
-        times = "times" if self.target.sense == AT_MOST else "of"
-        floor = f"{three(self.reached / self.floor)} {times} the floor, which is at {three(self.floor)}"
-        return f"{self.note}; {floor}" if self.note else floor
-
     def word(self) -> str:
-        return {True: "met", False: "MISSED", None: "not measured"}[self.met]
-
-    def shown(self) -> str:
         if self.reached is None:
-            return "-"
-        return human(self.reached, self.row.unit) if self.target.against == ITSELF else three(self.reached)
+            return "not measured"
+        return "met" if self.target.is_met(self.reached.median) else "MISSED"
 
 
-def judge(results: Results, rows: list[Row]) -> list[Verdict]:
-    """Every target whose row was to be measured."""
+def judge(results: Results, rows: list[Row], candidates: list[Candidate]) -> list[Verdict]:
+    """Every target of the rows, for every build of its candidate."""
     known = {row.id: row for row in rows}
-    return [_verdict(results, target, known[target.row]) for target in TARGETS if target.row in known]
+    return [_verdict(results, target, known[target.row], by, candidates) for target in TARGETS if target.row in known
+            for by in [c.name for c in candidates if c.kind == target.candidate] or [target.candidate]]
 
 
-def _verdict(results: Results, target: Target, row: Row) -> Verdict:
-    own = results.value(row.id, target.candidate) if target.against == ITSELF else results.ratio(row, target.candidate)
-    if own is None:
-        return Verdict(target, row, None, results.failure(row.id, target.candidate) or "no sample")
-    # Each is a measure for its own way of serving a file only.
-    floor_of = {MMAPFS: FLOOR, MAPPED: FLOOR_CACHED}.get(target.candidate)
-    ratio = results.ratio(row, floor_of) if floor_of else None
-    floor = ratio.median if ratio else None
-    if target.against in (ITSELF, OF_BARE):
-        return Verdict(target, row, own.median, "", floor)
-    if target.against != OF_PEER:
-        return _against(target, row, own, results.ratio(row, target.against))
-    peers = {name: ratio.median for name in PEERS for ratio in [results.ratio(row, name)] if ratio}
-    if not peers:
-        return Verdict(target, row, None, "no FUSE peer was measured")
-    pick = max if target.sense == AT_LEAST else min
-    best = pick(peers, key=lambda name: peers[name])
-    return Verdict(target, row, own.median / peers[best], f"the best is {best}", floor / peers[best] if floor else None)
+def _verdict(results: Results, target: Target, row: Row, by: str, candidates: list[Candidate]) -> Verdict:
+    if not results.value(row, by):
+        return Verdict(target, row, by, None, results.failures.get((row.id, by), "takes no part"))
+    if target.against == ITSELF:
+        return Verdict(target, row, by, results.value(row, by), "")
+    others = [c.name for c in candidates if (c.peer if target.against == PEER else c.kind == target.against)]
+    mine = next((c.program for c in candidates if c.name == by), "")  # Builds are compared with their own kind first.
+    others = [c.name for c in candidates if c.name in others and c.program == mine] or others
+    ratios = {other: ratio.median for other in others for ratio in [results.ratio(row, other)] if ratio}
+    if not ratios:
+        return Verdict(target, row, by, None, f"{target.against} was not measured")
+    best = (max if target.sense == AT_LEAST else min)(ratios, key=ratios.__getitem__)
+    reached = results.ratio(row, by, best)
+    notes = [] if target.against == BARE else [f"{best} is at {human(ratios[best])} {target.times} bare"]
+    if reached and not target.is_met(reached.median):
+        notes += _floor(results, target, row, by, best)
+    return Verdict(target, row, by, reached, "; ".join(notes))
 
 
-def _against(target: Target, row: Row, own: Spread, other: Spread | None) -> Verdict:
-    if other is None:
-        return Verdict(target, row, None, f"{target.against} was not measured")
-    return Verdict(target, row, own.median / other.median, f"which is at {three(other.median)} of the bare filesystem")
+def _floor(results: Results, target: Target, row: Row, by: str, other: str) -> list[str]:
+    """How far a candidate is from the minimal daemon, and where that is itself."""
+    floor = FLOORS.get(target.candidate, "")
+    own, bound = results.ratio(row, by, floor), results.ratio(row, floor, other)
+    if not own or not bound:
+        return []
+    return [f"{human(own.median)} {target.times} the floor, which is at {human(bound.median)}"]

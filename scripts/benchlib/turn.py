@@ -10,28 +10,26 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from .data import Data
-from .disk import Disk, drop_caches
-from .filesystems import Candidate, Mounts
-from .rows import BANDWIDTH, Row, Sample
-from .shell import Failed, Probe, run
+from .filesystems import WRITES, Candidate, Mounts
+from .machine import Disk, Failed, Probe, drop_caches, run
+from .results import BANDWIDTH, Row, Sample
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Rows that are measured in one turn. A function with a mount of its own each time it asks for one."""
+    """Rows that are measured in one turn, by a function that has the candidate mounted each time it needs it."""
 
     name: str
     rows: tuple[Row, ...]
     run: Callable[[Turn], None]
-    read_only: bool = False  # it only reads: candidates that only read take part
-    of_content: bool = False  # it reads one big file: a candidate that is only for that takes part
+    needs: str = WRITES  # candidates that do not meet it take no part
+    data: str = ""  # the part of the data that it needs
     cheap: bool = True  # False: one or two rounds are enough
-    copying: bool = False  # only for candidates that copy, beside the bare directory
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a turn works with; the same for all of them."""
+class Bench:
+    """The things that all turns work with."""
 
     data: Data
     disk: Disk
@@ -41,66 +39,48 @@ class Place:
 
 
 class Turn:
-    def __init__(self, place: Place, workload: Workload, candidate: Candidate, number: int, wanted: set[str]) -> None:
-        self.data = place.data
-        self.sizes = place.data.sizes
-        self.disk = place.disk
-        self.mounts = place.mounts
-        self.timeout = place.timeout
-        self._probe = place.probe
+    def __init__(self, bench: Bench, rows: list[Row], candidate: Candidate, number: int) -> None:
+        self.data, self.disk, self.mounts = bench.data, bench.disk, bench.mounts
+        self._probe, self.timeout = bench.probe, bench.timeout
+        self.sizes = bench.data.sizes
         self.candidate = candidate
-        self.number = number
-        self.wanted = wanted
+        self.number = number  # of the round
         self.samples: list[Sample] = []
-        self.root = self.data.root
-        self._rows = {row.id: row for row in workload.rows}
-        self._cpu: float | None = None
-
-    @property
-    def bare(self) -> Path:
-        """The directory itself, for making ready and for checking."""
-        return self.data.root
+        self.bare = self.root = self.data.root  # the directory itself, and as the candidate shows it while mounted
+        self._wanted = {row.id: row for row in rows}
 
     @property
     def scratch(self) -> Path:
         """The scratch directory as the candidate shows it."""
         return self.root / "scratch"
 
-    def wants(self, *rows: str) -> bool:
-        return any(row in self.wanted for row in rows)
-
     @property
     def stored(self) -> Path:
-        """The scratch directory as it lies on the disk, with what was made in it whole."""
+        """The scratch directory on the disk, with new files complete."""
         return self.mounts.scratch / "upper" / "scratch" if self.candidate.copies else self.data.scratch
 
     # -- mounting
 
     @contextmanager
-    def mounted(self, cold: bool = False) -> Iterator[Path]:
-        """Mounts the candidate. Cold: nothing is in the kernel's caches but what the mount itself needed."""
+    def mounted(self, cold: bool = False, again: bool = False) -> Iterator[Path]:
+        """Mounts the candidate. Cold: the kernel's caches hold only the pages that the mount itself needed."""
         if cold:
             drop_caches()
-        self.root = self.mounts.mount(self.candidate)
+        self.root = self.mounts.mount(self.candidate, again)
         try:
             yield self.root
         finally:
-            self.root = self.data.root
+            self.root = self.bare
             self.mounts.unmount()
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """The scratch directory with what was written, to be checked when the mount is gone: that of a copy is mounted
-        again."""
+        """The scratch directory after the mount is gone, for checks. A copy is mounted again."""
         if not self.candidate.copies:
             yield self.data.scratch
             return
-        self.root = self.mounts.mount(self.candidate, again=True)
-        try:
+        with self.mounted(again=True):
             yield self.scratch
-        finally:
-            self.root = self.data.root
-            self.mounts.unmount()
 
     @contextmanager
     def cleared(self) -> Iterator[Path]:
@@ -113,64 +93,50 @@ class Turn:
 
     def _clear(self) -> None:
         self.mounts.clear()
-        for path in list(self.data.scratch.iterdir()):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        shutil.rmtree(self.data.scratch)
+        self.data.scratch.mkdir()
         self.disk.sync()
 
-    def warm_memory(self, size: int) -> None:
+    def warm_memory(self, size: float) -> None:
         """Has the kernel take pages for twice `size` bytes of files, and give them back.
 
-        A virtual machine that gives memory back to its host after a moment waits for it page by page when it is used
-        again, several times as long as the write itself takes: whoever comes after a pause would pay for it.
+        A virtual machine that has returned idle memory to its host waits for it page by page on the next use, several
+        times as long as the write itself takes. The first candidate after a pause would pay for it.
         """
-        self.probe("write", self.data.scratch / "memory", size=2 * size, clients=2)
-        for path in self.data.scratch.glob("memory.*"):
-            path.unlink()
+        self.probe("write", self.data.scratch / "memory", size=int(2 * size))
+        (self.data.scratch / "memory").unlink()
 
     # -- measuring
 
     def probe(self, job: str, path: str | Path, cwd: Path | None = None, **keys: int) -> tuple[float, int]:
-        """A job of the probe that is not a measurement, in the candidate's root unless told otherwise."""
-        return self._probe(job, path, cwd=cwd or self.root, timeout=self.timeout, **keys)
+        """A job of the probe that is not measured, in the candidate's root by default."""
+        return self._probe(job, path, cwd or self.root, self.timeout, **keys)
 
     def time_probe(self, row: str, job: str, path: str | Path, cwd: Path | None = None, **keys: int) -> int:
-        """Measures a job of the probe and returns its result."""
-        self.mark()
-        seconds, result = self.probe(job, path, cwd, **keys)
-        kind = self._rows[row].kind
-        self.record(row, result / seconds / 1e6 if kind == BANDWIDTH else seconds)
+        """Measures a job of the probe and returns its result. Rows that end in 4 have as many clients."""
+        seconds, result = self.probe(job, path, cwd, **{"clients": 4 if row.endswith("4") else 1, **keys})
+        bandwidth = row in self._wanted and self._wanted[row].kind == BANDWIDTH
+        self.record(row, result / seconds / 1e6 if bandwidth else seconds)
         return result
 
-    def time_command(self, row: str, command: list[str], cwd: Path | None = None, output: bool = True) -> str:
-        """Measures a program from its start to its end and returns what it printed."""
-        self.mark()
+    def time_command(self, row: str, command: list[str], cwd: Path | None = None, times_itself: bool = False) -> str:
+        """Measures a program and returns its output. One that times itself prints the seconds first."""
         begun = time.perf_counter()
-        printed = run(command, cwd=cwd or self.root, timeout=self.timeout, output=output)
-        self.record(row, time.perf_counter() - begun)
+        printed = self.command(command, cwd)
+        self.record(row, float(printed.split()[0]) if times_itself else time.perf_counter() - begun)
         return printed
 
     def command(self, command: list[str], cwd: Path | None = None) -> str:
         """A program that is not measured."""
-        return run(command, cwd=cwd or self.root, timeout=self.timeout)
-
-    def mark(self) -> None:
-        """What the daemon uses from here on is the next record's."""
-        self._cpu = self.mounts.cpu()
+        return run(command, cwd or self.root, self.timeout)
 
     def record(self, row: str, value: float) -> None:
         """Keeps a measurement if its row is wanted."""
-        if row not in self.wanted:
-            return
-        cpu = self.mounts.cpu()
-        used = cpu - self._cpu if cpu is not None and self._cpu is not None else None
-        self.samples.append(Sample(row, self.candidate.name, self.number, value, used, self.mounts.memory("VmHWM"),
-                                   self.mounts.descriptors()))
+        if row in self._wanted:
+            self.samples.append(Sample(row, self.candidate.name, self.number, value))
 
     @staticmethod
     def expect(what: str, got: object, expected: object) -> None:
-        """Fails the row where the candidate showed something else than what is there."""
+        """Fails the row if the candidate showed something wrong."""
         if got != expected:
-            raise Failed(f"wrong result: {what}: {got}, not {expected}")
+            raise Failed(f"wrong result: {what}: {got!s:.60}, not {expected!s:.60}")
