@@ -137,7 +137,7 @@ impl Advice {
 
     /// Whether it marks the mapping, not its pages, so that a new mapping of the same range needs
     /// it again.
-    pub fn is_sticky(self) -> bool {
+    pub fn is_persistent(self) -> bool {
         self.facts().mark.is_some()
     }
 
@@ -145,7 +145,7 @@ impl Advice {
     /// `normal` replaces `random`, `nohugepage` replaces `hugepage`. Every sticky advice replaces
     /// itself.
     pub fn replaces(self, earlier: Advice) -> bool {
-        self.is_sticky() && self.facts().mark == earlier.facts().mark
+        self.is_persistent() && self.facts().mark == earlier.facts().mark
     }
 
     /// One line that says what the kernel does, for the manual. No full stop at its end.

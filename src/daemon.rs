@@ -22,7 +22,7 @@ use crate::fuse::mount::{Mounted, mount};
 use crate::fuse::{Adapter, AdapterOptions, BusyPoll, Handlers, KernelCaches, Timeouts};
 use crate::layers::scratch::{Places, Scratch};
 use crate::shown::{Name, Show};
-use crate::volume::{Managed, Policy, Told, Trust, Volume, VolumeOptions};
+use crate::volume::{Managed, Policy, Told, Validity, Volume, VolumeOptions};
 use crate::watch::Watch;
 use crate::{layers, sys};
 
@@ -260,8 +260,8 @@ fn context(
         privileged: sys::cred::has_capability(CAP_SYS_ADMIN),
         threads: config.threads as u64,
         clone_fd: config.clone_fd,
-        timeouts: Box::new(move |trust: Trust, all_names| {
-            [times.entry(trust), times.attr(trust), times.negative(trust, all_names)]
+        timeouts: Box::new(move |validity: Validity, all_names| {
+            [times.entry(validity), times.attr(validity), times.negative(validity, all_names)]
         }),
         started: Instant::now(),
         kernel: std::sync::OnceLock::new(),

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use mmapfs::config::options::{MountOptions, Unknown};
 use mmapfs::config::rules::RuleSet;
 use mmapfs::sys::cred::Caller;
-use mmapfs::volume::{Ino, Lent, Open, Policy, Volume, VolumeOptions};
+use mmapfs::volume::{BackingRegistration, Ino, Open, Policy, Volume, VolumeOptions};
 use rustix::fs::{CWD, FileType, Mode};
 use tempfile::TempDir;
 
@@ -62,8 +62,9 @@ impl Served {
             gid: rustix::process::getegid().as_raw(),
             pid: std::process::id(),
         };
-        let nobody_takes_it =
-            |_: BorrowedFd<'_>| -> std::io::Result<Lent> { Err(rustix::io::Errno::PERM.into()) };
+        let nobody_takes_it = |_: BorrowedFd<'_>| -> std::io::Result<BackingRegistration> {
+            Err(rustix::io::Errno::PERM.into())
+        };
         let opened = self.volume.open(ino, how, &caller, &nobody_takes_it).unwrap();
         self.volume.release(opened.id).unwrap();
     }

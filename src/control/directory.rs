@@ -18,7 +18,7 @@ use super::exec::Executor;
 use super::report::Kernel;
 use super::session::{Closer, Session};
 use crate::config::ControlVisibility;
-use crate::volume::{Attr, Entry, FIRST_RESERVED, HandleId, Ino, SetAttr, Stat, Time, Trust};
+use crate::volume::{Attr, Entry, FIRST_RESERVED, HandleId, Ino, SetAttr, Stat, Time, Validity};
 
 /// The attribute of the root that names the directory, so that clients find it.
 const XATTR: &str = "user.mmapfs.control";
@@ -161,9 +161,9 @@ impl ControlDir {
     }
 
     fn entry(&self, kind: Kind) -> Entry {
-        let trust = if self.silent { Trust::Once } else { Trust::Briefly };
+        let validity = if self.silent { Validity::Uncached } else { Validity::Timeout };
         let attr = self.attr(kind.ino()).unwrap_or_else(|| self.attr_of(kind));
-        Entry { attr, generation: 0, trust }
+        Entry { attr, generation: 0, validity }
     }
 
     /// Attributes of one of its files; `None` leaves the inode to the tree.
@@ -171,7 +171,7 @@ impl ControlDir {
         let kind = Kind::of(ino)?;
         let mut attr = self.attr_of(kind);
         if self.silent {
-            attr.trust = Trust::Once;
+            attr.validity = Validity::Uncached;
         }
         if self.silent
             && let Some((text, at)) = self.made(kind)
@@ -196,7 +196,7 @@ impl ControlDir {
             ctime: self.started,
             ..Stat::default()
         };
-        Attr { ino: kind.ino(), stat, trust: Trust::Briefly }
+        Attr { ino: kind.ino(), stat, validity: Validity::Timeout }
     }
 
     /// A shell's `>` truncates before it writes: that is accepted and does nothing. Nothing else

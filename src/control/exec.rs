@@ -21,7 +21,7 @@ use crate::range::{ByteRange, RangeSpec};
 use crate::shown::Name;
 use crate::sys;
 use crate::sys::advise::SyncMode;
-use crate::volume::{Found, Managed, NotAdvised, Trust};
+use crate::volume::{Found, Managed, NotAdvised, Validity};
 
 /// Tells where the log of the daemon goes, which may change.
 pub type LogPlace = Box<dyn Fn() -> String + Send + Sync>;
@@ -31,7 +31,7 @@ pub type Reload = Box<dyn Fn() -> Result<ReloadReport, Failure> + Send + Sync>;
 
 /// The timeouts for names, attributes and missing names, by what is trusted, and whether the kernel
 /// can drop every name.
-pub type TimeoutsOf = Box<dyn Fn(Trust, bool) -> [Duration; 3] + Send + Sync>;
+pub type TimeoutsOf = Box<dyn Fn(Validity, bool) -> [Duration; 3] + Send + Sync>;
 
 /// The facts that do not change while a mount lives, for reports.
 pub struct Context {
@@ -177,7 +177,7 @@ impl Executor {
             return Err(CommandError::new(ErrorKind::NotAllowed, why));
         }
         let found = self.find(path)?;
-        if advice.is_sticky() {
+        if advice.is_persistent() {
             self.check_room(path)?;
         }
         let range = resolve(&found, range, path)?;

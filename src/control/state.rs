@@ -24,7 +24,7 @@ impl Executor {
         let context = &self.context;
         let counts = self.tree.counts();
         let mode = &context.mode;
-        let timeouts = (context.timeouts)(self.tree.trust(), self.tree.drops_all_names());
+        let timeouts = (context.timeouts)(self.tree.validity(), self.tree.drops_all_names());
         let [entry, attr, negative] = timeouts.map(|timeout| timeout.as_secs_f64());
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -219,7 +219,7 @@ fn map_report(path: &Path, file: &BackingFile) -> Option<MapReport> {
     let size = file.size().ok()?;
     let dev = file.key().dev;
     let start = region.address() as u64;
-    let sticky = file.sticky_advice();
+    let sticky = file.persistent_advice();
     let whole = sticky.iter().rfind(|known| known.range.start == 0 && known.range.end >= size);
     let advice = match whole {
         Some(known) => known.advice.to_string(),
@@ -249,7 +249,7 @@ fn describe_use(file: &BackingFile, report: &mut FileReport) {
         report.mapped = true;
         report.mapped_bytes += region.len() as u64;
     }
-    for sticky in file.sticky_advice() {
+    for sticky in file.persistent_advice() {
         let range = [sticky.range.start, sticky.range.end];
         let known = StickyAdvice { range, advice: sticky.advice.to_string() };
         // Each layer of a file has what was said for the file.

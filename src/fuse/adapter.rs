@@ -17,7 +17,9 @@ use super::trace::Trace;
 use crate::control::counters::{Counters, Operation};
 use crate::control::directory::ControlDir;
 use crate::sys::cred::Caller;
-use crate::volume::{DirItem, Entry, HandleId, Ino, Lent, Open, Opened, Plane, Tree};
+use crate::volume::{
+    BackingRegistration, DirItem, Entry, HandleId, Ino, Open, Opened, Plane, Tree,
+};
 
 /// The options of replies.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +71,8 @@ impl AdapterOptions {
 }
 
 /// Lends a backing file to the kernel.
-pub(super) fn lend(reply: &ReplyOpen, file: BorrowedFd<'_>) -> io::Result<Lent> {
-    reply.open_backing(file).map(|id| Arc::new(id) as Lent)
+pub(super) fn register(reply: &ReplyOpen, file: BorrowedFd<'_>) -> io::Result<BackingRegistration> {
+    reply.open_backing(file).map(|id| Arc::new(id) as BackingRegistration)
 }
 
 /// The kernel's id of a file that was lent to it by [`lend`].
@@ -148,7 +150,7 @@ impl Adapter {
     pub(super) fn open_later(&self, ino: Ino, how: Open, who: Caller, reply: ReplyOpen) {
         let (tree, options) = (Arc::clone(&self.tree), self.options);
         let open = move || {
-            let opened = tree.open(ino, how, &who, &|fd| lend(&reply, fd));
+            let opened = tree.open(ino, how, &who, &|fd| register(&reply, fd));
             match opened {
                 Ok(opened) => {
                     answer_open(&opened, options.cached_flags(&opened, how.write), reply);
@@ -165,14 +167,14 @@ impl Adapter {
     /// Time for which the kernel may use an entry whose two timeouts are one.
     pub(super) fn entry_timeout(&self, entry: &Entry) -> Duration {
         let timeouts = &self.options.timeouts;
-        timeouts.attr(entry.attr.trust).min(timeouts.entry(entry.trust))
+        timeouts.attr(entry.attr.validity).min(timeouts.entry(entry.validity))
     }
 
     pub(super) fn reply_entry(&self, result: Result<Entry, fuser::Errno>, reply: ReplyEntry) {
         match result {
             Ok(entry) => reply.entry_with_ttls(
-                &self.options.timeouts.attr(entry.attr.trust),
-                &self.options.timeouts.entry(entry.trust),
+                &self.options.timeouts.attr(entry.attr.validity),
+                &self.options.timeouts.entry(entry.validity),
                 &convert::attr(&entry.attr),
                 Generation(u64::from(entry.generation)),
             ),
@@ -198,7 +200,8 @@ impl Adapter {
         if self.control.owns(ino) {
             for (name, attr, next) in self.control.entries(offset) {
                 let kind = attr.stat.kind();
-                let entry = look_up.then_some(Entry { attr, generation: 0, trust: attr.trust });
+                let entry =
+                    look_up.then_some(Entry { attr, generation: 0, validity: attr.validity });
                 let name = name.as_ref();
                 if add(&DirItem { name, ino: attr.ino, kind, next, entry, known: true }) {
                     break;
@@ -215,7 +218,7 @@ impl Adapter {
             && let Some((name, ino)) = self.control.listed()
         {
             let entry = self.control.attr(ino).filter(|_| look_up);
-            let entry = entry.map(|attr| Entry { attr, generation: 0, trust: attr.trust });
+            let entry = entry.map(|attr| Entry { attr, generation: 0, validity: attr.validity });
             add(&DirItem { name, ino, kind: libc::S_IFDIR, next: AFTER_LAST, entry, known: true });
         }
         Ok(())

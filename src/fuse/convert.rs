@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, PollEvents, TimeOrNow};
 use rustix::io::Errno;
 
-use crate::volume::{Attr, DataOnly, DirItem, Ino, NewTime, Open, Stat, Time, Trust};
+use crate::volume::{Attr, DataOnly, DirItem, Ino, NewTime, Open, Stat, Time, Validity};
 
 /// Our inode number.
 pub(super) fn ino(number: INodeNo) -> Ino {
@@ -54,13 +54,13 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
 
 /// The entry that says that there is none: inode number 0.
 pub(super) fn no_entry() -> FileAttr {
-    attr(&Attr { ino: Ino(0), stat: Stat::default(), trust: Trust::Once })
+    attr(&Attr { ino: Ino(0), stat: Stat::default(), validity: Validity::Uncached })
 }
 
 /// The attributes that a listing knows of an entry that it has not looked up.
 pub(super) fn bare_attr(item: &DirItem<'_>) -> FileAttr {
     let stat = Stat { mode: item.kind, ..Stat::default() };
-    attr(&Attr { ino: item.ino, stat, trust: Trust::Once })
+    attr(&Attr { ino: item.ino, stat, validity: Validity::Uncached })
 }
 
 /// The events that a file is ready for at any time.

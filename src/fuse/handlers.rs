@@ -18,14 +18,14 @@ use fuser::{
 use super::adapter::Adapter;
 use super::busy_poll::BusyPoll;
 use super::features;
-use super::lanes::Lanes;
+use super::worker_pool::WorkerPool;
 use crate::control::report::Kernel;
 use crate::sys::cred::Caller;
 
 /// Takes the requests of the kernel.
 pub struct Handlers {
     adapter: Arc<Adapter>,
-    lanes: Lanes,
+    workers: WorkerPool,
     polling: BusyPoll,
 }
 
@@ -36,7 +36,7 @@ fn caller(req: &Request) -> Caller {
 impl Handlers {
     /// Serves by `adapter`, on as many event loops, which stay awake as `polling` says.
     pub fn new(adapter: Adapter, loops: usize, polling: BusyPoll) -> Handlers {
-        Handlers { adapter: Arc::new(adapter), lanes: Lanes::new(loops), polling }
+        Handlers { adapter: Arc::new(adapter), workers: WorkerPool::new(loops), polling }
     }
 
     /// Answers a request. Data borrowed from the request is copied only when it is answered on
@@ -51,13 +51,13 @@ impl Handlers {
     {
         let who = caller(req);
         self.polling.arrived();
-        if let Some(busy) = self.lanes.enter() {
+        if let Some(busy) = self.workers.enter() {
             answer(&self.adapter, &who, borrowed);
             drop(busy);
             return self.polling.answered();
         }
         let (adapter, owned) = (Arc::clone(&self.adapter), borrowed.to_owned());
-        self.lanes.elsewhere(move || answer(&adapter, &who, owned.borrow()));
+        self.workers.elsewhere(move || answer(&adapter, &who, owned.borrow()));
     }
 }
 

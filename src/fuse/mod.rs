@@ -6,13 +6,13 @@ mod busy_poll;
 mod convert;
 mod features;
 mod handlers;
-mod lanes;
 pub mod mount;
 mod notify;
 pub mod probe;
 mod serve;
 mod timeouts;
 mod trace;
+mod worker_pool;
 
 /// The library that speaks FUSE, as a target of the log, and the part of it that sends replies.
 pub const LOG_TARGETS: (&str, &str) = ("fuser", "fuser::reply");

@@ -64,7 +64,7 @@ pub fn find(scratch: &Scratch, pages: impl AsFd, base: BorrowedFd<'_>) -> Vec<Ch
         };
         let map = PageMap::open(&pages, *id, MapAccess::Read);
         // Of a whole one nothing of the base shows.
-        if !map.is_ok_and(|map| map.is_whole()) {
+        if !map.is_ok_and(|map| map.is_complete()) {
             found.push((path.clone(), fate));
         }
     }

@@ -124,8 +124,8 @@ impl Merged {
     }
 
     /// Whether nothing of the base shows any more, so that the upper file alone is the whole.
-    pub fn is_whole(&self) -> bool {
-        self.map.read().is_whole()
+    pub fn is_complete(&self) -> bool {
+        self.map.read().is_complete()
     }
 
     /// The pages below the map's limit: how many are the upper file's own, and how many there are.
@@ -238,7 +238,7 @@ impl Merged {
                     return Err(Errno::IO); // Somebody has truncated it without us.
                 }
             } else {
-                let shown = map.base_limit().clamp(at, stop) - at;
+                let shown = map.lower_visible_len().clamp(at, stop) - at;
                 let (shown, zeros) = part.split_at_mut(shown as usize);
                 if !shown.is_empty() {
                     let read = self.base.read(at, shown);
@@ -319,7 +319,7 @@ impl Merged {
         };
         sync_file(&self.upper, data_only)?;
         if let Some(seen) = seen {
-            self.map.write().make_firm(&seen)?;
+            self.map.write().sync_bits(&seen)?;
         }
         let Some(file) = self.map.read().take_unsynced()? else { return Ok(()) };
         let synced = sync_file(&file, data_only);

@@ -6,21 +6,21 @@
 //! pwrite(2) inside a block, so that it is the old one or the new one whenever this process is
 //! killed, and a sector, so that it is after most power cuts. A page is 4096 bytes on every machine.
 //!
-//! There are two bitmaps: the bits themselves, and those that are firm. The base may show itself
-//! below `base_limit` only. A page that starts there or behind is the upper file's own without a
+//! There are two bitmaps: the bits themselves, and those that are synced. The base may show itself
+//! below `lower_visible_len` only. A page that starts there or behind is the upper file's own without a
 //! bit, and bits of such pages mean nothing. In a page below whose bit is clear, the bytes before
-//! `base_limit` are the base's and those behind it are zeros, whatever the upper file has there.
+//! `lower_visible_len` are the base's and those behind it are zeros, whatever the upper file has there.
 //! So truncating is one number, and growth needs no bits.
 //!
 //! A set bit promises that the page's data is in the upper file: data is written first, the bit
 //! after it. Both are written by pwrite(2), so they are in the page cache when the call returns and
-//! outlive this process. A map that is killed at any moment is a good one. A `base_limit` behind
+//! outlive this process. A map that is killed at any moment is a good one. A `lower_visible_len` behind
 //! the end of the upper file is that of a truncation which was not finished, and counts as the
 //! file's size.
 //!
-//! When the machine stops, a bit may have reached the disk before its data. A firm bit says that
+//! When the machine stops, a bit may have reached the disk before its data. A synced bit says that
 //! the data had been synchronised, or that the page is zeros, which a hole is as well. A page with
-//! a bit that is not firm, and a hole in the upper file, was never written for good: then
+//! a bit that is not synced, and a hole in the upper file, was never written for good: then
 //! [`PageMap::recover`] takes the bit away. Found at any other time, it is an error
 //! ([`PageMap::check_data`]).
 //!
@@ -92,7 +92,7 @@ pub struct PageMap {
     sequence: AtomicU64,
     /// Held while a header is written.
     saving: Mutex<()>,
-    base_limit: u64,
+    lower_visible_len: u64,
     /// The header on disk says what is here.
     limit_saved: AtomicBool,
     /// The headers were written, and count the turns that are written from then on.
@@ -103,9 +103,9 @@ pub struct PageMap {
     /// Something was written since the last synchronisation.
     dirty: AtomicBool,
     /// By their number: the turns that have a bit set. No bit of their own at or behind
-    /// `base_pages` is set; those that are firm are there as they are on disk.
+    /// `base_pages` is set; those that are synced are there as they are on disk.
     turns: BTreeMap<u64, Box<Turn>>,
-    /// The turns with bits that are not firm.
+    /// The turns with bits that are not synced.
     touched: BTreeSet<u64>,
     /// The limit at the last synchronisation.
     firm_limit: u64,
@@ -136,13 +136,13 @@ impl PageMap {
     }
 
     /// The bytes of the base that may show.
-    pub fn base_limit(&self) -> u64 {
-        self.base_limit
+    pub fn lower_visible_len(&self) -> u64 {
+        self.lower_visible_len
     }
 
     /// The pages of which some byte of the base may show; those behind have no bit.
     pub fn base_pages(&self) -> u64 {
-        self.base_limit.div_ceil(PAGE)
+        self.lower_visible_len.div_ceil(PAGE)
     }
 
     /// How many pages below the limit are the upper file's own.
@@ -156,12 +156,12 @@ impl PageMap {
     }
 
     /// Whether nothing of the base shows any more.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.own == self.base_pages()
     }
 
     /// Whether a page is the upper file's own.
-    pub fn own(&self, page: u64) -> bool {
+    pub fn is_present(&self, page: u64) -> bool {
         self.run(page, 1).0
     }
 
@@ -238,10 +238,10 @@ impl PageMap {
     /// # Errors
     /// As [`PageMap::save_limit`].
     pub fn set_base_limit(&mut self, limit: u64, changed: (i64, u32)) -> Result<(), Errno> {
-        if limit >= self.base_limit {
+        if limit >= self.lower_visible_len {
             return Ok(());
         }
-        self.base_limit = limit;
+        self.lower_visible_len = limit;
         self.lowered = changed;
         let behind = self.base_pages();
         self.forget_from(behind);
@@ -267,7 +267,7 @@ impl PageMap {
             id: self.id,
             sequence: self.sequence.load(Ordering::Relaxed),
             upper: self.upper,
-            base_limit: self.base_limit,
+            lower_visible_len: self.lower_visible_len,
             base: self.base,
             firm_limit: self.firm_limit,
             lowered: self.lowered,
@@ -275,7 +275,7 @@ impl PageMap {
         }
     }
 
-    /// Drops the bits from a page on, in memory. Those that are firm stay: the limit may be what it
+    /// Drops the bits from a page on, in memory. Those that are synced stay: the limit may be what it
     /// was after a power cut.
     fn forget_from(&mut self, page: u64) {
         drop(self.written.split_off(&format::turns_for(page)));

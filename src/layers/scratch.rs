@@ -27,36 +27,36 @@ use crate::shown::Show;
 use crate::sys;
 
 mod adopt;
-mod budget;
 mod checksum;
 mod create;
 mod layout;
 mod lock;
 mod long_path;
-mod marks;
+mod metadata_reserve;
 mod opened;
 mod place;
+mod quota_ledger;
 mod registry;
-mod reserve;
 mod state;
 mod sweep;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod xattr_namespace;
 
-pub use budget::{Budget, Space};
 #[cfg(test)]
 pub(super) use checksum::seal;
 pub use layout::Layout;
 pub use lock::Holder;
 pub use long_path::{LONGEST_IN_MARK, PathId};
-pub use marks::Marks;
+pub use metadata_reserve::MetadataReserve;
 pub use place::Places;
+pub use quota_ledger::{QuotaLedger, QuotaSpace};
 pub use registry::{Listed, list, remove, unused};
-pub use reserve::Reserve;
 pub use state::{BaseId, Kind, State, VERSION};
 pub use sweep::{Partial, TEMPORARY};
 pub use usage::{Usage, bytes_used};
+pub use xattr_namespace::XattrNamespace;
 
 use layout::Content;
 use lock::Lock;
@@ -74,9 +74,9 @@ pub const SHARE_OF_MEMORY: u8 = 50;
 pub struct Scratch {
     opened: Opened,
     state: State,
-    budget: Arc<Budget>,
+    budget: Arc<QuotaLedger>,
     /// Of a tmpfs of its own with a bound.
-    reserve: Option<Arc<Reserve>>,
+    reserve: Option<Arc<MetadataReserve>>,
     found: Usage,
     /// Files of which only some pages were in it when it was opened.
     partial: Vec<Partial>,
@@ -205,9 +205,9 @@ impl Scratch {
         };
         // A tmpfs of its own is as large as the limit: the kernel keeps it.
         let limit = state.max.filter(|_| state.kind != Kind::OwnTmpfs);
-        let budget = Arc::new(Budget::new(limit, used));
+        let budget = Arc::new(QuotaLedger::new(limit, used));
         let bounded = state.kind == Kind::OwnTmpfs && state.max.is_some();
-        let reserve = bounded.then(|| Reserve::new(opened.fd())).transpose();
+        let reserve = bounded.then(|| MetadataReserve::new(opened.fd())).transpose();
         let reserve = reserve
             .map_err(|errno| told(opened.path(), "keeping room for its records", errno.into()))?
             .map(Arc::new);
@@ -278,17 +278,17 @@ impl Scratch {
     }
 
     /// The names of its marks.
-    pub fn marks(&self) -> Marks {
+    pub fn xattr_namespace(&self) -> XattrNamespace {
         self.state.marks
     }
 
     /// What it may still hold.
-    pub fn budget(&self) -> &Arc<Budget> {
+    pub fn quota_ledger(&self) -> &Arc<QuotaLedger> {
         &self.budget
     }
 
     /// What is kept back for its records, where that is needed.
-    pub fn reserve(&self) -> Option<&Arc<Reserve>> {
+    pub fn reserve(&self) -> Option<&Arc<MetadataReserve>> {
         self.reserve.as_ref()
     }
 
@@ -315,7 +315,7 @@ impl Scratch {
     ///
     /// # Errors
     /// Those of statvfs(3).
-    pub fn space(&self) -> Result<Space, Errno> {
+    pub fn space(&self) -> Result<QuotaSpace, Errno> {
         let found = rustix::fs::fstatvfs(self.opened.fd())?;
         Ok(self.budget.space(&match &self.reserve {
             Some(reserve) => reserve.without(found),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::file::BackingFile;
+use super::persistent_advice::PersistentRange;
 use super::region::clip;
-use super::sticky::StickyAdvice;
 use crate::advice::{Advice, Effect};
 use crate::range::ByteRange;
 use crate::sys;
@@ -72,7 +72,7 @@ impl BackingFile {
                 Errno::INVAL => Errno::OPNOTSUPP,
                 err => err,
             })?;
-            self.sticky.lock().record(range, advice);
+            self.persistent.lock().record(range, advice);
         }
         let elapsed = started.elapsed();
         Ok(AdviceEffect { range, resident_before, resident_after: self.resident(range), elapsed })
@@ -188,7 +188,7 @@ impl BackingFile {
         } else {
             sys::advise::unlock(&region, pages)?;
         }
-        self.sticky.lock().record_lock(range, locked);
+        self.persistent.lock().record_lock(range, locked);
         Ok(range)
     }
 
@@ -238,13 +238,13 @@ impl BackingFile {
     }
 
     /// The advice that stays with the file.
-    pub fn sticky_advice(&self) -> Vec<StickyAdvice> {
-        self.sticky.lock().advice().to_vec()
+    pub fn persistent_advice(&self) -> Vec<PersistentRange> {
+        self.persistent.lock().advice().to_vec()
     }
 
     /// Bytes locked in memory.
     pub fn locked_bytes(&self) -> u64 {
-        self.sticky.lock().locked_bytes()
+        self.persistent.lock().locked_bytes()
     }
 }
 

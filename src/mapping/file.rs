@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
+use super::persistent_advice::PersistentAdvice;
 use super::region::MappingSlot;
-use super::sticky::Sticky;
 use super::table::Budget;
 use crate::flags::MapMode;
 use crate::shown::Show;
@@ -148,7 +148,7 @@ pub struct BackingFile {
     mode: RwLock<MapMode>,
     descriptor: RwLock<Descriptor>,
     pub(super) slot: MappingSlot,
-    pub(super) sticky: Mutex<Sticky>,
+    pub(super) persistent: Mutex<PersistentAdvice>,
     /// Open handles and how many of them write; changed only under the table's lock.
     pub(super) handles: AtomicU64,
     pub(super) writers: AtomicU64,
@@ -185,7 +185,7 @@ impl BackingFile {
             mode: RwLock::new(mode),
             descriptor: RwLock::new(descriptor),
             slot: MappingSlot::default(),
-            sticky: Mutex::new(Sticky::default()),
+            persistent: Mutex::new(PersistentAdvice::default()),
             handles: AtomicU64::new(0),
             writers: AtomicU64::new(0),
             last_used: AtomicU64::new(0),

@@ -101,7 +101,7 @@ impl BackingFile {
 
     /// Whether flags or advice, of the view or given since, decide how pages are read.
     fn is_about_mapping(&self) -> bool {
-        self.mode().asks_for_mapping() || self.sticky.lock().holds()
+        self.mode().asks_for_mapping() || self.persistent.lock().holds()
     }
 
     /// A file that is shorter than what was just handed out may have made the kernel answer EIO,

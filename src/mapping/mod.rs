@@ -14,11 +14,11 @@
 mod advise;
 mod file;
 mod io;
+mod persistent_advice;
 mod region;
-mod sticky;
 mod table;
 
 pub use advise::{AdviceEffect, FlushEffect, whole_pages};
 pub use file::{BackingFile, Descriptor, FileKey, OpenMode};
-pub use sticky::StickyAdvice;
+pub use persistent_advice::PersistentRange;
 pub use table::{FileTable, MappingCounts};

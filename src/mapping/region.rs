@@ -64,7 +64,7 @@ impl BackingFile {
 
     /// Ends an old mapping. Locked and advised ranges stay so in a new one.
     pub(super) fn map_anew(&self, old: Option<Arc<Region>>) {
-        if old.is_none() || !self.sticky.lock().holds() {
+        if old.is_none() || !self.persistent.lock().holds() {
             return;
         }
         let mapped = self.size().and_then(|size| match size {
@@ -98,11 +98,11 @@ impl BackingFile {
         if mode.advice != Advice::Normal {
             self.repeat_advice(&region, 0..region.len(), mode.advice);
         }
-        let sticky = self.sticky.lock();
-        for advice in sticky.advice() {
+        let persistent = self.persistent.lock();
+        for advice in persistent.advice() {
             self.repeat_advice(&region, clip(advice.range, region.len()), advice.advice);
         }
-        for range in sticky.locked() {
+        for range in persistent.locked() {
             let range = clip(*range, region.len());
             if let Err(err) = sys::advise::lock(&region, range) {
                 log::warn!("{}: locking its new mapping: {err}", self.path().shown());

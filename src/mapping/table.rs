@@ -107,7 +107,7 @@ impl FileTable {
         let mut files = self.files.lock();
         let last_writer = open.writes() && file.writers.fetch_sub(1, Ordering::AcqRel) == 1;
         let last = file.handles.fetch_sub(1, Ordering::AcqRel) == 1;
-        let closes = last && !file.sticky.lock().holds();
+        let closes = last && !file.persistent.lock().holds();
         let old = if closes { close(&mut files, file) } else { None };
         drop(files);
         if last_writer && !closes {
@@ -157,7 +157,7 @@ impl FileTable {
             return;
         }
         let mut idle: Vec<_> = self.files.lock().values().cloned().collect();
-        idle.retain(|file| file.present_mapping().is_some() && !file.sticky.lock().holds());
+        idle.retain(|file| file.present_mapping().is_some() && !file.persistent.lock().holds());
         idle.sort_by_key(|file| file.last_used.load(Ordering::Relaxed));
         // A sixteenth more than needed, so that the sorting is paid for once in a while.
         let target = self.limit - self.limit / 16;

@@ -119,17 +119,17 @@ impl Fanotify {
     ///
     /// # Errors
     /// Errors of fanotify_mark(2).
-    pub fn hush(&self, file: impl AsFd) -> Result<(), Errno> {
+    pub fn throttle(&self, file: impl AsFd) -> Result<(), Errno> {
         let flags =
             libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORED_MASK | libc::FAN_MARK_IGNORED_SURV_MODIFY;
         self.mark_file(flags, file.as_fd())
     }
 
-    /// Takes [`Fanotify::hush`] back.
+    /// Takes [`Fanotify::throttle`] back.
     ///
     /// # Errors
     /// Errors of fanotify_mark(2).
-    pub fn unhush(&self, file: impl AsFd) -> Result<(), Errno> {
+    pub fn unthrottle(&self, file: impl AsFd) -> Result<(), Errno> {
         self.mark_file(libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK, file.as_fd())
     }
 

@@ -9,9 +9,9 @@ use rustix::io::Errno;
 
 use super::tree::{Managed, Tree};
 use super::{
-    Attr, DataOnly, DirItem, Entry, Found, HandleId, Ino, Invalidate, Lend, NewNode, NotAdvised,
-    Open, OpenInode, Opened, PageState, SeekTo, SetAttr, Trust, Volume, VolumeCounts, WatchCounts,
-    WhyMapped, WriteRequest, XattrFlags,
+    Attr, DataOnly, DirItem, Entry, Found, HandleId, Ino, Invalidate, NewNode, NotAdvised, Open,
+    OpenInode, Opened, PageState, RegisterBacking, SeekTo, SetAttr, Validity, Volume, VolumeCounts,
+    WatchCounts, WhyMapped, WriteRequest, XattrFlags,
 };
 use crate::advice::{Advice, Effect};
 use crate::config::rules::RuleSet;
@@ -30,8 +30,8 @@ impl Tree for Volume {
         Volume::forget(self, ino, count)
     }
 
-    fn trust_in_names(&self, parent: Ino) -> Trust {
-        Volume::trust_in_names(self, parent)
+    fn names_validity(&self, parent: Ino) -> Validity {
+        Volume::names_validity(self, parent)
     }
 
     fn keeps_listings(&self, _: Ino) -> bool {
@@ -102,8 +102,14 @@ impl Tree for Volume {
         Volume::link(self, ino, parent, name)
     }
 
-    fn open(&self, ino: Ino, how: Open, caller: &Caller, lend: &Lend<'_>) -> Result<Opened, Errno> {
-        Volume::open(self, ino, how, caller, lend)
+    fn open(
+        &self,
+        ino: Ino,
+        how: Open,
+        caller: &Caller,
+        register: &RegisterBacking<'_>,
+    ) -> Result<Opened, Errno> {
+        Volume::open(self, ino, how, caller, register)
     }
 
     fn create(
@@ -113,9 +119,9 @@ impl Tree for Volume {
         new: &NewNode<'_>,
         how: &Open,
         exclusive: bool,
-        lend: &Lend<'_>,
+        register: &RegisterBacking<'_>,
     ) -> Result<(Entry, Opened), Errno> {
-        Volume::create(self, parent, name, new, how, exclusive, lend)
+        Volume::create(self, parent, name, new, how, exclusive, register)
     }
 
     fn read(
@@ -278,24 +284,24 @@ impl Managed for Volume {
         if advice.effect() == Effect::Destroy && !destroy {
             return Err(NotAdvised::Destroys);
         }
-        let view = self.view(found, needs_writing(advice))?;
+        let view = self.pin_file(found, needs_writing(advice))?;
         Ok(Volume::advise(self, &view, range, advice)?)
     }
 
     fn flush(&self, found: &Found, range: ByteRange, mode: SyncMode) -> Result<FlushEffect, Errno> {
-        Volume::flush(self, &self.view(found, false)?, range, mode)
+        Volume::flush(self, &self.pin_file(found, false)?, range, mode)
     }
 
     fn set_locked(&self, found: &Found, range: ByteRange, lock: bool) -> Result<ByteRange, Errno> {
-        self.view(found, false)?.set_locked(range, lock)
+        self.pin_file(found, false)?.set_locked(range, lock)
     }
 
     fn page_state(&self, found: &Found, range: ByteRange) -> Result<PageState, Errno> {
-        Ok(self.view(found, false)?.page_state(range))
+        Ok(self.pin_file(found, false)?.page_state(range))
     }
 
     fn mappable(&self, found: &Found) -> Result<(), Errno> {
-        self.view(found, false)?.mappable()
+        self.pin_file(found, false)?.mappable()
     }
 
     fn open_files(&self) -> Vec<OpenInode> {
@@ -346,10 +352,10 @@ impl Managed for Volume {
         Volume::drop_unreadable(self)
     }
 
-    fn trust(&self) -> Trust {
+    fn validity(&self) -> Validity {
         match self.watch_state() {
-            Ok(_) => Trust::UntilTold,
-            Err(_) => Trust::Briefly,
+            Ok(_) => Validity::UntilInvalidated,
+            Err(_) => Validity::Timeout,
         }
     }
 

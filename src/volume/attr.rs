@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
 use super::inode::Ino;
-use super::watched::Trust;
+use super::watched::Validity;
 use crate::mapping::FileKey;
 
 /// A time stamp: seconds since the epoch, negative before it, and nanoseconds after them.
@@ -141,7 +141,7 @@ pub struct Attr {
     /// The rest.
     pub stat: Stat,
     /// Time for which it may be used.
-    pub trust: Trust,
+    pub validity: Validity,
 }
 
 /// The answer to a lookup, which counts as one.
@@ -152,5 +152,5 @@ pub struct Entry {
     /// Tells this file from an earlier one with the same inode number.
     pub generation: u32,
     /// Time for which the name may be taken to lead to this file.
-    pub trust: Trust,
+    pub validity: Validity,
 }

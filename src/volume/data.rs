@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::attr::{Stat, stat_of};
 use super::handle::OpenFile;
 use super::inode::{Ino, Node};
-use super::plane::{Candidate, Lend, Plane, WhyMapped};
+use super::plane::{Candidate, Plane, RegisterBacking, WhyMapped};
 use super::{HandleId, Volume};
 use crate::flags::{MapMode, PlaneChoice};
 use crate::mapping::{BackingFile, Descriptor, OpenMode};
@@ -104,16 +104,16 @@ impl Volume {
         ino: Ino,
         how: Open,
         caller: &Caller,
-        lend: &Lend<'_>,
+        register: &RegisterBacking<'_>,
     ) -> Result<Opened, Errno> {
         let node = self.node(ino)?;
         let (file, mode) = self.open_file(&node, &how)?;
-        let opened = self.add_handle(&node, file, &how, &mode, (caller, lend), None)?;
+        let opened = self.add_handle(&node, file, &how, &mode, (caller, register), None)?;
         if how.write
             && matches!(opened.plane, Plane::Passthrough(_))
             && let Some(caches) = self.invalidate.get().filter(|_| !node.had_set_id())
         {
-            // They were told for long: see `trust_in_attr`. An inode that is forgotten has none.
+            // They were told for long: see `attr_validity`. An inode that is forgotten has none.
             let _ = caches.inode(ino, false);
         }
         self.checked_for_direct(opened, how)
@@ -178,11 +178,11 @@ impl Volume {
         file: Arc<BackingFile>,
         how: &Open,
         mode: &MapMode,
-        candidate: (&Caller, &Lend<'_>),
+        candidate: (&Caller, &RegisterBacking<'_>),
         stat: Option<&Stat>,
     ) -> Result<Opened, Errno> {
         let open = how.mode();
-        let (caller, lend) = candidate;
+        let (caller, register) = candidate;
         let descriptor = file.descriptor();
         let fd = descriptor.any().inspect_err(|_| self.files.release(&file, open))?.as_fd();
         let reader = || self.reader_to_lend(node, fd, descriptor.writer().is_ok());
@@ -195,7 +195,7 @@ impl Volume {
             stat,
             reader: &reader,
             caller,
-            lend,
+            register,
         };
         let (hold, plane) = self.planes.hold(&candidate);
         if how.write && matches!(plane, Plane::Passthrough(_)) {

@@ -138,7 +138,7 @@ impl Devices {
     }
 
     /// Whether an entry stays where it is in a listing, whatever else comes and goes.
-    pub(super) fn keeps_places(&self, place: impl Into<Origin>) -> bool {
+    pub(super) fn keeps_offsets(&self, place: impl Into<Origin>) -> bool {
         self.is_main(place) && (self.keeps_cookies || self.numbers_entries)
     }
 

@@ -20,14 +20,14 @@ mod handle;
 mod identity;
 mod inode;
 mod names;
+mod pinned_file;
 mod plane;
 mod policy;
-pub mod recent;
 mod resolve;
 mod setattr;
+pub mod short_lived_fds;
 mod spare;
 mod tree;
-mod view;
 mod watched;
 mod xattr;
 
@@ -48,12 +48,14 @@ pub use guard_counts::GuardCounts;
 pub use handle::HandleId;
 pub use inode::{Ino, substitutes, unsubstituted};
 pub use names::NewNode;
-pub use plane::{Candidate, Hold, Lend, Lent, OpenInode, Plane, Planes, WhyMapped};
+pub use pinned_file::{Found, NotAdvised, PageState, PinnedFile, VolumeCounts};
+pub use plane::{
+    BackingRegistration, Candidate, Hold, OpenInode, Plane, Planes, RegisterBacking, WhyMapped,
+};
 pub use policy::Policy;
 pub use setattr::{NewTime, SetAttr};
 pub use tree::{Managed, ScratchCounts, Tree};
-pub use view::{Found, NotAdvised, PageState, View, VolumeCounts};
-pub use watched::{Coverage, Told, Trust, WatchCounts, WatchDirectories};
+pub use watched::{Coverage, Told, Validity, WatchCounts, WatchDirectories};
 pub use xattr::XattrFlags;
 
 use crate::mapping::FileTable;
@@ -114,12 +116,12 @@ pub struct Volume {
     devices: device::Devices,
     directories: dircache::DirCache,
     /// Files that were looked up.
-    recent: recent::Recent<OwnedFd>,
+    short_lived: short_lived_fds::ShortLived<OwnedFd>,
     /// Listings under way of directories that the kernel has opened without asking.
-    streams: recent::Recent<handle::OpenDir>,
+    streams: short_lived_fds::ShortLived<handle::OpenDir>,
     /// Files that are read without having been opened.
-    unopened: recent::Recent<handle::OpenFile>,
-    sweeper: recent::Sweeper,
+    unopened: short_lived_fds::ShortLived<handle::OpenFile>,
+    sweeper: short_lived_fds::Sweeper,
     spare: spare::Spare,
     files: Arc<FileTable>,
     handles: handle::HandleTable,
@@ -167,10 +169,10 @@ impl Volume {
             inodes: inode::InodeTable::new(&stat, root),
             devices: device::Devices::new(directory)?,
             directories: dircache::DirCache::default(),
-            recent: recent::Recent::new(512),
-            streams: recent::Recent::new(64),
-            unopened: recent::Recent::new(256),
-            sweeper: recent::Sweeper::default(),
+            short_lived: short_lived_fds::ShortLived::new(512),
+            streams: short_lived_fds::ShortLived::new(64),
+            unopened: short_lived_fds::ShortLived::new(256),
+            sweeper: short_lived_fds::Sweeper::default(),
             spare: spare::Spare::default(),
             files: Arc::new(FileTable::new(options.max_mappings)),
             handles: handle::HandleTable::default(),
@@ -201,10 +203,10 @@ impl Volume {
     /// Closes what is held open for a moment only, until [`Volume::end`]; for a thread of its own.
     pub fn expire(&self) {
         while self.sweeper.wait() {
-            drop(self.recent.sweep());
+            drop(self.short_lived.sweep());
             drop(self.streams.sweep());
             self.unopened.sweep().iter().for_each(|open| self.close(open));
-            let idle = self.recent.is_empty() && self.streams.is_empty();
+            let idle = self.short_lived.is_empty() && self.streams.is_empty();
             if !(idle && self.unopened.is_empty()) {
                 self.sweeper.note();
             }
@@ -229,8 +231,8 @@ impl Volume {
     /// Whether an entry of a directory stays where it is in its listings, whatever else comes and
     /// goes: a listing may go on in another stream then, though a stream of its own may serve it
     /// better.
-    pub fn keeps_places(&self, dir: Ino) -> bool {
-        self.inodes.get(dir).is_some_and(|node| self.devices.keeps_places(node.key()))
+    pub fn keeps_offsets(&self, dir: Ino) -> bool {
+        self.inodes.get(dir).is_some_and(|node| self.devices.keeps_offsets(node.key()))
     }
 
     /// Whether the root is a directory that shows a single file.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::attr::{Attr, Entry, Stat, stat_at};
 use super::identity::Seen;
 use super::inode::{Ino, Node};
-use super::plane::Lend;
+use super::plane::RegisterBacking;
 use super::{Open, Opened, Volume};
 use crate::mapping::Descriptor;
 use crate::sys;
@@ -63,7 +63,7 @@ impl Volume {
         if stat.is_dir() && self.devices.is_main(&stat) {
             self.directories.put(entry.attr.ino, &Arc::new(fd));
         } else {
-            drop(self.recent.put(entry.attr.ino, Arc::new(fd)));
+            drop(self.short_lived.put(entry.attr.ino, Arc::new(fd)));
             self.sweeper.note();
         }
         Ok(entry)
@@ -128,9 +128,9 @@ impl Volume {
     fn entry_of(&self, node: &Node, stat: &Stat, parent: Ino, name: &OsStr) -> Entry {
         let ino = node.ino;
         node.seen_at(parent, name, stat.nlink > 0);
-        let attr = Attr { ino, stat: *stat, trust: self.trust_in_attr(ino, stat) };
-        let trust = self.trust_in_entry(parent, stat);
-        Entry { attr, generation: node.generation(), trust }
+        let attr = Attr { ino, stat: *stat, validity: self.attr_validity(ino, stat) };
+        let validity = self.entry_validity(parent, stat);
+        Entry { attr, generation: node.generation(), validity }
     }
 
     /// Notes the name by which an inode is used, of several that it may have: rules go by that.
@@ -264,7 +264,7 @@ impl Volume {
         new: &NewNode<'_>,
         how: &Open,
         exclusive: bool,
-        lend: &Lend<'_>,
+        register: &RegisterBacking<'_>,
     ) -> Result<(Entry, Opened), Errno> {
         let made = self.make_in(parent, name, new, |dir, permissions| {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
@@ -280,12 +280,12 @@ impl Volume {
         let changes = self.watched.changes();
         let entry = self.settled(self.remember(parent, &Seen::by(&fd)?, name), changes);
         let opened = self
-            .adopt(&entry, fd, how, (new.caller, lend))
+            .adopt(&entry, fd, how, (new.caller, register))
             .and_then(|opened| self.checked_for_direct(opened, *how));
         match opened {
             Ok(opened) => {
                 let attr = Attr {
-                    trust: self.trust_in_attr(entry.attr.ino, &entry.attr.stat),
+                    validity: self.attr_validity(entry.attr.ino, &entry.attr.stat),
                     ..entry.attr
                 };
                 Ok((Entry { attr, ..entry }, opened))
@@ -303,7 +303,7 @@ impl Volume {
         entry: &Entry,
         fd: OwnedFd,
         how: &Open,
-        candidate: (&Caller, &Lend<'_>),
+        candidate: (&Caller, &RegisterBacking<'_>),
     ) -> Result<Opened, Errno> {
         let node = self.node(entry.attr.ino)?;
         let mode = self.mode_of(&node);

@@ -31,10 +31,10 @@ const STACKED: [u64; 3] = [0x794c_7630, 0xf15f, 0x6573_5546];
 
 /// A backing file that is lent to the kernel until the value goes. Its type is known to the session
 /// with the kernel alone.
-pub type Lent = Arc<dyn Any + Send + Sync>;
+pub type BackingRegistration = Arc<dyn Any + Send + Sync>;
 
 /// Lends an open file to the kernel.
-pub type Lend<'a> = dyn Fn(BorrowedFd<'_>) -> io::Result<Lent> + 'a;
+pub type RegisterBacking<'a> = dyn Fn(BorrowedFd<'_>) -> io::Result<BackingRegistration> + 'a;
 
 /// The side that moves the bytes of an open file.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ pub enum Plane {
     /// The daemon, out of the mapping, and why.
     Mapped(WhyMapped),
     /// The kernel.
-    Passthrough(Lent),
+    Passthrough(BackingRegistration),
 }
 
 /// Why a file is not handed to the kernel.
@@ -51,7 +51,7 @@ pub enum WhyMapped {
     /// The mount or a rule says `plane=mapped`.
     Chosen,
     /// Its flags or advice need a mapping.
-    View,
+    PinnedFile,
     /// Setuid or setgid: who may keep them at a write is decided by the daemon.
     SetId,
     /// It can only grow, which the kernel does not look at when it maps a file that was lent.
@@ -70,7 +70,7 @@ impl fmt::Display for WhyMapped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WhyMapped::Chosen => f.write_str("plane=mapped"),
-            WhyMapped::View => f.write_str("its flags or advice ask for a mapping"),
+            WhyMapped::PinnedFile => f.write_str("its flags or advice ask for a mapping"),
             WhyMapped::SetId => f.write_str("it has the setuid or setgid bit"),
             WhyMapped::AppendOnly => f.write_str("it can only be appended to"),
             WhyMapped::Mount => f.write_str("passthrough is not in use"),
@@ -138,7 +138,7 @@ pub struct Candidate<'a> {
     /// The caller that opens it.
     pub caller: &'a Caller,
     /// The way to lend it.
-    pub lend: &'a Lend<'a>,
+    pub register: &'a RegisterBacking<'a>,
 }
 
 impl Planes {
@@ -203,7 +203,7 @@ impl Planes {
                 lent.store(false, Ordering::Release);
                 Plane::Mapped(reason)
             }
-            _ => match self.lend(candidate, &stat) {
+            _ => match self.register(candidate, &stat) {
                 Ok(id) => {
                     lent.store(true, Ordering::Release);
                     Plane::Passthrough(id)
@@ -268,7 +268,7 @@ impl Planes {
         }
         match mode.plane {
             PlaneChoice::Mapped => Some(WhyMapped::Chosen),
-            PlaneChoice::Auto if mode.asks_for_mapping() => Some(WhyMapped::View),
+            PlaneChoice::Auto if mode.asks_for_mapping() => Some(WhyMapped::PinnedFile),
             PlaneChoice::Auto | PlaneChoice::Passthrough => None,
         }
     }
@@ -284,11 +284,15 @@ impl Planes {
         }
     }
 
-    fn lend(&self, candidate: &Candidate<'_>, stat: &Stat) -> Result<Lent, Errno> {
+    fn register(
+        &self,
+        candidate: &Candidate<'_>,
+        stat: &Stat,
+    ) -> Result<BackingRegistration, Errno> {
         let reader = (candidate.reader)();
         let file = reader.as_ref().map_or(candidate.file, |reader| reader.as_fd());
         let _credentials = AsCaller::enter_to_lend(&writer_of(candidate.caller, stat))?;
-        (candidate.lend)(file).map_err(|err| {
+        (candidate.register)(file).map_err(|err| {
             let errno = Errno::from_io_error(&err).unwrap_or(Errno::IO);
             if errno == Errno::PERM {
                 self.set_closed(Some(String::from("the kernel refused: it wants CAP_SYS_ADMIN")));
@@ -385,7 +389,7 @@ mod tests {
     use crate::flags::ViewOptions;
 
     /// Lends whatever it is given.
-    fn lend(_: BorrowedFd<'_>) -> io::Result<Lent> {
+    fn register(_: BorrowedFd<'_>) -> io::Result<BackingRegistration> {
         Ok(Arc::new(()))
     }
 
@@ -404,7 +408,7 @@ mod tests {
             file: file.as_fd(),
             reader: &|| None,
             caller: &caller,
-            lend: &lend,
+            register: &register,
         };
         let planes = Planes::new();
         planes.set_closed(None);

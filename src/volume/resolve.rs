@@ -54,16 +54,16 @@ impl Volume {
     /// Attributes as the mount shows them: the directory of a single-file mount is nobody's to
     /// change.
     pub(super) fn shown(&self, ino: Ino, mut stat: Stat) -> Attr {
-        let trust = self.trust_in_attr(ino, &stat);
+        let validity = self.attr_validity(ino, &stat);
         if ino == Ino::ROOT {
             if self.shows_one_file() {
                 stat.mode &= !0o222;
                 stat.nlink = 2;
             }
             // The kernel calls the root by its own number; its attributes carry the real one.
-            return Attr { ino: Ino(stat.ino), stat, trust };
+            return Attr { ino: Ino(stat.ino), stat, validity };
         }
-        Attr { ino, stat, trust }
+        Attr { ino, stat, validity }
     }
 
     /// Attributes of a node.
@@ -79,7 +79,7 @@ impl Volume {
         if let Some((_, stat)) = self.in_use_by(node) {
             return Ok(stat);
         }
-        if let Some(fd) = self.recent.get(node.ino) {
+        if let Some(fd) = self.short_lived.get(node.ino) {
             return stat_of(&*fd);
         }
         if let Some(stat) = self.stat_by_name(node) {
@@ -116,7 +116,7 @@ impl Volume {
         if node.is_dir() {
             return self.directory(node);
         }
-        if let Some(fd) = self.recent.get(node.ino) {
+        if let Some(fd) = self.short_lived.get(node.ino) {
             return Ok(fd);
         }
         // An open file is at hand: nothing has to be opened and closed for each request.

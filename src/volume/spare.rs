@@ -75,7 +75,7 @@ impl Volume {
     }
 
     fn close_own_spare(&self) {
-        drop(self.recent.clear());
+        drop(self.short_lived.clear());
         drop(self.streams.clear());
         self.unopened.clear().iter().for_each(|open| self.close(open));
         self.directories.clear();
@@ -124,9 +124,9 @@ mod tests {
             }
         };
         look_up(&first);
-        assert!(!first.recent.is_empty());
+        assert!(!first.short_lived.is_empty());
         look_up(&second);
-        assert!(first.recent.is_empty() && second.recent.is_empty());
+        assert!(first.short_lived.is_empty() && second.short_lived.is_empty());
         let dir = |volume: &Volume| volume.lookup(Ino::ROOT, OsStr::new("dir")).unwrap().attr.ino;
         assert!(second.directories.get(dir(&second)).is_none());
     }

@@ -15,9 +15,9 @@ use rustix::fs::{RenameFlags, StatVfs};
 use rustix::io::Errno;
 
 use super::{
-    Attr, DataOnly, DirItem, Entry, Found, GuardCounts, HandleId, Ino, Invalidate, Lend, NewNode,
-    NotAdvised, Open, OpenInode, Opened, PageState, SeekTo, SetAttr, Trust, VolumeCounts,
-    WatchCounts, WhyMapped, WriteRequest, XattrFlags,
+    Attr, DataOnly, DirItem, Entry, Found, GuardCounts, HandleId, Ino, Invalidate, NewNode,
+    NotAdvised, Open, OpenInode, Opened, PageState, RegisterBacking, SeekTo, SetAttr, Validity,
+    VolumeCounts, WatchCounts, WhyMapped, WriteRequest, XattrFlags,
 };
 use crate::advice::Advice;
 use crate::config::rules::RuleSet;
@@ -75,7 +75,7 @@ pub trait Tree: Send + Sync {
     fn forget(&self, ino: Ino, count: u64);
 
     /// Time for which the kernel may use that a name is not in a directory, or a listing of it.
-    fn trust_in_names(&self, parent: Ino) -> Trust;
+    fn names_validity(&self, parent: Ino) -> Validity;
 
     /// Whether a listing of a directory may go on in another open one than that in which it was
     /// begun, so that the kernel may keep what it has read of it.
@@ -166,7 +166,13 @@ pub trait Tree: Send + Sync {
     ///
     /// # Errors
     /// EACCES where the view cannot be read; EAGAIN when it would have to wait; errors of open(2).
-    fn open(&self, ino: Ino, how: Open, caller: &Caller, lend: &Lend<'_>) -> Result<Opened, Errno>;
+    fn open(
+        &self,
+        ino: Ino,
+        how: Open,
+        caller: &Caller,
+        register: &RegisterBacking<'_>,
+    ) -> Result<Opened, Errno>;
 
     /// Makes a regular file and opens it. A name that has come to exist since the kernel looked
     /// is left to the kernel to open, with its checks of permission.
@@ -181,7 +187,7 @@ pub trait Tree: Send + Sync {
         new: &NewNode<'_>,
         how: &Open,
         exclusive: bool,
-        lend: &Lend<'_>,
+        register: &RegisterBacking<'_>,
     ) -> Result<(Entry, Opened), Errno>;
 
     /// Reads up to `len` bytes at `offset` and calls `deliver` with them, once: fewer mean the end
@@ -459,7 +465,7 @@ pub trait Managed: Tree {
     fn drop_unreadable(&self);
 
     /// Time for which answers are trusted where nothing else is known.
-    fn trust(&self) -> Trust;
+    fn validity(&self) -> Validity;
 
     /// The number of rules in force.
     fn rule_count(&self) -> usize;

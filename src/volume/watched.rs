@@ -26,14 +26,14 @@ use crate::sys::handle::FileHandle;
 
 /// Time for which an answer may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Trust {
+pub enum Validity {
     /// Not again: something changed while it was made.
-    Once,
+    Uncached,
     /// For a moment: nobody tells of changes.
     #[default]
-    Briefly,
+    Timeout,
     /// Until it is invalidated.
-    UntilTold,
+    UntilInvalidated,
 }
 
 /// The way in which clients may be writing a file.
@@ -359,12 +359,14 @@ impl Volume {
     }
 
     /// Time for which the kernel may use that a name is not in a directory.
-    pub fn trust_in_names(&self, parent: Ino) -> Trust {
+    pub fn names_validity(&self, parent: Ino) -> Validity {
         let main = |ino| self.inodes.get(ino).is_some_and(|node| self.devices.is_main(node.key()));
         match self.watched.coverage() {
-            Some(Coverage::Filesystem) if main(parent) => Trust::UntilTold,
-            Some(Coverage::Directories(watch)) if watch.is_watched(parent) => Trust::UntilTold,
-            _ => Trust::Briefly,
+            Some(Coverage::Filesystem) if main(parent) => Validity::UntilInvalidated,
+            Some(Coverage::Directories(watch)) if watch.is_watched(parent) => {
+                Validity::UntilInvalidated
+            }
+            _ => Validity::Timeout,
         }
     }
 
@@ -374,7 +376,7 @@ impl Volume {
     /// for a notice: see [`Volume::is_told_of`]. A store through a mapping of a file that was lent
     /// moves its times, and nobody tells before the mapping ends: while one may exist the
     /// attributes are asked for each time.
-    pub fn trust_in_attr(&self, ino: Ino, stat: &Stat) -> Trust {
+    pub fn attr_validity(&self, ino: Ino, stat: &Stat) -> Validity {
         if !stat.is_dir() {
             let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
             let node = self.inodes.get(ino);
@@ -382,12 +384,12 @@ impl Volume {
                 node.note_set_id();
             }
             if set_id || node.is_some_and(|node| node.had_set_id()) {
-                return Trust::Once;
+                return Validity::Uncached;
             }
         }
         let written = self.written(ino, stat);
         if written == Written::Directly {
-            return Trust::Once;
+            return Validity::Uncached;
         }
         let told = self.devices.is_main(stat)
             && match self.watched.coverage() {
@@ -400,7 +402,7 @@ impl Volume {
                         && self.inodes.get(ino).is_some_and(|node| watch.is_watched(node.seen().0))
                 }
             };
-        if told && written == Written::Not { Trust::UntilTold } else { Trust::Briefly }
+        if told && written == Written::Not { Validity::UntilInvalidated } else { Validity::Timeout }
     }
 
     /// The way in which clients of the mount may be writing a file. A mapping of one that was lent
@@ -431,19 +433,19 @@ impl Volume {
     /// An entry whose attributes were read after `changes` were told.
     pub(super) fn settled(&self, mut entry: Entry, changes: u64) -> Entry {
         if self.watched.changes() != changes {
-            entry.attr.trust = Trust::Once;
+            entry.attr.validity = Validity::Uncached;
         }
         entry
     }
 
     /// Time for which the kernel may use that a name leads to a file: mounting is no change of a
     /// name. Where rules go by the name, the name by which a file is used has to be known.
-    pub(super) fn trust_in_entry(&self, parent: Ino, stat: &Stat) -> Trust {
+    pub(super) fn entry_validity(&self, parent: Ino, stat: &Stat) -> Validity {
         let by_name = !stat.is_dir() && self.rule_count() > 0;
         match self.devices.is_main(stat) {
-            true if by_name && stat.nlink > 1 => Trust::Once,
-            true if !by_name => self.trust_in_names(parent),
-            _ => Trust::Briefly,
+            true if by_name && stat.nlink > 1 => Validity::Uncached,
+            true if !by_name => self.names_validity(parent),
+            _ => Validity::Timeout,
         }
     }
 

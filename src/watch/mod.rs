@@ -7,10 +7,10 @@
 
 mod batch;
 mod directories;
-mod hush;
 mod local;
 mod mounts;
 mod senders;
+mod throttle;
 
 pub use local::check as check_local;
 
@@ -29,9 +29,9 @@ use crate::sys::fanotify::Fanotify;
 use crate::volume::{Coverage, Ino, Told, Volume};
 use batch::Batch;
 use directories::Directories;
-use hush::Hush;
 use mounts::Mounts;
 use senders::{Senders, Work};
+use throttle::Throttle;
 
 /// The time from one look at the queue to the next: while changes pour in, those of the same file
 /// become one, and the daemon does not take a CPU for itself.
@@ -145,7 +145,7 @@ fn by_directory(volume: &Volume) -> Result<Arc<Fanotify>, String> {
 
 fn run(watch: &Watch, volume: &Volume, senders: &Arc<Senders>, mut mounts: Option<Mounts>) {
     let mut buffer = vec![0; BUFFER];
-    let mut hush = Hush::default();
+    let mut throttle = Throttle::default();
     let mut pause = None;
     while let Some(mounts_changed) = wait(watch, volume, mounts.as_ref(), pause) {
         let start = Instant::now();
@@ -158,19 +158,19 @@ fn run(watch: &Watch, volume: &Volume, senders: &Arc<Senders>, mut mounts: Optio
         }
         // In directories the files that others write are few.
         if volume.uses_file_handles() {
-            hush.written(batch.written(), &watch.queue, volume);
+            throttle.written(batch.written(), &watch.queue, volume);
         }
         if let Some(mounts) = mounts.as_mut().filter(|_| mounts_changed) {
             senders.note_mounts_inside();
             senders.add(mounts.work(volume));
         }
         senders.add(batch.work(volume));
-        senders.add(hush.work(&watch.queue, volume));
+        senders.add(throttle.work(&watch.queue, volume));
         if filled.is_err() {
             break;
         }
         thread::sleep(INTERVAL.saturating_sub(start.elapsed()));
-        pause = senders.attend().into_iter().chain(hush.pause()).min();
+        pause = senders.attend().into_iter().chain(throttle.pause()).min();
     }
     if volume.watch_state().is_err() {
         // Answers that were trusted for long are not told of any more.

@@ -79,7 +79,7 @@ impl World {
             13..=17 => self.allocate(),
             18 if self.random.once_in(4) => {
                 top.materialize().unwrap();
-                assert!(top.is_whole());
+                assert!(top.is_complete());
                 let upper = fs::read(rustix_path(&top)).unwrap();
                 assert!(upper == self.model, "the upper file alone");
                 "materialize".into()
@@ -163,7 +163,7 @@ impl World {
         let wrong = content.iter().zip(&self.model).position(|(is, should)| is != should);
         assert_eq!((wrong, content.len()), (None, self.model.len()), "first wrong byte, size");
         let (own, pages) = top.own_pages();
-        assert!(own <= pages && top.is_whole() == (own == pages));
+        assert!(own <= pages && top.is_complete() == (own == pages));
         assert!(top.blocks().is_ok() && top.stored().is_ok());
     }
 }

@@ -64,7 +64,7 @@ fn no_operation_reads_pages_that_it_need_not() {
     assert_eq!(top.read(700_000, &mut [0; 10]), Err(Errno::IO), "never zeros");
     assert_eq!(own(&stack), 5);
     top.truncate(0, &caller()).unwrap();
-    assert!(top.is_whole());
+    assert!(top.is_complete());
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn the_blocks_of_a_file_that_became_smaller_are_those_that_are_left() {
         let pages =
             [("cut", 1), ("emptied", 0), ("punched", 512), ("regrown", 25), ("whole", 4096)];
         for (name, pages) in pages {
-            // Marks take a block of their own where they do not fit into the inode (ext4).
+            // XattrNamespace take a block of their own where they do not fit into the inode (ext4).
             let (found, least) = (blocks(name), share(pages));
             assert!(found == least || found == least + 8, "{name}: {found}, not {least}");
         }

@@ -23,7 +23,7 @@ impl Adapter {
             None => self.tree.attr(ino(number), fh.map(handle)),
         };
         match trace.end(attr) {
-            Ok(attr) => reply.attr(&self.options.timeouts.attr(attr.trust), &convert::attr(&attr)),
+            Ok(attr) => reply.attr(&self.options.timeouts.attr(attr.validity), &convert::attr(&attr)),
             Err(err) => reply.error(err),
         }
     }
@@ -42,7 +42,7 @@ impl Adapter {
             None => self.tree.set_attr(ino(number), fh.map(handle), change, who),
         };
         match trace.end(attr) {
-            Ok(attr) => reply.attr(&self.options.timeouts.attr(attr.trust), &convert::attr(&attr)),
+            Ok(attr) => reply.attr(&self.options.timeouts.attr(attr.validity), &convert::attr(&attr)),
             Err(err) => reply.error(err),
         }
     }

@@ -11,11 +11,11 @@ use fuser::{
 use rustix::io::Errno;
 
 use crate::control::counters::Operation;
-use crate::fuse::adapter::{Adapter, CONTROL_FLAGS, handle, lend, reply_empty, reply_written};
+use crate::fuse::adapter::{Adapter, CONTROL_FLAGS, handle, register, reply_empty, reply_written};
 use crate::fuse::convert::{self, how, ino};
 use crate::sys;
 use crate::sys::cred::Caller;
-use crate::volume::{Lent, NewNode, Open, SeekTo, WriteRequest};
+use crate::volume::{BackingRegistration, NewNode, Open, SeekTo, WriteRequest};
 
 // As in the trait: parameters across, not down, and as many as the request has.
 #[rustfmt::skip]
@@ -37,7 +37,7 @@ impl Adapter {
             }
             return;
         }
-        let opened = self.tree.open(ino(number), how, who, &|fd| lend(&reply, fd));
+        let opened = self.tree.open(ino(number), how, who, &|fd| register(&reply, fd));
         match opened {
             Err(Errno::AGAIN) if flags.0 & libc::O_NONBLOCK == 0 => {
                 trace.handed_over();
@@ -55,8 +55,8 @@ impl Adapter {
         let how = how(OpenFlags(flags));
         let exclusive = flags & libc::O_EXCL != 0;
         let new = NewNode { mode, umask, caller: who };
-        let lend = |fd: BorrowedFd<'_>| reply.open_backing(fd).map(|id| Arc::new(id) as Lent);
-        let made = self.tree.create(ino(parent), name, &new, &how, exclusive, &lend);
+        let register = |fd: BorrowedFd<'_>| reply.open_backing(fd).map(|id| Arc::new(id) as BackingRegistration);
+        let made = self.tree.create(ino(parent), name, &new, &how, exclusive, &register);
         match trace.end(made) {
             Ok((entry, opened)) => self.reply_created(&entry, &opened, how.write, reply),
             Err(err) => reply.error(err),

@@ -13,7 +13,7 @@ use crate::control::counters::Operation;
 use crate::fuse::adapter::{Adapter, handle, reply_empty};
 use crate::fuse::convert::{self, ino};
 use crate::sys::cred::Caller;
-use crate::volume::{HandleId, Trust};
+use crate::volume::{HandleId, Validity};
 
 // As in the trait: parameters across, not down.
 #[rustfmt::skip]
@@ -32,7 +32,7 @@ impl Adapter {
             Ok(id) => {
                 // A listing is kept as long as somebody tells when it is not true any more.
                 let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-                let told = self.tree.trust_in_names(ino(number)) == Trust::UntilTold
+                let told = self.tree.names_validity(ino(number)) == Validity::UntilInvalidated
                     && self.tree.keeps_listings(ino(number));
                 let mut flags = FopenFlags::empty();
                 flags.set(kept, told && !self.control.owns(ino(number)));

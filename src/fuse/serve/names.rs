@@ -27,8 +27,8 @@ impl Adapter {
         };
         match found {
             Err(Errno::NOENT) => {
-                let trust = self.tree.trust_in_names(ino(parent));
-                match self.options.timeouts.negative(trust, self.tree.drops_all_names()) {
+                let validity = self.tree.names_validity(ino(parent));
+                match self.options.timeouts.negative(validity, self.tree.drops_all_names()) {
                     Duration::ZERO => self.reply_entry(trace.end(found), reply),
                     timeout => self.reply_no_entry(timeout, reply),
                 }

@@ -32,7 +32,9 @@ const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 /// Longer than any round takes, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn never_lent(_: std::os::fd::BorrowedFd<'_>) -> std::io::Result<crate::volume::Lent> {
+fn never_registered(
+    _: std::os::fd::BorrowedFd<'_>,
+) -> std::io::Result<crate::volume::BackingRegistration> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 
@@ -158,7 +160,7 @@ fn find(overlay: &Overlay, path: &str) -> (Ino, Ino) {
 
 fn open_write(overlay: &Overlay, ino: Ino, offset: u64, data: &[u8]) -> Result<(), Errno> {
     let how = Open { read: true, write: true, wait: true, ..Open::default() };
-    let opened = overlay.open(ino, how, &ROOT, &never_lent)?;
+    let opened = overlay.open(ino, how, &ROOT, &never_registered)?;
     let written = overlay.write(opened.id, offset, data, WriteRequest::default(), &ROOT);
     overlay.release(opened.id)?;
     written.map(drop)
@@ -245,7 +247,7 @@ fn names(overlay: &Overlay, dir: Ino) -> Vec<OsString> {
 /// No file of the base or the scratch has a zero in it, but behind its old end where it was short.
 fn check_content(overlay: &Overlay, ino: Ino, path: &Path) {
     let how = Open { read: true, wait: true, ..Open::default() };
-    let Ok(opened) = overlay.open(ino, how, &ROOT, &never_lent) else { return };
+    let Ok(opened) = overlay.open(ino, how, &ROOT, &never_registered) else { return };
     let mut content = Vec::new();
     loop {
         let before = content.len();

@@ -80,10 +80,10 @@ impl Merged {
         clear: impl Fn(&Merged, u64, u64) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let (start, end) = (range.start, range.end);
-        if end >= map.base_limit() {
+        if end >= map.lower_visible_len() {
             // The last page of the base is about to show what the upper file has.
             let last = map.base_pages().saturating_sub(1);
-            let stop = if map.own(last) { end } else { end.max((last + 1) * PAGE) };
+            let stop = if map.is_present(last) { end } else { end.max((last + 1) * PAGE) };
             clear(self, start, stop - start)?;
             return map.set_base_limit(start, ctime_of(&self.upper)?);
         }

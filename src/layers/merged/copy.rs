@@ -28,9 +28,9 @@ impl Merged {
     /// ENOSPC and the others of pwrite(2); those of reading the base.
     pub fn materialize(&self) -> Result<(), Errno> {
         let mut map = self.map_to_write();
-        let end = map.base_limit();
+        let end = map.lower_visible_len();
         match &self.base_state {
-            _ if map.is_whole() => Ok(()),
+            _ if map.is_complete() => Ok(()),
             Some(state) if map.count() == 0 => {
                 state.during_first_copy(|| self.copy_with_times(&mut map, 0, end))
             }
@@ -46,7 +46,7 @@ impl Merged {
     /// As [`Merged::materialize`].
     pub fn materialize_part(&self, start: u64) -> Result<Option<(u64, u64)>, Errno> {
         let mut map = self.map_to_write();
-        let end = map.base_limit();
+        let end = map.lower_visible_len();
         let mut at = start - start % PAGE;
         while at < end {
             let (own, stop) = run_of_bytes(&map, at, end);
@@ -114,7 +114,7 @@ impl Merged {
     /// Copies whole pages of the base, none of which is our own.
     fn copy_run(&self, map: &mut PageMap, start: u64, end: u64, size: u64) -> Result<(), Errno> {
         // The page that the limit cuts through is put together; all others are the base's.
-        let whole = end.min(map.base_limit() / PAGE * PAGE);
+        let whole = end.min(map.lower_visible_len() / PAGE * PAGE);
         let mut at = start;
         while at < whole {
             let data = self.base.seek(at, whole, SeekTo::Data)?.unwrap_or(whole);

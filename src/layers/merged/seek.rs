@@ -53,7 +53,7 @@ impl Merged {
         stop: u64,
         to: SeekTo,
     ) -> Result<Option<u64>, Errno> {
-        let shown = map.base_limit().min(stop);
+        let shown = map.lower_visible_len().min(stop);
         let mut found = None;
         if at < shown {
             let sought = self.base.seek(at, shown, to);

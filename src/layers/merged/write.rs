@@ -51,7 +51,7 @@ impl Merged {
         // between data and bit would leave the new size with zeros.
         let last = map.base_pages().saturating_sub(1);
         let last_end = (last + 1) * PAGE;
-        if map.own(last) || size >= last_end || offset >= last_end {
+        if map.is_present(last) || size >= last_end || offset >= last_end {
             return self.write_pages(map, offset, data, size);
         }
         let (inside, behind) = data.split_at(size.saturating_sub(offset) as usize);
@@ -76,8 +76,8 @@ impl Merged {
     ) -> Result<usize, Errno> {
         let end = offset + data.len() as u64;
         let (first, last) = (offset / PAGE, (end - 1) / PAGE);
-        let start = if map.own(first) { offset } else { first * PAGE };
-        let stop = if map.own(last) { end } else { end.max(size.min((last + 1) * PAGE)) };
+        let start = if map.is_present(first) { offset } else { first * PAGE };
+        let stop = if map.is_present(last) { end } else { end.max(size.min((last + 1) * PAGE)) };
 
         let (mut front, mut back) = ([0; PAGE as usize], [0; PAGE as usize]);
         let (head, tail) = if first == last && start < offset && end < stop {
@@ -98,7 +98,7 @@ impl Merged {
         let promised = map.set(first..complete.max(first));
         let promised = promised.and_then(|()| self.note_zeros(map, offset, data, complete));
         let broken = reached / PAGE;
-        if reached < stop && !map.own(broken) && reached > broken * PAGE {
+        if reached < stop && !map.is_present(broken) && reached > broken * PAGE {
             // Half of a page, which does not show. The room that it takes is given back.
             let cleared = self.clear_unseen(broken * PAGE, (broken + 1) * PAGE);
             log::debug!("half a page at {}: given back: {cleared:?}", broken * PAGE);
@@ -140,7 +140,7 @@ impl Merged {
 
     /// Makes a page of the base our own as it is.
     pub(super) fn complete(&self, map: &mut PageMap, page: u64, size: u64) -> Result<(), Errno> {
-        if map.own(page) {
+        if map.is_present(page) {
             return Ok(());
         }
         let start = page * PAGE;

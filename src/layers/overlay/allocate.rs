@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::handles::Handle;
-use super::space::Takes;
+use super::quota::Takes;
 use crate::layers::pages::PAGE;
 use crate::sys::cred::Caller;
 use crate::volume::{HandleId, SeekTo};
@@ -24,14 +24,14 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<(), Errno> {
         match self.using(id)?.open()? {
-            Handle::Whole { node, id, layer: None } => {
+            Handle::Complete { node, id, layer: None } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
                 let seek = |offset, to| self.upper.seek(upper, *id, offset, to);
                 self.within(node, takes((offset, len), mode), seek, || {
                     self.allocate_upper(*id, (offset, len), mode, caller)
                 })
             }
-            Handle::Whole { id, layer: Some(at), .. } => {
+            Handle::Complete { id, layer: Some(at), .. } => {
                 self.layer(*at)?.allocate(*id, offset, len, mode, caller)
             }
             Handle::Merged { node, content, write: true, .. } => {
@@ -85,8 +85,8 @@ impl Overlay {
     ) -> Result<usize, Errno> {
         match (self.using(from.0)?.open()?, self.using(to.0)?.open()?) {
             (
-                Handle::Whole { layer: None, id: source, .. },
-                Handle::Whole { layer: None, id: target, node },
+                Handle::Complete { layer: None, id: source, .. },
+                Handle::Complete { layer: None, id: target, node },
             ) => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
                 let seek = |offset, to| self.upper.seek(upper, *target, offset, to);

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use super::Overlay;
 use crate::sys::cred::Caller;
 use crate::volume::{
-    Attr, DataOnly, DirItem, Entry, HandleId, Ino, Lend, NewNode, Open, Opened, SeekTo, SetAttr,
-    Tree, Trust, WriteRequest, XattrFlags,
+    Attr, DataOnly, DirItem, Entry, HandleId, Ino, NewNode, Open, Opened, RegisterBacking, SeekTo,
+    SetAttr, Tree, Validity, WriteRequest, XattrFlags,
 };
 
 impl Tree for Overlay {
@@ -21,10 +21,10 @@ impl Tree for Overlay {
         Overlay::forget(self, ino, count)
     }
 
-    fn trust_in_names(&self, parent: Ino) -> Trust {
+    fn names_validity(&self, parent: Ino) -> Validity {
         match self.nodes.get(parent).filter(|_| !self.is_mixed()) {
-            Some(node) => self.trust_below(&node),
-            None => Trust::Briefly,
+            Some(node) => self.validity_below(&node),
+            None => Validity::Timeout,
         }
     }
 
@@ -96,8 +96,14 @@ impl Tree for Overlay {
         Overlay::link(self, ino, parent, name)
     }
 
-    fn open(&self, ino: Ino, how: Open, caller: &Caller, lend: &Lend<'_>) -> Result<Opened, Errno> {
-        Overlay::open(self, ino, how, caller, lend)
+    fn open(
+        &self,
+        ino: Ino,
+        how: Open,
+        caller: &Caller,
+        register: &RegisterBacking<'_>,
+    ) -> Result<Opened, Errno> {
+        Overlay::open(self, ino, how, caller, register)
     }
 
     fn create(
@@ -107,9 +113,9 @@ impl Tree for Overlay {
         new: &NewNode<'_>,
         how: &Open,
         exclusive: bool,
-        lend: &Lend<'_>,
+        register: &RegisterBacking<'_>,
     ) -> Result<(Entry, Opened), Errno> {
-        Overlay::create(self, parent, name, new, how, exclusive, lend)
+        Overlay::create(self, parent, name, new, how, exclusive, register)
     }
 
     fn read(
@@ -198,7 +204,7 @@ impl Tree for Overlay {
 
     fn sync_dir(&self, ino: Ino, _: HandleId, data_only: DataOnly) -> Result<(), Errno> {
         Overlay::sync_dir(self, ino, data_only)?;
-        self.settle_dir(ino)
+        self.sync_dir_names(ino)
     }
 
     fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {
@@ -234,7 +240,7 @@ impl Tree for Overlay {
 
     fn close_passthrough(&self, reason: Option<String>) {
         let kept = || String::from("scratch_max= is kept by the daemon");
-        let reason = reason.or_else(|| self.bound.as_ref().map(|_| kept()));
+        let reason = reason.or_else(|| self.quota.as_ref().map(|_| kept()));
         self.lowers.iter().for_each(|volume| volume.close_passthrough(reason.clone()));
         self.upper.close_passthrough(reason);
     }

@@ -8,11 +8,11 @@ use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::marks::XattrNames;
-use super::node::{At, Node};
+use super::node::{LowerInode, Node};
+use super::overlay_xattrs::XattrNames;
 use crate::layers::pages::PAGE;
 use crate::sys::cred::Caller;
-use crate::volume::{Attr, Entry, HandleId, Ino, SetAttr, Stat, Trust, Volume, XattrFlags};
+use crate::volume::{Attr, Entry, HandleId, Ino, SetAttr, Stat, Validity, Volume, XattrFlags};
 
 impl Overlay {
     /// Attributes of an inode, by an open handle of it where there is one.
@@ -30,13 +30,13 @@ impl Overlay {
             }
             attr => attr?,
         };
-        Ok(self.shown(&node, attr.stat, self.trust_by(&node, ino, attr.trust)))
+        Ok(self.shown(&node, attr.stat, self.validity_by(&node, ino, attr.validity)))
     }
 
     /// The topmost part of a node: the volume and its number there.
     pub(super) fn top(&self, node: &Node) -> Result<(&Volume, Ino), Errno> {
-        let parts = node.parts();
-        match (parts.upper.filter(|_| !parts.direct), parts.lowers.first()) {
+        let stack = node.stack();
+        match (stack.upper.filter(|_| !stack.write_through), stack.lowers.first()) {
             (Some(upper), _) => Ok((&self.upper, upper)),
             (None, Some(at)) => Ok((self.layer(*at)?, at.ino)),
             (None, None) => Err(Errno::STALE),
@@ -45,8 +45,8 @@ impl Overlay {
 
     /// The topmost part of a node with how it stores the names of attributes.
     fn top_xattrs(&self, node: &Node) -> Result<(&Volume, Ino, XattrNames), Errno> {
-        let parts = node.parts();
-        match (parts.upper.filter(|_| !parts.direct), parts.lowers.first()) {
+        let stack = node.stack();
+        match (stack.upper.filter(|_| !stack.write_through), stack.lowers.first()) {
             (Some(upper), _) => Ok((&self.upper, upper, XattrNames::Escaped)),
             (None, Some(at)) => Ok((self.layer(*at)?, at.ino, self.xattr_names(*at))),
             (None, None) => Err(Errno::STALE),
@@ -54,7 +54,7 @@ impl Overlay {
     }
 
     /// How a lower layer stores the names of attributes.
-    pub(super) fn xattr_names(&self, at: At) -> XattrNames {
+    pub(super) fn xattr_names(&self, at: LowerInode) -> XattrNames {
         match self.is_base(at) {
             true => XattrNames::Plain,
             false => XattrNames::Escaped,
@@ -62,40 +62,40 @@ impl Overlay {
     }
 
     /// The attributes of the topmost part as those of the node.
-    pub(super) fn shown(&self, node: &Node, mut stat: Stat, trust: Trust) -> Attr {
-        let parts = node.parts();
+    pub(super) fn shown(&self, node: &Node, mut stat: Stat, validity: Validity) -> Attr {
+        let stack = node.stack();
         let ino = if node.ino == Ino::ROOT { Ino(stat.ino) } else { node.ino };
-        if parts.null_device {
+        if stack.null_device {
             stat.rdev = 0;
         }
         if !node.is_linked() {
             stat.nlink = 0;
-        } else if let Some(links) = parts.links {
+        } else if let Some(links) = stack.links {
             stat.nlink = u32::try_from(i64::from(stat.nlink) + links).unwrap_or(1);
-        } else if node.is_dir() && parts.upper.is_some() && !parts.lowers.is_empty() {
+        } else if node.is_dir() && stack.upper.is_some() && !stack.lowers.is_empty() {
             // Not counted, as on filesystems that do not count directories: find(1) knows.
             stat.nlink = 1;
         }
-        if let Some(below) = parts.lowers.first().filter(|_| parts.upper.is_some())
+        if let Some(below) = stack.lowers.first().filter(|_| stack.upper.is_some())
             && node.is_regular()
         {
             stat.blocks = self.blocks(node, *below, &stat);
         }
         // Others may change the base.
-        let trust = match trust {
-            Trust::UntilTold if parts.direct => Trust::Briefly,
-            trust => trust,
+        let validity = match validity {
+            Validity::UntilInvalidated if stack.write_through => Validity::Timeout,
+            validity => validity,
         };
-        Attr { ino, stat, trust }
+        Attr { ino, stat, validity }
     }
 
-    pub(super) fn entry(&self, node: &Node, stat: Stat, trust: Trust) -> Entry {
-        let attr = self.shown(node, stat, trust);
-        let trust = self.trust_in_name(node, &stat);
-        let (ino, known) = (node.loan.number(), attr.trust);
+    pub(super) fn entry(&self, node: &Node, stat: Stat, validity: Validity) -> Entry {
+        let attr = self.shown(node, stat, validity);
+        let validity = self.name_validity(node, &stat);
+        let (ino, known) = (node.lower_share.number(), attr.validity);
         // An entry says one number for both: attributes with that of the base are asked for.
-        let attr_trust = if ino == node.ino { known } else { Trust::Once };
-        Entry { attr: Attr { ino, trust: attr_trust, ..attr }, generation: 0, trust }
+        let attr_trust = if ino == node.ino { known } else { Validity::Uncached };
+        Entry { attr: Attr { ino, validity: attr_trust, ..attr }, generation: 0, validity }
     }
 
     /// Changes attributes and returns them all.
@@ -110,11 +110,11 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<Attr, Errno> {
         let node = self.node(ino)?;
-        if node.is_direct() {
+        if node.is_write_through() {
             let (volume, at) = self.in_base_by_name(&node)?;
             let handle = handle.and_then(|id| self.handles.inner(id));
             let attr = volume.set_attr(at.ino, handle, change, caller)?;
-            return Ok(self.shown(&node, attr.stat, attr.trust));
+            return Ok(self.shown(&node, attr.stat, attr.validity));
         }
         let mut change = change;
         if change.is_empty() {
@@ -123,7 +123,7 @@ impl Overlay {
                 return Ok(attr); // Nothing is copied up for it.
             }
         }
-        let upper = self.raised(&node)?;
+        let upper = self.upper_to_change(&node)?;
         let mut done = false;
         if let Some(size) = change.size {
             let truncated = self.truncate_merged((&node, ino), size, caller);
@@ -145,7 +145,7 @@ impl Overlay {
                 self.with_room(&node, 0, set)?
             }
         };
-        Ok(self.shown(&node, attr.stat, attr.trust))
+        Ok(self.shown(&node, attr.stat, attr.validity))
     }
 
     /// getxattr(2) into `buffer`; an empty one asks for the size.
@@ -180,10 +180,10 @@ impl Overlay {
         Ok(shown.len())
     }
 
-    fn raised(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
+    fn upper_to_change(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
         match node.upper() {
             Some(upper) => Ok(upper),
-            None => self.change_names(|names| self.raise(names, node)),
+            None => self.change_names(|names| self.ensure_upper(names, node)),
         }
     }
 
@@ -200,11 +200,11 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<(), Errno> {
         let node = self.node(ino)?;
-        if node.is_direct() {
+        if node.is_write_through() {
             let (volume, at) = self.in_base_by_name(&node)?;
             return volume.set_xattr(at.ino, name, value, flags, caller);
         }
-        let upper = self.raised(&node)?;
+        let upper = self.upper_to_change(&node)?;
         let blocks = (value.len() as u64).next_multiple_of(PAGE);
         let name = XattrNames::Escaped.stored(name);
         self.with_room(&node, blocks, || self.upper.set_xattr(upper, &name, value, flags, caller))
@@ -217,12 +217,12 @@ impl Overlay {
     pub fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno> {
         let node = self.node(ino)?;
         let (volume, inner, names) = self.top_xattrs(&node)?;
-        if node.is_direct() {
+        if node.is_write_through() {
             let (volume, at) = self.in_base_by_name(&node)?;
             return volume.remove_xattr(at.ino, name);
         }
         volume.get_xattr(inner, &names.stored(name), &mut [])?; // Nothing is copied for what is not there.
-        let upper = self.raised(&node)?;
+        let upper = self.upper_to_change(&node)?;
         let name = XattrNames::Escaped.stored(name);
         self.with_room(&node, 0, || self.upper.remove_xattr(upper, &name))
     }
@@ -232,7 +232,7 @@ impl Overlay {
     /// # Errors
     /// Those of statfs(2).
     pub fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {
-        if let Some(node) = self.nodes.get(ino).filter(|node| node.is_direct()) {
+        if let Some(node) = self.nodes.get(ino).filter(|node| node.is_write_through()) {
             let (volume, inner) = self.top(&node)?;
             return volume.statistics(inner);
         }

@@ -7,24 +7,25 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::content::{Content, read_base};
 use super::handles::Handle;
-use super::lent::LentBelow;
-use super::namespace::{Names, Step};
-use super::node::{At, Node};
+use super::merged_open::{SharedOpen, read_base};
+use super::namespace_lock::{NamesRead, Step};
+use super::node::{LowerInode, Node};
+use super::share::SharedLower;
 use crate::layers::pages::{MapAccess, MapId, PAGE, PageMap};
 use crate::mapping::OpenMode;
 use crate::sys;
 use crate::sys::cred::Caller;
 use crate::volume::{
-    HandleId, Ino, Lend, Open, Opened, Plane, SeekTo, Stat, Volume, WhyMapped, WriteRequest,
+    HandleId, Ino, Open, Opened, Plane, RegisterBacking, SeekTo, Stat, Volume, WhyMapped,
+    WriteRequest,
 };
 
 /// Progress of an open.
 enum Opening {
     Done(Opened),
     /// The base file is to be lent to the kernel first.
-    Lend(At),
+    Share(LowerInode),
 }
 
 impl Overlay {
@@ -37,80 +38,86 @@ impl Overlay {
         ino: Ino,
         how: Open,
         caller: &Caller,
-        lend: &Lend<'_>,
+        register: &RegisterBacking<'_>,
     ) -> Result<Opened, Errno> {
         let node = self.node(ino)?;
         if !node.is_regular() {
             return Err(Errno::INVAL);
         }
-        if node.is_direct() {
+        if node.is_write_through() {
             let (volume, at) = self.in_base_by_name(&node)?;
-            let opened = volume.open(at.ino, how, caller, lend)?;
-            return Ok(self.handles.add_whole(node, Some(at), opened));
+            let opened = volume.open(at.ino, how, caller, register)?;
+            return Ok(self.handles.add_complete(node, Some(at), opened));
         }
         let begins_anew = self.has_just_changed(&node);
         if how.write && !self.is_open(&node) {
-            self.clone_whole(&node)?;
+            self.clone_complete(&node)?;
             if self.is_worth_copying(&node)? {
-                self.copy_whole(&node)?;
+                self.copy_complete(&node)?;
             }
         }
-        let mut lent = None;
+        let mut shared = None;
         loop {
             let opening = self.with_names(|names| {
-                self.open_locked(names, (&node, ino), (how, begins_anew), caller, (lend, &mut lent))
+                self.open_locked(
+                    names,
+                    (&node, ino),
+                    (how, begins_anew),
+                    caller,
+                    (register, &mut shared),
+                )
             });
             match opening? {
                 Opening::Done(opened) => {
                     self.guard.confirm(&node);
                     return Ok(opened);
                 }
-                Opening::Lend(at) => lent = Some(self.lend_below(at, how, caller, lend)?),
+                Opening::Share(at) => shared = Some(self.open_shared(at, how, caller, register)?),
             }
         }
     }
 
     fn open_locked(
         &self,
-        names: &Names<'_>,
+        names: &NamesRead<'_>,
         (node, ino): (&Arc<Node>, Ino),
         (how, begins_anew): (Open, bool),
         caller: &Caller,
-        (lend, lent): (&Lend<'_>, &mut Option<LentBelow<'_>>),
+        (register, shared): (&RegisterBacking<'_>, &mut Option<SharedLower<'_>>),
     ) -> Step<Opening> {
-        let parts = node.parts();
-        let mut slot = node.content.lock();
+        let stack = node.stack();
+        let mut slot = node.shared_open.lock();
         self.check_number(node, ino)?; // Nobody else changes it meanwhile.
-        let whole = parts.upper.filter(|_| parts.lowers.is_empty());
-        if node.loan.is_open() && (how.write || whole.is_some()) {
-            self.recall_by(node, ino)?;
+        let whole = stack.upper.filter(|_| stack.lowers.is_empty());
+        if node.lower_share.is_open() && (how.write || whole.is_some()) {
+            self.revoke_share_by(node, ino)?;
         }
         // Whoever has it open since it was in pieces goes on so, and so does everybody else.
         if let Some(upper) = whole
             && slot.strong_count() == 0
         {
-            let opened = Opened { begins_anew, ..self.upper.open(upper, how, caller, lend)? };
-            return Ok(Opening::Done(self.handles.add_whole(Arc::clone(node), None, opened)));
+            let opened = Opened { begins_anew, ..self.upper.open(upper, how, caller, register)? };
+            return Ok(Opening::Done(self.handles.add_complete(Arc::clone(node), None, opened)));
         }
         if !how.write && self.share {
             // What is lent is lent to everybody: the kernel takes one way at a time.
-            let is_lent = node.loan.is_open();
-            if is_lent || slot.strong_count() == 0 && self.may_be_lent(node) {
-                let at = parts.lowers.first().copied().ok_or(Errno::STALE)?;
-                match lent {
-                    None => return Ok(Opening::Lend(at)),
-                    Some(lent) => {
-                        if let Some(opened) = self.note_lent(node, lent) {
+            let is_lent = node.lower_share.is_open();
+            if is_lent || slot.strong_count() == 0 && self.may_be_shared(node) {
+                let at = stack.lowers.first().copied().ok_or(Errno::STALE)?;
+                match shared {
+                    None => return Ok(Opening::Share(at)),
+                    Some(shared) => {
+                        if let Some(opened) = self.note_shared(node, shared) {
                             return Ok(Opening::Done(opened));
                         }
                     }
                 }
                 if is_lent {
-                    self.recall_by(node, ino)?;
+                    self.revoke_share_by(node, ino)?;
                 }
             }
         }
-        let content = self.content_in(names, node, &mut slot)?;
+        let content = self.shared_open_in(names, node, &mut slot)?;
         drop(slot);
         let node = Arc::clone(node);
         let handle = Handle::Merged { node, content, read: how.read, write: how.write };
@@ -127,12 +134,12 @@ impl Overlay {
         let outer = id;
         let handle = self.handles.files.write().remove(&id.0).ok_or(Errno::BADF)?;
         let (node, ended) = match &*handle {
-            Handle::Whole { node, layer, id } => {
-                node.whole_opens.fetch_sub(1, Ordering::AcqRel);
+            Handle::Complete { node, layer, id } => {
+                node.complete_opens.fetch_sub(1, Ordering::AcqRel);
                 let ended = match layer {
                     None => self.upper.release(*id),
                     Some(at) => {
-                        node.loan.closed(outer);
+                        node.lower_share.closed(outer);
                         self.layer(*at)?.release(*id)
                     }
                 };
@@ -151,8 +158,12 @@ impl Overlay {
     }
 
     /// Ends an open file with pages in several layers that nobody uses any more.
-    pub(super) fn end_merged(&self, node: Arc<Node>, content: Arc<Content>) -> Result<(), Errno> {
-        let ended = self.close_content(&node, content);
+    pub(super) fn end_merged(
+        &self,
+        node: Arc<Node>,
+        content: Arc<SharedOpen>,
+    ) -> Result<(), Errno> {
+        let ended = self.close_shared_open(&node, content);
         self.closed(node);
         ended
     }
@@ -181,7 +192,7 @@ impl Overlay {
             if node.is_dir() {
                 drop(self.listings.take(node.ino)); // The number may be another's soon.
             }
-            self.let_go(&node.parts());
+            self.let_go(&node.stack());
         }
     }
 
@@ -197,8 +208,8 @@ impl Overlay {
         deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), Errno> {
         match self.using(id)?.open()? {
-            Handle::Whole { node, layer, id } => {
-                let (volume, inner) = self.whole(node, *layer)?;
+            Handle::Complete { node, layer, id } => {
+                let (volume, inner) = self.complete(node, *layer)?;
                 volume.read(inner, *id, offset, len, |bytes| deliver(bytes))
             }
             Handle::Merged { read: false, .. } => Err(Errno::BADF),
@@ -209,7 +220,7 @@ impl Overlay {
         }
     }
 
-    fn whole(&self, node: &Node, layer: Option<At>) -> Result<(&Volume, Ino), Errno> {
+    fn complete(&self, node: &Node, layer: Option<LowerInode>) -> Result<(&Volume, Ino), Errno> {
         match layer {
             Some(at) => Ok((self.layer(at)?, at.ino)),
             None => Ok((&self.upper, node.upper().ok_or(Errno::STALE)?)),
@@ -229,7 +240,7 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<usize, Errno> {
         match self.using(id)?.open()? {
-            Handle::Whole { node, id, layer: None } => {
+            Handle::Complete { node, id, layer: None } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
                 let at = || match request.append {
                     true => Ok(self.upper.attr(upper, Some(*id))?.stat.size),
@@ -241,7 +252,7 @@ impl Overlay {
                     self.upper.write(*id, offset, data, request, caller)
                 })
             }
-            Handle::Whole { id, layer: Some(at), .. } => {
+            Handle::Complete { id, layer: Some(at), .. } => {
                 self.layer(*at)?.write(*id, offset, data, request, caller)
             }
             Handle::Merged { node, content, write: true, .. } => {
@@ -288,12 +299,12 @@ impl Overlay {
         }
         let content = self.with_names(|names| {
             // It is not made whole between the look at it and the hold on it.
-            let mut slot = node.content.lock();
-            if node.parts().lowers.is_empty() && slot.strong_count() == 0 {
+            let mut slot = node.shared_open.lock();
+            if node.stack().lowers.is_empty() && slot.strong_count() == 0 {
                 return Ok(None);
             }
-            self.recall_by(node, ino)?;
-            self.content_in(names, node, &mut slot).map(Some)
+            self.revoke_share_by(node, ino)?;
+            self.shared_open_in(names, node, &mut slot).map(Some)
         })?;
         let Some(content) = content else { return Ok(false) };
         self.guard.confirm(node);
@@ -303,7 +314,7 @@ impl Overlay {
             }
             self.with_room(node, 0, || merged.truncate(size, caller))
         });
-        self.close_content(node, content)?;
+        self.close_shared_open(node, content)?;
         truncated.map(|()| true)
     }
 
@@ -313,8 +324,8 @@ impl Overlay {
     /// ENXIO behind the end of the file; those of lseek(2).
     pub fn seek(&self, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
         match self.using(id)?.open()? {
-            Handle::Whole { node, layer, id } => {
-                let (volume, inner) = self.whole(node, *layer)?;
+            Handle::Complete { node, layer, id } => {
+                let (volume, inner) = self.complete(node, *layer)?;
                 volume.seek(inner, *id, offset, to)
             }
             Handle::Merged { content, .. } => match content.merged() {
@@ -338,13 +349,13 @@ impl Overlay {
     ) -> Result<(i32, Vec<u8>), Errno> {
         let node = self.node(ino)?;
         if let Ok(handle) = self.using(id)
-            && let Ok(Handle::Whole { node, layer, id }) = handle.open()
+            && let Ok(Handle::Complete { node, layer, id }) = handle.open()
         {
-            let (volume, inner) = self.whole(node, *layer)?;
+            let (volume, inner) = self.complete(node, *layer)?;
             return volume.ioctl(inner, *id, command, data, out_size);
         }
-        if sys::file::changes_attributes(command) && !node.is_direct() {
-            self.change_names(|names| self.raise(names, &node))?;
+        if sys::file::changes_attributes(command) && !node.is_write_through() {
+            self.change_names(|names| self.ensure_upper(names, &node))?;
         }
         let (volume, inner) = self.top(&node)?;
         if node.is_dir() {
@@ -359,7 +370,7 @@ impl Overlay {
 
     /// Blocks of 512 bytes of a file with pages below: those of its upper file, and of those of the
     /// base the share of the pages that show. A base with holes has its blocks spread evenly then.
-    pub(super) fn blocks(&self, node: &Node, below: At, upper: &Stat) -> u64 {
+    pub(super) fn blocks(&self, node: &Node, below: LowerInode, upper: &Stat) -> u64 {
         let base = self.layer(below).and_then(|volume| volume.attr(below.ino, None));
         let Ok(base) = base.map(|attr| attr.stat) else { return upper.blocks };
         let pages = base.size.div_ceil(PAGE).max(1);
@@ -375,7 +386,7 @@ impl Overlay {
         if let Some(shown) = &*node.shown.lock() {
             return Some(shown.load(Ordering::Relaxed));
         }
-        let map = PageMap::open(&self.pages, MapId(node.parts().pages?), MapAccess::Read).ok()?;
+        let map = PageMap::open(&self.pages, MapId(node.stack().pages?), MapAccess::Read).ok()?;
         let mut known = node.shown.lock();
         // Whoever has opened the file meanwhile knows better.
         let shown = known.get_or_insert_with(|| Arc::clone(map.shown()));

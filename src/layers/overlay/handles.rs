@@ -8,22 +8,22 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::content::Content;
-use super::list::OpenDir;
-use super::node::{At, Node};
+use super::merged_open::SharedOpen;
+use super::node::{LowerInode, Node};
+use super::readdir::OpenDir;
 use crate::volume::{HandleId, Ino, Opened};
 
 /// An open file.
 pub(super) enum Handle {
     /// Of one volume: the upper one without a layer.
-    Whole {
+    Complete {
         node: Arc<Node>,
-        layer: Option<At>,
+        layer: Option<LowerInode>,
         id: HandleId,
     },
     Merged {
         node: Arc<Node>,
-        content: Arc<Content>,
+        content: Arc<SharedOpen>,
         read: bool,
         write: bool,
     },
@@ -32,7 +32,7 @@ pub(super) enum Handle {
 impl Handle {
     pub(super) fn node(&self) -> &Arc<Node> {
         match self {
-            Handle::Whole { node, .. } | Handle::Merged { node, .. } => node,
+            Handle::Complete { node, .. } | Handle::Merged { node, .. } => node,
         }
     }
 }
@@ -93,9 +93,14 @@ impl HandleTable {
         HandleId(id)
     }
 
-    pub(super) fn add_whole(&self, node: Arc<Node>, layer: Option<At>, inner: Opened) -> Opened {
-        node.whole_opens.fetch_add(1, Ordering::AcqRel);
-        let id = self.add(Handle::Whole { node, layer, id: inner.id });
+    pub(super) fn add_complete(
+        &self,
+        node: Arc<Node>,
+        layer: Option<LowerInode>,
+        inner: Opened,
+    ) -> Opened {
+        node.complete_opens.fetch_add(1, Ordering::AcqRel);
+        let id = self.add(Handle::Complete { node, layer, id: inner.id });
         Opened { id, ..inner }
     }
 
@@ -120,8 +125,8 @@ impl HandleTable {
     /// The handle of a whole file in the volume of the node's topmost part.
     pub(super) fn inner(&self, id: HandleId) -> Option<HandleId> {
         match &**self.files.read().get(&id.0)? {
-            Handle::Whole { id, layer: None, .. } => Some(*id),
-            Handle::Whole { id, node, .. } if node.is_direct() => Some(*id),
+            Handle::Complete { id, layer: None, .. } => Some(*id),
+            Handle::Complete { id, node, .. } if node.is_write_through() => Some(*id),
             _ => None,
         }
     }

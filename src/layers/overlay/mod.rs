@@ -8,38 +8,39 @@
 //!
 //! All changes of names hold the lock of the names for writing, which makes each of them one step
 //! for everybody else; bytes are read and written without it. No lower layer is asked with it held
-//! ([`namespace`]).
+//! ([`namespace_lock`]).
 
 mod allocate;
 mod as_tree;
 mod attributes;
-mod below;
-mod content;
-mod counts;
-mod covers;
+mod base_changes;
+mod base_guard;
+mod control_impl;
+mod control_ops;
+mod copy_up;
+mod covered_names;
 mod data;
-mod direct;
-mod durable;
-mod guard;
+mod dir_offset;
+mod fsync;
 mod handles;
-mod held;
-mod index;
-mod lent;
-mod list;
-mod locate;
-mod managed;
-mod marks;
-mod merge;
+mod hardlink_index;
+mod held_node;
+mod ino;
+mod lease_break;
+mod lookup;
+mod lower_answers;
+mod merged_dir;
+mod merged_open;
 mod names;
-mod namespace;
+mod namespace_lock;
 mod node;
-mod places;
-mod raise;
+mod overlay_xattrs;
+mod quota;
+mod readdir;
 mod rename;
-mod rescue;
-mod space;
-mod told;
-mod verbs;
+mod share;
+mod stats;
+mod write_through;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -54,13 +55,13 @@ use rustix::io::Errno;
 use crate::config::BaseChanged;
 use crate::layers::changed::{self, Changed};
 use crate::layers::pages::MapId;
-use crate::layers::scratch::{Reserve, Scratch, TEMPORARY};
+use crate::layers::scratch::{MetadataReserve, Scratch, TEMPORARY};
 use crate::sys::cred::Caller;
-use crate::volume::recent::{Recent, Sweeper};
-use crate::volume::{Ino, Invalidate, Lent, NewNode, Policy, Volume};
-use counts::Counts;
-use marks::Marks;
-use node::{At, NodeTable, Parts};
+use crate::volume::short_lived_fds::{ShortLived, Sweeper};
+use crate::volume::{BackingRegistration, Ino, Invalidate, NewNode, Policy, Volume};
+use node::{LayerStack, LowerInode, NodeTable};
+use overlay_xattrs::XattrStore;
+use stats::ScratchStats;
 
 /// How to build an [`Overlay`].
 pub struct OverlayOptions {
@@ -85,38 +86,38 @@ pub struct Overlay {
     upper: Arc<Volume>,
     /// The directory of the upper volume where copies are made, of which one lookup is held.
     work: Ino,
-    index: index::Index,
+    index: hardlink_index::Index,
     pages: OwnedFd,
     /// Page maps that several files name.
     contested: HashSet<MapId>,
     lowers: Vec<Arc<Volume>>,
     nodes: NodeTable,
-    /// The lock of the names, with the number of their changes; see [`namespace`].
+    /// The lock of the names, with the number of their changes; see [`namespace_lock`].
     names: RwLock<u64>,
     handles: handles::HandleTable,
     /// Listings under way of directories that the kernel has opened without asking.
-    listings: Recent<list::OpenDir>,
+    listings: ShortLived<readdir::OpenDir>,
     sweeper: Sweeper,
-    marks: Marks,
+    xattrs: XattrStore,
     policy: RwLock<Policy>,
     share: bool,
-    recalls: lent::Recalls,
+    revocations: share::Revocations,
     copy_up: u64,
     /// Files of the base can be cloned into the scratch, as far as it is known.
     clones: AtomicBool,
     /// Where the bound is kept by counting.
-    bound: Option<space::Bound>,
+    quota: Option<quota::Quota>,
     /// Where the bound is that of a tmpfs.
-    reserve: Option<Arc<Reserve>>,
+    reserve: Option<Arc<MetadataReserve>>,
     /// Until the end, when it is left or removed.
     scratch: Mutex<Option<Scratch>>,
     /// The daemon itself.
     me: Caller,
     reserved: Option<OsString>,
     serial: AtomicU64,
-    counts: Counts,
-    guard: guard::Guard,
-    outdated: told::Outdated,
+    stats: ScratchStats,
+    guard: base_guard::Guard,
+    outdated: base_changes::Outdated,
     /// Pages of a base that has changed are shown as they are.
     mixes_bases: bool,
     /// The page maps that were in use since the start.
@@ -125,7 +126,7 @@ pub struct Overlay {
     caches: OnceLock<Arc<dyn Invalidate>>,
 }
 
-fn never_lent(_: BorrowedFd<'_>) -> std::io::Result<Lent> {
+fn never_registered(_: BorrowedFd<'_>) -> std::io::Result<BackingRegistration> {
     Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
 }
 
@@ -137,7 +138,7 @@ impl Overlay {
     pub fn new(options: OverlayOptions) -> Result<Overlay, Errno> {
         let OverlayOptions { scratch, upper, lowers, reserved, policy, share, base_changed } =
             options;
-        if lowers.len() > places::MOST_LOWERS {
+        if lowers.len() > dir_offset::MOST_LOWERS {
             return Err(Errno::TOOBIG);
         }
         let volumes: Vec<_> = lowers.iter().chain([&upper]).cloned().collect();
@@ -146,19 +147,19 @@ impl Overlay {
             |name: &str| upper.lookup(Ino::ROOT, OsStr::new(name)).map(|entry| entry.attr.ino);
         let (top, work, index) = (find("upper")?, find("work")?, find("index")?);
         let pages = scratch.pages()?;
-        let roots = (0..lowers.len()).map(|layer| At { layer, ino: Ino::ROOT }).collect();
-        let root = Parts { upper: Some(top), lowers: roots, ..Parts::default() };
+        let roots = (0..lowers.len()).map(|layer| LowerInode { layer, ino: Ino::ROOT }).collect();
+        let root = LayerStack { upper: Some(top), lowers: roots, ..LayerStack::default() };
         let overlay = Overlay {
             work,
-            index: index::Index::read(&upper, index)?,
+            index: hardlink_index::Index::read(&upper, index)?,
             pages,
             contested: scratch.contested().clone(),
             nodes: NodeTable::new(root),
             names: RwLock::new(0),
             handles: handles::HandleTable::default(),
-            listings: Recent::new(64),
+            listings: ShortLived::new(64),
             sweeper: Sweeper::default(),
-            marks: Marks { space: scratch.marks() },
+            xattrs: XattrStore { namespace: scratch.xattr_namespace() },
             policy: RwLock::new(policy),
             share,
             me: Caller {
@@ -169,18 +170,18 @@ impl Overlay {
             reserved,
             // Not where a daemon began that was killed: names that it left would be met.
             serial: AtomicU64::new(MapId::random().0),
-            counts: Counts::of(&scratch)?,
-            guard: guard::Guard::default(),
-            outdated: told::Outdated::default(),
+            stats: ScratchStats::of(&scratch)?,
+            guard: base_guard::Guard::default(),
+            outdated: base_changes::Outdated::default(),
             mixes_bases: base_changed == BaseChanged::Mix,
             used_maps: Mutex::default(),
             caches: OnceLock::new(),
             lowers,
             upper,
-            recalls: lent::Recalls::default(),
+            revocations: share::Revocations::default(),
             copy_up: scratch.copy_up(),
             clones: AtomicBool::new(true),
-            bound: space::Bound::new(scratch.budget()),
+            quota: quota::Quota::new(scratch.quota_ledger()),
             reserve: scratch.reserve().cloned(),
             scratch: Mutex::new(Some(scratch)),
         };
@@ -202,18 +203,18 @@ impl Overlay {
 
     /// A lower layer, which is asked something. It may be long before it answers: nothing that
     /// others need is locked by the caller.
-    fn layer(&self, at: At) -> Result<&Volume, Errno> {
-        namespace::may_ask();
+    fn layer(&self, at: LowerInode) -> Result<&Volume, Errno> {
+        namespace_lock::may_ask();
         self.lower(at)
     }
 
     /// A lower layer, for what needs no answer of it.
-    fn lower(&self, at: At) -> Result<&Volume, Errno> {
+    fn lower(&self, at: LowerInode) -> Result<&Volume, Errno> {
         self.lowers.get(at.layer).map(|volume| &**volume).ok_or(Errno::IO)
     }
 
-    fn lower_roots(&self) -> Vec<At> {
-        (0..self.lowers.len()).map(|layer| At { layer, ino: Ino::ROOT }).collect()
+    fn lower_roots(&self) -> Vec<LowerInode> {
+        (0..self.lowers.len()).map(|layer| LowerInode { layer, ino: Ino::ROOT }).collect()
     }
 
     /// The path of a node from the root, for messages.

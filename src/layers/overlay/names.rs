@@ -1,4 +1,4 @@
-//! Names: look up, make, link, rename, remove.
+//! NamesRead: look up, make, link, rename, remove.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -7,14 +7,15 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::below::Answers;
-use super::locate::{Sought, born, is_whiteout};
-use super::namespace::{Halt, Names, NamesToChange, Step};
+use super::ino::upper_only_ino;
+use super::lookup::{LookupResult, is_whiteout};
+use super::lower_answers::Answers;
+use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
 use super::node::Node;
 use crate::layers::pages::Fingerprint;
 use crate::shown::Show;
 use crate::sys::cred::Caller;
-use crate::volume::{Entry, Ino, Lend, NewNode, Open, Opened, Stat};
+use crate::volume::{Entry, Ino, NewNode, Open, Opened, RegisterBacking, Stat};
 
 /// What the upper directory itself has at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl Overlay {
         let parent = self.node(parent)?;
         let answers = Answers::none(self);
         if parent.upper().is_none() {
-            answers.expect_entry(parent.parts().lowers.first(), name);
+            answers.expect_entry(parent.stack().lowers.first(), name);
         }
         let found = self.look_up(&answers, &parent, name);
         self.merge_outdated();
@@ -50,12 +51,12 @@ impl Overlay {
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Result<Entry, Errno> {
-        let (node, stat, trust) = self.with_names_and(answers, |names| {
+        let (node, stat, validity) = self.with_names_and(answers, |names| {
             let sought = self.find_child(names, parent, name)?;
-            let (stat, trust) = (sought.stat, sought.trust);
-            Ok((self.adopt(names, sought, parent, name), stat, trust))
+            let (stat, validity) = (sought.stat, sought.validity);
+            Ok((self.enter_node(names, sought, parent, name), stat, validity))
         })?;
-        Ok(self.entry(&node, stat, trust))
+        Ok(self.entry(&node, stat, validity))
     }
 
     /// Takes back `count` lookups of an inode.
@@ -68,8 +69,8 @@ impl Overlay {
     /// # Errors
     /// Those of readlink(2).
     pub fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
-        let parts = self.node(ino)?.parts();
-        match (parts.upper, parts.lowers.first()) {
+        let stack = self.node(ino)?.stack();
+        match (stack.upper, stack.lowers.first()) {
             (Some(upper), _) => self.upper.read_link(upper),
             (None, Some(at)) => self.layer(*at)?.read_link(at.ino),
             (None, None) => Err(Errno::STALE),
@@ -92,7 +93,7 @@ impl Overlay {
     /// and whether a whiteout is at the name.
     fn prepare(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Step<(Ino, bool)> {
@@ -103,8 +104,8 @@ impl Overlay {
             return Err(Halt::Failed(Errno::NOENT));
         }
         self.check_room()?;
-        let above = self.raise(names, parent)?;
-        if parent.parts().lowers.is_empty() {
+        let above = self.ensure_upper(names, parent)?;
+        if parent.stack().lowers.is_empty() {
             return Ok((above, false));
         }
         match self.upper_at(above, name)? {
@@ -119,13 +120,13 @@ impl Overlay {
         &self,
         parent: &Arc<Node>,
         name: &OsStr,
-        mut make: impl FnMut(&NamesToChange<'_>) -> Step<T>,
+        mut make: impl FnMut(&NamesWrite<'_>) -> Step<T>,
     ) -> Result<T, Errno> {
         let answers = Answers::none(self);
         // A name in the scratch alone, or under a whiteout, asks nothing.
-        let parts = parent.parts();
-        if parts.upper.is_none_or(|above| self.upper_at(above, name) == Ok(Upper::Nothing)) {
-            answers.expect_peek(parts.lowers.first(), name);
+        let stack = parent.stack();
+        if stack.upper.is_none_or(|above| self.upper_at(above, name) == Ok(Upper::Nothing)) {
+            answers.expect_peek(stack.lowers.first(), name);
         }
         self.change_names_and(&answers, |names| make(names))
     }
@@ -152,7 +153,7 @@ impl Overlay {
                 self.upper.rename((above, &beside), (above, name), none, &self.me)
             }
             // A directory takes the whiteout's place, and not what that stands for.
-            true => self.marks.make_opaque(&self.upper, entry.attr.ino).and_then(|()| {
+            true => self.xattrs.make_opaque(&self.upper, entry.attr.ino).and_then(|()| {
                 let exchange = RenameFlags::EXCHANGE;
                 self.upper.rename((above, &beside), (above, name), exchange, &self.me)?;
                 if let Err(err) = self.upper.remove(above, &beside, false) {
@@ -164,7 +165,7 @@ impl Overlay {
         };
         match moved {
             Ok(()) => {
-                self.counts.whiteouts(-1);
+                self.stats.whiteouts(-1);
                 Ok((entry, more))
             }
             Err(err) => {
@@ -178,16 +179,16 @@ impl Overlay {
     /// The node of something that was just made in the upper volume.
     fn made(
         &self,
-        names: &Names<'_>,
+        names: &NamesRead<'_>,
         parent: &Arc<Node>,
         name: &OsStr,
         entry: &Entry,
     ) -> Step<Entry> {
         let sought = self.own_sought(entry);
-        let (stat, trust) = (sought.stat, sought.trust);
-        let node = self.adopt(names, sought, parent, name);
+        let (stat, validity) = (sought.stat, sought.validity);
+        let node = self.enter_node(names, sought, parent, name);
         self.count_names(&[parent, &node]);
-        Ok(self.entry(&node, stat, trust))
+        Ok(self.entry(&node, stat, validity))
     }
 
     /// mknod(2).
@@ -202,9 +203,9 @@ impl Overlay {
         device: u64,
     ) -> Result<Entry, Errno> {
         let parent = self.node(parent)?;
-        if let Some(direct) = self.direct(&parent, name)? {
-            let entry = direct.volume.make_node(direct.dir.ino, name, new, device)?;
-            return self.made_in_base(&parent, name, direct.dir, &entry).map(|(_, entry)| entry);
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            let entry = through.volume.make_node(through.dir.ino, name, new, device)?;
+            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
         }
         self.make_new(&parent, name, |names| {
             let (above, whiteout) = self.prepare(names, &parent, name)?;
@@ -221,9 +222,9 @@ impl Overlay {
     /// Those of mkdir(2).
     pub fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
         let parent = self.node(parent)?;
-        if let Some(direct) = self.direct(&parent, name)? {
-            let entry = direct.volume.make_dir(direct.dir.ino, name, new)?;
-            return self.made_in_base(&parent, name, direct.dir, &entry).map(|(_, entry)| entry);
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            let entry = through.volume.make_dir(through.dir.ino, name, new)?;
+            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
         }
         self.make_new(&parent, name, |names| {
             let (above, whiteout) = self.prepare(names, &parent, name)?;
@@ -246,9 +247,9 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<Entry, Errno> {
         let parent = self.node(parent)?;
-        if let Some(direct) = self.direct(&parent, name)? {
-            let entry = direct.volume.make_symlink(direct.dir.ino, name, target, caller)?;
-            return self.made_in_base(&parent, name, direct.dir, &entry).map(|(_, entry)| entry);
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            let entry = through.volume.make_symlink(through.dir.ino, name, target, caller)?;
+            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
         }
         self.make_new(&parent, name, |names| {
             let (above, whiteout) = self.prepare(names, &parent, name)?;
@@ -270,12 +271,12 @@ impl Overlay {
         new: &NewNode<'_>,
         how: &Open,
         exclusive: bool,
-        lend: &Lend<'_>,
+        register: &RegisterBacking<'_>,
     ) -> Result<(Entry, Opened), Errno> {
         let parent = self.node(parent)?;
-        if let Some(direct) = self.direct(&parent, name)? {
+        if let Some(through) = self.write_through_dir(&parent, name)? {
             let how = (how, exclusive);
-            return self.create_in_base((&parent, name), &direct, new, how, lend);
+            return self.create_in_base((&parent, name), &through, new, how, register);
         }
         self.make_new(&parent, name, |names| {
             let (above, whiteout) = match self.prepare(names, &parent, name) {
@@ -285,14 +286,14 @@ impl Overlay {
                 prepared => prepared?,
             };
             let (entry, opened) = self.make_at((above, name), whiteout, |name| {
-                self.upper.create(above, name, new, how, exclusive, lend)
+                self.upper.create(above, name, new, how, exclusive, register)
             })?;
             let sought = self.own_sought(&entry);
-            let (stat, trust) = (sought.stat, entry.attr.trust);
-            let node = self.adopt(names, sought, &parent, name);
+            let (stat, validity) = (sought.stat, entry.attr.validity);
+            let node = self.enter_node(names, sought, &parent, name);
             self.count_names(&[&parent, &node]);
-            let entry = self.entry(&node, stat, trust);
-            Ok((entry, self.handles.add_whole(node, None, opened)))
+            let entry = self.entry(&node, stat, validity);
+            Ok((entry, self.handles.add_complete(node, None, opened)))
         })
     }
 
@@ -305,30 +306,30 @@ impl Overlay {
         if !node.is_linked() {
             return Err(Errno::NOENT);
         }
-        if let Some(direct) = self.direct(&parent, name)? {
-            return self.link_in_base(&node, (&parent, name), &direct);
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            return self.link_in_base(&node, (&parent, name), &through);
         }
-        if node.is_direct() {
+        if node.is_write_through() {
             return Err(Errno::XDEV);
         }
-        let (stat, trust) = self.make_new(&parent, name, |names| {
+        let (stat, validity) = self.make_new(&parent, name, |names| {
             if !node.is_linked() {
                 return Err(Halt::Failed(Errno::NOENT));
             }
             let (above, whiteout) = self.prepare(names, &parent, name)?;
-            let upper = self.raise(names, &node)?;
+            let upper = self.ensure_upper(names, &node)?;
             let (entry, ()) = self.make_at((above, name), whiteout, |name| {
                 self.upper.link(upper, above, name).map(|entry| (entry, ()))
             })?;
-            if born(upper) != node.ino {
+            if upper_only_ino(upper) != node.ino {
                 self.note_cover(upper, None); // A mark is for one name.
             }
             self.upper.forget(entry.attr.ino, 1);
             self.count_names(&[&parent]);
             self.nodes.named(names, &node, (&parent, name));
-            Ok((entry.attr.stat, entry.attr.trust))
+            Ok((entry.attr.stat, entry.attr.validity))
         })?;
-        Ok(self.entry(&node, stat, trust))
+        Ok(self.entry(&node, stat, validity))
     }
 
     /// unlink(2), or rmdir(2) with `directory`.
@@ -340,13 +341,13 @@ impl Overlay {
             return Err(Errno::NOENT);
         }
         let parent = self.node(parent)?;
-        if let Some(direct) = self.direct(&parent, name)? {
-            return self.remove_in_base(&parent, name, &direct, directory);
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            return self.remove_in_base(&parent, name, &through, directory);
         }
-        let (answers, parts) = (Answers::none(self), parent.parts());
-        match parts.upper {
-            Some(_) => answers.expect_peek(parts.lowers.first(), name),
-            None => answers.expect_entry(parts.lowers.first(), name),
+        let (answers, stack) = (Answers::none(self), parent.stack());
+        match stack.upper {
+            Some(_) => answers.expect_peek(stack.lowers.first(), name),
+            None => answers.expect_entry(stack.lowers.first(), name),
         }
         self.change_names_and(&answers, |names| {
             let (node, stat) = self.child(names, &parent, name)?;
@@ -367,28 +368,28 @@ impl Overlay {
         })
     }
 
-    /// Removes a name. `born` is what was just read of the attributes of an upper file or directory
+    /// Removes a name. `just_read` is what was just read of the attributes of an upper file or directory
     /// that is all there is of it.
     fn remove_node(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         parent: &Arc<Node>,
         name: &OsStr,
         node: &Arc<Node>,
-        born: Option<Stat>,
+        just_read: Option<Stat>,
     ) -> Step<()> {
-        let whole_dir = born.is_some() && node.is_dir();
+        let whole_dir = just_read.is_some() && node.is_dir();
         if node.is_dir() && !whole_dir && !self.is_empty(names, node)? {
             return Err(Halt::Failed(Errno::NOTEMPTY));
         }
         let below = self.is_below(names, parent, name)?;
         let cover = if below { self.cover_of(names, node)? } else { None };
         if self.has_other_names(names, node)? {
-            self.raise(names, node)?; // The other names are to know that there is one less.
+            self.ensure_upper(names, node)?; // The other names are to know that there is one less.
         }
-        let above = self.raise(names, parent)?;
+        let above = self.ensure_upper(names, parent)?;
         self.give_link(node, above, name)?;
-        let at = match born {
+        let at = match just_read {
             Some(stat) if stat.is_dir() => Upper::Directory,
             Some(_) => Upper::Other,
             None => self.upper_at(above, name)?,
@@ -396,7 +397,7 @@ impl Overlay {
         match (at, below) {
             (Upper::Nothing | Upper::Whiteout, _) => {
                 self.make_whiteout(above, name, cover.as_ref())?;
-                self.counts.whiteouts(1);
+                self.stats.whiteouts(1);
             }
             (_, false) if whole_dir => match self.upper.remove(above, name, true) {
                 // It may be that nothing of what is in it is to be seen.
@@ -422,7 +423,7 @@ impl Overlay {
                 self.replace_by_whiteout((above, name), at == Upper::Directory, cover.as_ref())?;
             }
         }
-        Ok(self.lost_a_name(names, node, born.map(|stat| i64::from(stat.nlink) - 1))?)
+        Ok(self.lost_a_name(names, node, just_read.map(|stat| i64::from(stat.nlink) - 1))?)
     }
 
     /// Puts a whiteout in the place of what the upper directory has at a name, in one step.
@@ -441,7 +442,7 @@ impl Overlay {
             let _ = self.upper.remove(work, &temporary, false);
             return moved;
         }
-        self.counts.whiteouts(1);
+        self.stats.whiteouts(1);
         if dir { self.upper.remove(work, &temporary, true) } else { Ok(()) }
     }
 
@@ -461,11 +462,11 @@ impl Overlay {
         if left.is_empty() {
             return Ok(());
         }
-        self.marks.make_opaque(&self.upper, upper)?;
+        self.xattrs.make_opaque(&self.upper, upper)?;
         // What a daemon that was killed was about to make is among them.
         left.iter().try_for_each(|(name, dir)| self.upper.remove(upper, name, *dir))?;
         let whiteouts = left.iter().filter(|(name, _)| self.visible(upper, name)).count();
-        self.counts.whiteouts(-(whiteouts as i64));
+        self.stats.whiteouts(-(whiteouts as i64));
         Ok(())
     }
 
@@ -476,9 +477,9 @@ impl Overlay {
     }
 
     /// What was found when something was made: nothing but itself.
-    fn own_sought(&self, entry: &Entry) -> Sought {
+    fn own_sought(&self, entry: &Entry) -> LookupResult {
         self.count_new(entry.attr.stat.blocks);
-        self.counts.made(entry.attr.stat.kind(), 1);
+        self.stats.made(entry.attr.stat.kind(), 1);
         self.just_made(entry.attr.ino, entry.attr.stat)
     }
 }

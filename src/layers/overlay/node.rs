@@ -8,62 +8,43 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::content::Content;
-use super::lent::{Loan, another_number};
-use super::list::is_nobody;
-use super::locate::born;
-use super::namespace::{Brief, Names};
-use super::told::Over;
+use super::base_changes::Over;
+use super::ino::{is_unknown_entry, next_share_ino, twins, upper_only_ino};
+use super::merged_open::SharedOpen;
+use super::namespace_lock::{Brief, NamesRead};
+use super::share::LowerShare;
 use crate::layers::scratch::PathId;
 use crate::shown::Show;
-use crate::volume::{Ino, substitutes, unsubstituted};
-
-/// The first number that a file can have: 0 is none, and 1 is the root of the mount.
-pub(super) const FIRST_NUMBER: u64 = 2;
-
-/// Where the marks of a scratch give two files one number, the later one is shown with this bit,
-/// which no other number has.
-pub(super) const TWIN: u64 = 1 << 62;
-
-/// The numbers that a file can have where another one has its own.
-fn twins(ino: Ino) -> impl Iterator<Item = Ino> {
-    [ino].into_iter().chain(substitutes(ino)).map(|ino| Ino(ino.0 | TWIN))
-}
-
-/// The number that a file had before another one was found to have it as well, here or in the
-/// volume below: the one that it has after the next mount.
-pub(super) fn original(ino: Ino) -> Ino {
-    unsubstituted(Ino(ino.0 & !TWIN))
-}
+use crate::volume::Ino;
 
 /// Something in a lower layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct At {
+pub(super) struct LowerInode {
     /// Index of the layer, 0 is the topmost of the lower ones.
     pub(super) layer: usize,
     /// Its number in that layer's volume, of which one lookup is held.
     pub(super) ino: Ino,
 }
 
-impl At {
+impl LowerInode {
     /// Where the data of a file was that is gone from the base: a file without a byte, of which no
     /// lookup is held.
-    pub(super) const GONE: At = At { layer: usize::MAX, ino: Ino(0) };
+    pub(super) const GONE: LowerInode = LowerInode { layer: usize::MAX, ino: Ino(0) };
 }
 
 /// What a node is made of. One lookup is held of each part, in the volume that it is of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Parts {
+pub(super) struct LayerStack {
     /// Its number in the upper volume.
     pub(super) upper: Option<Ino>,
     /// Of a directory: those that are merged, topmost first. Of a file: where its data is that is
     /// not in the upper file; none when the upper file is whole.
-    pub(super) lowers: Vec<At>,
+    pub(super) lowers: Vec<LowerInode>,
     /// Of a file with entries in the index: names that it has in addition to the upper file's
     /// links, negative when some of those are none of its names.
     pub(super) links: Option<i64>,
     /// Of the base itself, where it is written too.
-    pub(super) direct: bool,
+    pub(super) write_through: bool,
     /// It was made in the scratch: its marks do not say that it is of a layer below.
     pub(super) new: bool,
     /// A character device 0/0, which is stored as another, since it would be a whiteout.
@@ -93,46 +74,46 @@ pub(super) struct Node {
     pub(super) kind: u32,
     lookups: AtomicU64,
     place: Mutex<Place>,
-    parts: RwLock<Parts>,
+    stack: RwLock<LayerStack>,
     /// What all open descriptors of a file with parts in several layers share.
-    pub(super) content: Brief<Weak<Content>>,
+    pub(super) shared_open: Brief<Weak<SharedOpen>>,
     /// How many pages of the base show, of a file with a page map that was looked at.
     pub(super) shown: Mutex<Option<Arc<AtomicU64>>>,
-    /// Bytes that its upper file and its page map were last counted with; see [`super::space`].
+    /// Bytes that its upper file and its page map were last counted with; see [`super::quota`].
     pub(super) stored: Mutex<u64>,
     /// What the kernel reads of it in the base itself.
-    pub(super) loan: Loan,
+    pub(super) lower_share: LowerShare,
     /// How often it is open as a whole file.
-    pub(super) whole_opens: AtomicU64,
+    pub(super) complete_opens: AtomicU64,
     /// When it came to where it is and got its marks, as a number; 0 when all of that is durable.
-    moved: AtomicU64,
+    namespace_dirty: AtomicU64,
 }
 
 /// What the next move is numbered.
-static MOVES: AtomicU64 = AtomicU64::new(1);
+static CHANGES_OF_NAMES: AtomicU64 = AtomicU64::new(1);
 
 impl Node {
-    pub(super) fn parts(&self) -> Parts {
-        self.parts.read().clone()
+    pub(super) fn stack(&self) -> LayerStack {
+        self.stack.read().clone()
     }
 
     /// It is nothing but this file or directory of the upper volume, which was made in it.
-    pub(super) fn is_born_as(&self, inner: Ino, kind: u32) -> bool {
-        let parts = self.parts.read();
+    pub(super) fn is_upper_only(&self, inner: Ino, kind: u32) -> bool {
+        let stack = self.stack.read();
         self.kind == kind
-            && parts.upper == Some(inner)
-            && parts.lowers.is_empty()
-            && parts.links.is_none()
+            && stack.upper == Some(inner)
+            && stack.lowers.is_empty()
+            && stack.links.is_none()
     }
 
     /// Whether what was found is this file or directory: made of the same upper file, or of the same
     /// lower one alone. One of the base itself is the directory that has that below.
-    fn is_made_of(&self, parts: &Parts) -> bool {
-        let own = self.parts.read();
-        match (own.upper, parts.upper) {
+    fn is_made_of(&self, stack: &LayerStack) -> bool {
+        let own = self.stack.read();
+        match (own.upper, stack.upper) {
             (Some(own), Some(found)) => own == found,
-            (None, None) => own.lowers.first() == parts.lowers.first(),
-            (Some(_), None) => parts.direct && own.lowers.last() == parts.lowers.last(),
+            (None, None) => own.lowers.first() == stack.lowers.first(),
+            (Some(_), None) => stack.write_through && own.lowers.last() == stack.lowers.last(),
             (None, Some(_)) => false,
         }
     }
@@ -152,22 +133,22 @@ impl Node {
     }
 
     pub(super) fn upper(&self) -> Option<Ino> {
-        self.parts.read().upper
+        self.stack.read().upper
     }
 
     /// Whether it has this below.
-    pub(super) fn has_below(&self, at: At) -> bool {
-        self.parts.read().lowers.contains(&at)
+    pub(super) fn has_below(&self, at: LowerInode) -> bool {
+        self.stack.read().lowers.contains(&at)
     }
 
     /// Whether it has this below, and nothing else.
-    pub(super) fn has_lowers(&self, lowers: &[At]) -> bool {
-        self.parts.read().lowers == lowers
+    pub(super) fn has_lowers(&self, lowers: &[LowerInode]) -> bool {
+        self.stack.read().lowers == lowers
     }
 
     /// Where what is below it is, if it says so.
     pub(super) fn redirect(&self) -> Option<PathBuf> {
-        self.parts.read().redirect.clone()
+        self.stack.read().redirect.clone()
     }
 
     /// Whether it was seen last in a directory.
@@ -180,8 +161,8 @@ impl Node {
         self.lookups.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn change_parts(&self, change: impl FnOnce(&mut Parts)) {
-        change(&mut self.parts.write());
+    pub(super) fn change_stack(&self, change: impl FnOnce(&mut LayerStack)) {
+        change(&mut self.stack.write());
     }
 
     pub(super) fn is_dir(&self) -> bool {
@@ -189,8 +170,8 @@ impl Node {
     }
 
     /// It is of the base itself, where it is written too.
-    pub(super) fn is_direct(&self) -> bool {
-        self.parts.read().direct
+    pub(super) fn is_write_through(&self) -> bool {
+        self.stack.read().write_through
     }
 
     pub(super) fn is_regular(&self) -> bool {
@@ -218,25 +199,27 @@ impl Node {
         if !same || place.name != name {
             place.parent = Some(Arc::clone(parent));
             place.name = name.to_owned();
-            self.has_moved();
+            self.set_namespace_dirty();
         }
         place.linked = true;
     }
 
     /// Notes that its marks or the names that lead to it have changed.
-    pub(super) fn has_moved(&self) {
-        self.moved.store(MOVES.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+    pub(super) fn set_namespace_dirty(&self) {
+        self.namespace_dirty
+            .store(CHANGES_OF_NAMES.fetch_add(1, Ordering::Relaxed), Ordering::Release);
     }
 
     /// When that was; 0 when it is durable.
-    pub(super) fn moved(&self) -> u64 {
-        self.moved.load(Ordering::Acquire)
+    pub(super) fn namespace_dirty(&self) -> u64 {
+        self.namespace_dirty.load(Ordering::Acquire)
     }
 
     /// Notes that what was so at that time is durable.
-    pub(super) fn has_settled(&self, moved: u64) {
+    pub(super) fn mark_durable(&self, moved: u64) {
         // It may have moved again.
-        let _ = self.moved.compare_exchange(moved, 0, Ordering::AcqRel, Ordering::Relaxed);
+        let _ =
+            self.namespace_dirty.compare_exchange(moved, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Notes that its last name is gone.
@@ -252,7 +235,7 @@ pub(super) struct Numbers(Mutex<HashMap<Ino, Ino>>);
 
 impl Numbers {
     fn note(&self, upper: Ino, shown: Ino) {
-        if born(upper) != shown {
+        if upper_only_ino(upper) != shown {
             self.0.lock().insert(upper, shown);
         }
     }
@@ -263,7 +246,7 @@ impl Numbers {
 
     /// The number that the kernel knows of one in the upper volume.
     pub(super) fn shown(&self, upper: Ino) -> Ino {
-        self.0.lock().get(&upper).copied().unwrap_or_else(|| born(upper))
+        self.0.lock().get(&upper).copied().unwrap_or_else(|| upper_only_ino(upper))
     }
 }
 
@@ -281,7 +264,7 @@ impl Drop for NodeTable {
 #[derive(Default)]
 pub(super) struct NodeTable {
     nodes: Mutex<HashMap<u64, Arc<Node>>>,
-    /// Nodes by other numbers that the kernel knows of them; see [`super::lent`].
+    /// Nodes by other numbers that the kernel knows of them; see [`super::share`].
     others: Mutex<HashMap<u64, Ino>>,
     numbers: Arc<Numbers>,
     /// Some node has a number of [`twins`].
@@ -291,16 +274,16 @@ pub(super) struct NodeTable {
 
 impl NodeTable {
     /// A table with the root, which is never forgotten.
-    pub(super) fn new(parts: Parts) -> NodeTable {
+    pub(super) fn new(stack: LayerStack) -> NodeTable {
         let table = NodeTable::default();
         let place = Place { parent: None, name: OsString::new(), linked: true };
-        insert(&mut table.nodes.lock(), (Ino::ROOT, libc::S_IFDIR), place, parts, 0);
+        insert(&mut table.nodes.lock(), (Ino::ROOT, libc::S_IFDIR), place, stack, 0);
         table
     }
 
     /// Notes that a node has got a number in the upper volume.
-    pub(super) fn raised(&self, node: &Node, upper: Ino) {
-        self.numbers.note(upper, node.loan.number());
+    pub(super) fn copied_up(&self, node: &Node, upper: Ino) {
+        self.numbers.note(upper, node.lower_share.number());
     }
 
     /// Has a node found by another number as well, by which it is shown from now on.
@@ -323,10 +306,10 @@ impl NodeTable {
         self.nodes.lock().get(&known.0).cloned()
     }
 
-    /// Counts a lookup of a node that is known to be at a name, if it is as `is` says.
+    /// ScratchStats a lookup of a node that is known to be at a name, if it is as `is` says.
     pub(super) fn known(
         &self,
-        _: &Names<'_>,
+        _: &NamesRead<'_>,
         ino: Ino,
         (parent, name): (&Arc<Node>, &OsStr),
         is: impl FnOnce(&Node) -> bool,
@@ -337,25 +320,25 @@ impl NodeTable {
         Some(node)
     }
 
-    /// Counts a lookup of what was found at a name. Returns the node and the parts that are left
+    /// ScratchStats a lookup of what was found at a name. Returns the node and the parts that are left
     /// over, whose lookups are to be taken back.
     pub(super) fn enter(
         &self,
-        _: &Names<'_>,
+        _: &NamesRead<'_>,
         (ino, kind): (Ino, u32),
         (parent, name): (&Arc<Node>, &OsStr),
-        parts: Parts,
+        stack: LayerStack,
         stored: u64,
-    ) -> (Arc<Node>, Parts) {
+    ) -> (Arc<Node>, LayerStack) {
         let mut nodes = self.nodes.lock();
-        let own = parts.upper.map(born);
+        let own = stack.upper.map(upper_only_ino);
         let plain = || [Some(ino), own].into_iter().flatten().filter(|ino| *ino != Ino::ROOT);
         let twins = || own.into_iter().chain([ino]).flat_map(twins);
         // It may be known by any of its numbers, whichever of them is free by now.
         let known = {
             let of = |ino: Ino| {
                 nodes.get(&ino.0).filter(|node| {
-                    node.kind == kind && node.is_made_of(&parts) && !node.is_around(parent)
+                    node.kind == kind && node.is_made_of(&stack) && !node.is_around(parent)
                 })
             };
             let as_twin =
@@ -365,12 +348,12 @@ impl NodeTable {
         if let Some(node) = known {
             node.lookups.fetch_add(1, Ordering::Relaxed);
             node.seen_at(parent, name);
-            return (node, parts);
+            return (node, stack);
         }
         let is_free = |ino: &Ino| !nodes.contains_key(&ino.0);
         let number = plain().find(is_free).unwrap_or_else(|| {
             self.has_twins.store(true, Ordering::Relaxed);
-            twins().find(is_free).unwrap_or_else(another_number)
+            twins().find(is_free).unwrap_or_else(next_share_ino)
         });
         if number != ino {
             log::warn!(
@@ -380,15 +363,20 @@ impl NodeTable {
         }
         let ino = number;
         let place = Place { parent: Some(Arc::clone(parent)), name: name.to_owned(), linked: true };
-        if let Some(upper) = parts.upper {
+        if let Some(upper) = stack.upper {
             self.numbers.note(upper, ino);
         }
-        self.note_below(ino, &parts.lowers);
-        (insert(&mut nodes, (ino, kind), place, parts, stored), Parts::default())
+        self.note_below(ino, &stack.lowers);
+        (insert(&mut nodes, (ino, kind), place, stack, stored), LayerStack::default())
     }
 
-    /// Counts a lookup of a node that has just got a name.
-    pub(super) fn named(&self, _: &Names<'_>, node: &Node, (parent, name): (&Arc<Node>, &OsStr)) {
+    /// ScratchStats a lookup of a node that has just got a name.
+    pub(super) fn named(
+        &self,
+        _: &NamesRead<'_>,
+        node: &Node,
+        (parent, name): (&Arc<Node>, &OsStr),
+    ) {
         node.lookups.fetch_add(1, Ordering::Relaxed);
         node.seen_at(parent, name);
     }
@@ -410,7 +398,7 @@ impl NodeTable {
                 }
                 drop(node);
             }
-            None if is_nobody(ino) => {}
+            None if is_unknown_entry(ino) => {}
             None => log::error!("forget ino={ino}: the inode is not known"),
         }
         self.drop_unused(known)
@@ -432,14 +420,14 @@ impl NodeTable {
             }
             let Some(node) = nodes.remove(&ino.0) else { break };
             // Let go of here, so that the directory above is seen to be unused as well.
-            if node.loan.number() != node.ino {
+            if node.lower_share.number() != node.ino {
                 self.others.lock().retain(|_, known| *known != node.ino);
             }
             next = node.place.lock().parent.take().map(|parent| parent.ino);
             if let Some(upper) = node.upper() {
                 self.numbers.let_go(upper);
             }
-            self.note_not_below(node.ino, &node.parts.read().lowers);
+            self.note_not_below(node.ino, &node.stack.read().lowers);
             gone.push(node);
         }
         gone
@@ -474,7 +462,7 @@ fn insert(
     nodes: &mut HashMap<u64, Arc<Node>>,
     (ino, kind): (Ino, u32),
     place: Place,
-    parts: Parts,
+    stack: LayerStack,
     stored: u64,
 ) -> Arc<Node> {
     let node = Arc::new(Node {
@@ -482,13 +470,13 @@ fn insert(
         kind,
         lookups: AtomicU64::new(1),
         place: Mutex::new(place),
-        parts: RwLock::new(parts),
-        content: Brief::default(),
+        stack: RwLock::new(stack),
+        shared_open: Brief::default(),
         shown: Mutex::default(),
         stored: Mutex::new(stored),
-        loan: Loan::new(ino),
-        whole_opens: AtomicU64::new(0),
-        moved: AtomicU64::new(MOVES.fetch_add(1, Ordering::Relaxed)),
+        lower_share: LowerShare::new(ino),
+        complete_opens: AtomicU64::new(0),
+        namespace_dirty: AtomicU64::new(CHANGES_OF_NAMES.fetch_add(1, Ordering::Relaxed)),
     });
     nodes.insert(ino.0, Arc::clone(&node));
     node

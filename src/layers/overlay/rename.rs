@@ -8,11 +8,11 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::below::Answers;
-use super::marks::Links;
+use super::lower_answers::Answers;
 use super::names::Upper;
-use super::namespace::{Halt, Names, NamesToChange, Step};
+use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
 use super::node::Node;
+use super::overlay_xattrs::Links;
 use crate::layers::pages::Fingerprint;
 use crate::shown::Show;
 use crate::sys::cred::Caller;
@@ -40,11 +40,11 @@ impl Overlay {
         if !new.is_linked() {
             return Err(Errno::NOENT);
         }
-        if self.is_direct(&old, from.1) || self.is_direct(&new, to.1) {
+        if self.is_write_through(&old, from.1) || self.is_write_through(&new, to.1) {
             return self.rename_in_base((&old, from.1), (&new, to.1), flags, caller);
         }
         let answers = Answers::none(self);
-        answers.expect_peek(old.parts().lowers.first(), from.1);
+        answers.expect_peek(old.stack().lowers.first(), from.1);
         self.change_names_and(&answers, |names| {
             self.rename_locked(names, (&old, from.1), (&new, to.1), (flags, caller))
         })
@@ -52,7 +52,7 @@ impl Overlay {
 
     fn rename_locked(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         from: (&Arc<Node>, &OsStr),
         to: (&Arc<Node>, &OsStr),
         how: (RenameFlags, &Caller),
@@ -83,7 +83,7 @@ impl Overlay {
 
     pub(super) fn rename_nodes(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         from: (&Arc<Node>, &OsStr),
         to: (&Arc<Node>, &OsStr),
         (moved, there): (&Arc<Node>, &Option<Arc<Node>>),
@@ -115,8 +115,8 @@ impl Overlay {
                 return failed(Errno::INVAL);
             }
             let covers = [self.covered(names, from, moved)?, self.covered(names, to, there)?];
-            let (old, new) = (self.raise(names, from.0)?, self.raise(names, to.0)?);
-            let uppers = [self.raise(names, there)?, self.raise(names, moved)?];
+            let (old, new) = (self.ensure_upper(names, from.0)?, self.ensure_upper(names, to.0)?);
+            let uppers = [self.ensure_upper(names, there)?, self.ensure_upper(names, moved)?];
             self.prepare_to_move(moved, from)?;
             self.prepare_to_move(there, to)?;
             self.upper.rename((old, from.1), (new, to.1), RenameFlags::EXCHANGE, &self.me)?;
@@ -136,12 +136,12 @@ impl Overlay {
             Some(there) => self.covered(names, to, there)?.flatten(),
             None => None,
         };
-        let (old, new) = (self.raise(names, from.0)?, self.raise(names, to.0)?);
-        let upper = self.raise(names, moved)?;
+        let (old, new) = (self.ensure_upper(names, from.0)?, self.ensure_upper(names, to.0)?);
+        let upper = self.ensure_upper(names, moved)?;
         if let Some(there) = there
             && self.has_other_names(names, there)?
         {
-            self.raise(names, there)?;
+            self.ensure_upper(names, there)?;
         }
         self.prepare_to_move(moved, from)?;
         if let Some(there) = there {
@@ -179,7 +179,7 @@ impl Overlay {
     /// The cover of a node at its name, as far as it is known; `None` where nothing is below.
     fn covered(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         (dir, name): (&Arc<Node>, &OsStr),
         node: &Node,
     ) -> Step<Option<Option<Fingerprint>>> {
@@ -200,13 +200,13 @@ impl Overlay {
             self.upper.rename(from, to, RenameFlags::EXCHANGE, &self.me)?;
             if !uncovers {
                 self.upper.remove(from.0, from.1, false)?;
-                self.counts.whiteouts(-1);
+                self.stats.whiteouts(-1);
             }
             return Ok(());
         }
         let flags = if uncovers { RenameFlags::WHITEOUT } else { RenameFlags::empty() };
         self.upper.rename(from, to, flags, &self.me)?;
-        self.counts.whiteouts(i64::from(uncovers) - i64::from(onto_whiteout));
+        self.stats.whiteouts(i64::from(uncovers) - i64::from(onto_whiteout));
         Ok(())
     }
 
@@ -224,7 +224,7 @@ impl Overlay {
         let new = NewNode { mode: libc::S_IFCHR, umask: 0, caller };
         let device = self.make_device(dir, &beside, &new, 0)?.attr.ino;
         let moved = self
-            .marks
+            .xattrs
             .write(&self.upper, device, "mmapfs.place", name.as_bytes())
             .and_then(|()| rename())
             .and_then(|()| {
@@ -233,9 +233,9 @@ impl Overlay {
             });
         match moved {
             Ok(()) => {
-                self.counts.whiteouts(-1);
-                self.counts.made(libc::S_IFCHR, 1);
-                if let Err(err) = self.marks.remove(&self.upper, device, "mmapfs.place") {
+                self.stats.whiteouts(-1);
+                self.stats.made(libc::S_IFCHR, 1);
+                if let Err(err) = self.xattrs.remove(&self.upper, device, "mmapfs.place") {
                     log::warn!("{}: removing a mark: {err}", name.shown()); // It says nothing now.
                 }
             }
@@ -251,21 +251,21 @@ impl Overlay {
         moved
     }
 
-    /// Marks where what is below something that is to be moved stays. It has been copied up, and so
+    /// XattrStore where what is below something that is to be moved stays. It has been copied up, and so
     /// has the directory that it is in.
     fn prepare_to_move(&self, node: &Arc<Node>, at: (&Arc<Node>, &OsStr)) -> Result<(), Errno> {
         let upper = node.upper().ok_or(Errno::STALE)?;
         if node.is_dir() {
-            if node.parts().lowers.is_empty() {
-                return self.marks.make_opaque(&self.upper, upper);
+            if node.stack().lowers.is_empty() {
+                return self.xattrs.make_opaque(&self.upper, upper);
             }
             let path = self.path_below(node);
-            if node.parts().redirect.as_ref() == Some(&path) {
+            if node.stack().redirect.as_ref() == Some(&path) {
                 return Ok(()); // It was moved before.
             }
             let id = self.write_redirect(upper, &path)?;
             self.note_redirect();
-            node.change_parts(|parts| (parts.redirect, parts.path) = (Some(path), id));
+            node.change_stack(|stack| (stack.redirect, stack.path) = (Some(path), id));
             return Ok(());
         }
         let above = at.0.upper().ok_or(Errno::STALE)?;
@@ -285,9 +285,9 @@ impl Overlay {
     }
 
     /// Whether a file that is only below has more names than one.
-    pub(super) fn has_other_names(&self, names: &Names<'_>, node: &Node) -> Step<bool> {
-        let parts = node.parts();
-        match (parts.upper, parts.lowers.first()) {
+    pub(super) fn has_other_names(&self, names: &NamesRead<'_>, node: &Node) -> Step<bool> {
+        let stack = node.stack();
+        match (stack.upper, stack.lowers.first()) {
             (None, Some(at)) if !node.is_dir() => Ok(names.below().stat(*at)?.nlink > 1),
             _ => Ok(false),
         }
@@ -296,17 +296,17 @@ impl Overlay {
     /// Gives an upper file that is found at a name by the index a link of its own there, so that
     /// the name and the link go in one step.
     pub(super) fn give_link(&self, node: &Node, above: Ino, name: &OsStr) -> Result<(), Errno> {
-        let parts = node.parts();
-        let (Some(upper), Some(more)) = (parts.upper, parts.links) else { return Ok(()) };
+        let stack = node.stack();
+        let (Some(upper), Some(more)) = (stack.upper, stack.links) else { return Ok(()) };
         if self.upper_at(above, name)? != Upper::Nothing {
             return Ok(());
         }
         let all = i64::from(self.upper.attr(upper, None)?.stat.nlink) + more;
-        self.marks.write_links(&self.upper, upper, Links::All(all))?;
+        self.xattrs.write_links(&self.upper, upper, Links::All(all))?;
         let linked = self.upper.link(upper, above, name);
         let more = if linked.is_ok() { more - 1 } else { more };
-        node.change_parts(|parts| parts.links = Some(more));
-        self.marks.write_links(&self.upper, upper, Links::More(more))?;
+        node.change_stack(|stack| stack.links = Some(more));
+        self.xattrs.write_links(&self.upper, upper, Links::More(more))?;
         self.upper.forget(linked?.attr.ino, 1);
         Ok(())
     }
@@ -315,12 +315,12 @@ impl Overlay {
     /// `left` is how many it has left, where that is known.
     pub(super) fn lost_a_name(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         node: &Arc<Node>,
         left: Option<i64>,
     ) -> Result<(), Errno> {
-        let parts = node.parts();
-        let has = match (parts.upper, parts.links) {
+        let stack = node.stack();
+        let has = match (stack.upper, stack.links) {
             (Some(_), None) if !node.is_dir() && left.is_some() => left.unwrap_or(0),
             (Some(upper), links) if !node.is_dir() => {
                 let stat = self.upper.attr(upper, None)?.stat;
@@ -334,7 +334,7 @@ impl Overlay {
         node.unlinked();
         names.drop_later(self.guard.unlinked(node));
         self.uncount(node);
-        match (parts.links, parts.upper) {
+        match (stack.links, stack.upper) {
             (Some(_), Some(upper)) => self.leave_index(node, upper),
             _ => Ok(()),
         }

@@ -19,7 +19,7 @@ use super::{ones, place};
 use crate::sys::beneath;
 
 impl PageMap {
-    /// Makes the map of a file that shows the first `base_limit` bytes of its base, and none of
+    /// Makes the map of a file that shows the first `lower_visible_len` bytes of its base, and none of
     /// whose pages is its own. The file is named in the upper file only after this.
     ///
     /// # Errors
@@ -29,10 +29,10 @@ impl PageMap {
         directory: impl AsFd,
         id: MapId,
         base: Fingerprint,
-        base_limit: u64,
+        lower_visible_len: u64,
         upper: UpperId,
     ) -> Result<PageMap, Errno> {
-        if base_limit > base.size || i64::try_from(base.size).is_err() {
+        if lower_visible_len > base.size || i64::try_from(base.size).is_err() {
             return Err(Errno::INVAL);
         }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -42,10 +42,10 @@ impl PageMap {
         let header = Header {
             id,
             sequence: 0,
-            base_limit,
+            lower_visible_len,
             base,
             upper,
-            firm_limit: base_limit,
+            firm_limit: lower_visible_len,
             lowered,
             turns: 0,
         };
@@ -115,7 +115,7 @@ impl PageMap {
             upper: header.upper,
             sequence: AtomicU64::new(header.sequence),
             saving: Mutex::new(()),
-            base_limit: header.base_limit,
+            lower_visible_len: header.lower_visible_len,
             limit_saved: AtomicBool::new(false),
             has_headers: false,
             written: BTreeSet::new(),
@@ -125,7 +125,7 @@ impl PageMap {
             firm_limit: header.firm_limit,
             lowered: header.lowered,
             own: 0,
-            shown: Arc::new(AtomicU64::new(header.base_limit.div_ceil(super::PAGE))),
+            shown: Arc::new(AtomicU64::new(header.lower_visible_len.div_ceil(super::PAGE))),
             tally: None,
         }
     }
@@ -196,12 +196,12 @@ impl PageMap {
             let from = if index == first { start_bit } else { 0 };
             let to = if index == last { end_bit } else { 63 };
             let bits = u64::MAX << from & u64::MAX >> (63 - to);
-            let (own, firm) = (&mut turn.own[index], &mut turn.firm[index]);
+            let (own, synced) = (&mut turn.own[index], &mut turn.synced[index]);
             match change {
                 Change::Own => *own |= bits,
-                Change::Zeros => (*own, *firm) = (*own | bits, *firm | bits),
-                // Nothing is firm that is not set.
-                Change::Base => (*own, *firm) = (*own & !bits, *firm & !bits),
+                Change::Zeros => (*own, *synced) = (*own | bits, *synced | bits),
+                // Nothing is synced that is not set.
+                Change::Base => (*own, *synced) = (*own & !bits, *synced & !bits),
             }
         }
         self.write_turn(number, turn)
@@ -250,22 +250,22 @@ impl PageMap {
         }
     }
 
-    /// What is not firm at this moment; the data is to be synchronised after it, and then
-    /// [`PageMap::make_firm`] is due. `None` when there is nothing.
+    /// What is not synced at this moment; the data is to be synchronised after it, and then
+    /// [`PageMap::sync_bits`] is due. `None` when there is nothing.
     pub fn unsynced(&self) -> Option<Unsynced> {
-        let none = self.touched.is_empty() && self.firm_limit == self.base_limit;
+        let none = self.touched.is_empty() && self.firm_limit == self.lower_visible_len;
         if none || self.access == MapAccess::Read {
             return None;
         }
         let turns = self.touched.iter().map(|number| (*number, self.turn(*number).own)).collect();
-        Some(Unsynced { turns, limit: self.base_limit })
+        Some(Unsynced { turns, limit: self.lower_visible_len })
     }
 
-    /// Makes firm what was set when the synchronisation of the data began, and is still.
+    /// Makes synced what was set when the synchronisation of the data began, and is still.
     ///
     /// # Errors
     /// Those of pwrite(2).
-    pub fn make_firm(&mut self, seen: &Unsynced) -> Result<(), Errno> {
+    pub fn sync_bits(&mut self, seen: &Unsynced) -> Result<(), Errno> {
         if self.firm_limit != seen.limit {
             self.firm_limit = seen.limit;
             self.limit_saved.store(false, Ordering::Release);
@@ -277,8 +277,8 @@ impl PageMap {
         }
         for (number, then) in &seen.turns {
             let mut turn = self.turn(*number);
-            for (firm, (then, own)) in turn.firm.iter_mut().zip(then.iter().zip(&turn.own)) {
-                *firm |= then & own;
+            for (synced, (then, own)) in turn.synced.iter_mut().zip(then.iter().zip(&turn.own)) {
+                *synced |= then & own;
             }
             self.write_turn(*number, turn)?;
         }
@@ -352,7 +352,7 @@ impl PageMap {
 }
 
 fn has_unsynced(turn: &Turn) -> bool {
-    turn.own.iter().zip(&turn.firm).any(|(own, firm)| own & !firm != 0)
+    turn.own.iter().zip(&turn.synced).any(|(own, synced)| own & !synced != 0)
 }
 
 /// The header that counts, of a map of which both are whole.

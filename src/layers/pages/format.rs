@@ -213,7 +213,7 @@ pub(super) struct Header {
     pub(super) id: MapId,
     /// The higher one of the two headers counts.
     pub(super) sequence: u64,
-    pub(super) base_limit: u64,
+    pub(super) lower_visible_len: u64,
     pub(super) base: Fingerprint,
     pub(super) upper: UpperId,
     pub(super) firm_limit: u64,
@@ -238,7 +238,7 @@ pub(super) fn encode(said: &Header) -> Record {
     put(&mut header, 0, &MAGIC);
     put(&mut header, 8, &VERSION.to_le_bytes());
     put(&mut header, 12, &(PAGE as u32).to_le_bytes());
-    put(&mut header, BASE_LIMIT, &said.base_limit.to_le_bytes());
+    put(&mut header, BASE_LIMIT, &said.lower_visible_len.to_le_bytes());
     put(&mut header, FIRM_LIMIT, &said.firm_limit.to_le_bytes());
     put(&mut header, LOWERED, &said.lowered.0.to_le_bytes());
     put(&mut header, LOWERED + 8, &said.lowered.1.to_le_bytes());
@@ -280,14 +280,14 @@ pub(super) fn decode(header: &Record) -> Result<Option<Header>, MapError> {
     let said = Header {
         id: MapId(long(header, ID)),
         sequence: long(header, SEQUENCE),
-        base_limit: long(header, BASE_LIMIT),
+        lower_visible_len: long(header, BASE_LIMIT),
         base,
         upper: UpperId { ino: long(header, UPPER), birth },
         firm_limit: long(header, FIRM_LIMIT),
         lowered: (long(header, LOWERED) as i64, word(header, LOWERED + 8)),
         turns: long(header, TURNS),
     };
-    if said.base_limit.max(said.firm_limit) > base.size {
+    if said.lower_visible_len.max(said.firm_limit) > base.size {
         return Err(MapError::Damaged { what: "its base limit is behind the end of the base" });
     }
     Ok(Some(said))
@@ -298,22 +298,22 @@ pub(super) fn turns_for(base_pages: u64) -> u64 {
     base_pages.div_ceil(TURN_PAGES)
 }
 
-/// The bits of a turn, and those that are firm.
+/// The bits of a turn, and those that are synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) own: Bits,
-    pub(super) firm: Bits,
+    pub(super) synced: Bits,
 }
 
 impl Turn {
-    pub(super) const NONE: Turn = Turn { own: [0; WORDS], firm: [0; WORDS] };
+    pub(super) const NONE: Turn = Turn { own: [0; WORDS], synced: [0; WORDS] };
 
     /// The bytes of the turn with this number in the map with this id: the checksum is of both as
     /// well, so that no turn is taken for another.
     pub(super) fn encode(&self, id: MapId, number: u64) -> Record {
         let mut record = [0; RECORD as usize];
         put(&mut record, 0, self.own.map(u64::to_le_bytes).as_flattened());
-        put(&mut record, BITS, self.firm.map(u64::to_le_bytes).as_flattened());
+        put(&mut record, BITS, self.synced.map(u64::to_le_bytes).as_flattened());
         let sum = sum_of_turn(&record, id, number);
         put(&mut record, SUM, &sum.to_le_bytes());
         record
@@ -329,8 +329,8 @@ impl Turn {
     /// never written.
     pub(super) fn decode(record: &Record, id: MapId, number: u64) -> (Turn, bool) {
         let (own, rest) = record.split_at(BITS);
-        let firm = rest.get(..BITS).unwrap_or_default();
-        let turn = Turn { own: words_of(own), firm: words_of(firm) };
+        let synced = rest.get(..BITS).unwrap_or_default();
+        let turn = Turn { own: words_of(own), synced: words_of(synced) };
         let sound = word(record, SUM) == sum_of_turn(record, id, number);
         (turn, sound || *record == NEVER_WRITTEN)
     }

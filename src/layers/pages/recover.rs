@@ -47,8 +47,8 @@ impl PageMap {
         let changed = ctime_of(upper)?;
         // What lowers the limit is on the disk with the time that it left on the upper file.
         let lowered = changed >= said.lowered;
-        let base_limit = if lowered { said.base_limit } else { said.firm_limit };
-        let mut map = PageMap::empty(file, MapAccess::Write, &Header { base_limit, ..said });
+        let lower_visible_len = if lowered { said.lower_visible_len } else { said.firm_limit };
+        let mut map = PageMap::empty(file, MapAccess::Write, &Header { lower_visible_len, ..said });
         map.check_id(id)?;
         let least = length_for(map.base_pages().max(said.firm_limit.div_ceil(PAGE)));
         if u64::try_from(rustix::fs::fstat(&map.file)?.st_size).unwrap_or(0) < least {
@@ -58,7 +58,12 @@ impl PageMap {
         // Records that the header counts may not have reached the disk.
         let counted = map.written.len() as u64 >= said.turns;
         let (lost, changed) = map.take_unwritten(upper, &torn)?;
-        if counted && base_limit == said.base_limit && both && torn.is_empty() && !changed {
+        if counted
+            && lower_visible_len == said.lower_visible_len
+            && both
+            && torn.is_empty()
+            && !changed
+        {
             return Ok(Recovered::Whole);
         }
         map.write_headers()?;
@@ -68,16 +73,16 @@ impl PageMap {
 
     /// A map that says what the upper file has.
     fn anew(file: OwnedFd, id: MapId, upper: &OwnedFd, base: Fingerprint) -> Result<(), MapError> {
-        let base_limit = base.size.min(size_of(upper)?);
+        let lower_visible_len = base.size.min(size_of(upper)?);
         let lowered = (i64::MIN, 0);
         let owner = UpperId::of(&Fingerprint::of(upper)?);
         let header = Header {
             id,
             sequence: 0,
-            base_limit,
+            lower_visible_len,
             base,
             upper: owner,
-            firm_limit: base_limit,
+            firm_limit: lower_visible_len,
             lowered,
             turns: 0,
         };
@@ -96,9 +101,9 @@ impl PageMap {
         Ok(map.sync(false)?)
     }
 
-    /// Sets the bits that are firm, and takes those away that are not and whose pages were not
+    /// Sets the bits that are synced, and takes those away that are not and whose pages were not
     /// written. A turn that is `torn` is partly that before a change and partly that after it:
-    /// there a firm bit without its bit says nothing. Returns how many bits went, and whether
+    /// there a synced bit without its bit says nothing. Returns how many bits went, and whether
     /// anything was changed.
     fn take_unwritten(&mut self, upper: &OwnedFd, torn: &[u64]) -> Result<(u64, bool), Errno> {
         let pages = self.base_pages();
@@ -109,7 +114,7 @@ impl PageMap {
             let mut turn = self.turn(number);
             let before = turn;
             let doubtful = torn.contains(&number);
-            for page in bits(number, &before.own, &before.firm, |own, firm| own ^ firm) {
+            for page in bits(number, &before.own, &before.synced, |own, synced| own ^ synced) {
                 let (word, bit) = ((page % TURN_PAGES / 64) as usize, 1 << (page % 64));
                 if page >= pages {
                     continue;
@@ -120,7 +125,7 @@ impl PageMap {
                     true => turn.own[word] |= bit,
                     false => {
                         turn.own[word] &= !bit;
-                        turn.firm[word] &= !bit;
+                        turn.synced[word] &= !bit;
                         lost += u64::from(own);
                     }
                 }
@@ -133,7 +138,7 @@ impl PageMap {
         Ok((lost, changed))
     }
 
-    /// Makes sure that pages which are not firm have data in the upper file. Where the machine has
+    /// Makes sure that pages which are not synced have data in the upper file. Where the machine has
     /// not stopped they have, unless somebody has damaged it.
     ///
     /// # Errors
@@ -143,7 +148,7 @@ impl PageMap {
         let mut data_to = 0;
         for number in &self.touched {
             let turn = self.turn(*number);
-            for page in bits(*number, &turn.own, &turn.firm, |own, firm| own & !firm) {
+            for page in bits(*number, &turn.own, &turn.synced, |own, synced| own & !synced) {
                 if page < data_to || page >= pages {
                     continue;
                 }
@@ -157,14 +162,14 @@ impl PageMap {
     }
 }
 
-/// The pages of a turn for which `word` of its bits and of the firm ones is set.
+/// The pages of a turn for which `word` of its bits and of the synced ones is set.
 fn bits(
     number: u64,
     own: &Bits,
-    firm: &Bits,
+    synced: &Bits,
     word: impl Fn(u64, u64) -> u64,
 ) -> impl Iterator<Item = u64> {
-    let words: Bits = std::array::from_fn(|index| word(own[index], firm[index]));
+    let words: Bits = std::array::from_fn(|index| word(own[index], synced[index]));
     (0..WORDS).flat_map(move |index| {
         let word = words[index];
         let first = number * TURN_PAGES + index as u64 * 64;

@@ -74,8 +74,8 @@ fn what_was_set_is_there_after_opening_again() {
     for map in [map, place.open().unwrap()] {
         assert_eq!(runs(&map, pages), sets);
         assert_eq!(map.count(), 1 + 10 + 9000 + 1);
-        assert_eq!((map.base(), map.base_limit()), (&base(100 * GIB), 100 * GIB));
-        assert!(map.own(3) && !map.own(4) && !map.is_whole());
+        assert_eq!((map.base(), map.lower_visible_len()), (&base(100 * GIB), 100 * GIB));
+        assert!(map.is_present(3) && !map.is_present(4) && !map.is_complete());
         assert_eq!(map.run(0, 2), (false, 2), "a run ends where it is asked to");
         assert_eq!(map.run(3990, 20), (false, 10));
         assert_eq!(map.run(pages - 1, 50), (true, 50), "behind the limit all is own");
@@ -145,10 +145,10 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
         bytes.extend_from_slice(&sum);
         bytes
     };
-    let turn = |number: u64, own: &[u8], firm: &[u8]| {
+    let turn = |number: u64, own: &[u8], synced: &[u8]| {
         let mut bytes = own.to_vec();
         bytes.resize(248, 0);
-        bytes.extend_from_slice(firm);
+        bytes.extend_from_slice(synced);
         bytes.resize(508, 0);
         let sum = crc(&[&ID.0.to_le_bytes(), &number.to_le_bytes(), &bytes]);
         bytes.extend_from_slice(&sum);
@@ -168,8 +168,8 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
     assert!(read() == expected, "{:?}", read());
     let seen = map.unsynced().unwrap();
     map.set(1..2).unwrap();
-    map.make_firm(&seen).unwrap();
-    assert!(map.unsynced().is_some(), "what came meanwhile is not firm");
+    map.sync_bits(&seen).unwrap();
+    assert!(map.unsynced().is_some(), "what came meanwhile is not synced");
     let mut expected = header(limit, limit, (77, 8), 6);
     expected.extend(header(limit, size, (77, 8), 5));
     expected.extend(turn(0, &[0b11, 0b1_1000], &[0b1, 0b1_1000]));
@@ -183,16 +183,16 @@ fn the_limit_only_shrinks_and_takes_the_pages_behind_it_along() {
     let mut map = place.create(GIB);
     map.set(0..200_000).unwrap();
     map.set_base_limit(2 * GIB, NEVER).unwrap();
-    assert_eq!(map.base_limit(), GIB);
+    assert_eq!(map.lower_visible_len(), GIB);
     map.set_base_limit(5000 * PAGE + 17, NEVER).unwrap();
     for map in [map, place.open().unwrap()] {
-        assert_eq!((map.base_limit(), map.base_pages()), (5000 * PAGE + 17, 5001));
+        assert_eq!((map.lower_visible_len(), map.base_pages()), (5000 * PAGE + 17, 5001));
         assert_eq!((map.count(), map.turns.len()), (5001, 3));
-        assert!(map.is_whole() && map.own(1 << 60));
+        assert!(map.is_complete() && map.is_present(1 << 60));
     }
     let mut map = place.open().unwrap();
     map.set_base_limit(0, NEVER).unwrap();
-    assert!(map.is_whole() && map.count() == 0 && map.turns.is_empty());
+    assert!(map.is_complete() && map.count() == 0 && map.turns.is_empty());
     map.set(0..10).unwrap();
     assert_eq!(place.open().unwrap().count(), 0, "no bits behind the limit");
 }
@@ -204,7 +204,7 @@ fn bits_behind_the_limit_mean_nothing() {
     let turn = Turn { own: [u64::MAX; format::WORDS], ..Turn::NONE };
     place.file().write_all_at(&turn.encode(ID, 0), 1024).unwrap();
     let map = place.open().unwrap();
-    assert_eq!((map.count(), map.is_whole()), (10, true));
+    assert_eq!((map.count(), map.is_complete()), (10, true));
 }
 
 #[test]
@@ -229,11 +229,20 @@ fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
         let err = place.open().unwrap_err();
         assert_eq!((err.to_string().as_str(), err.errno()), (reason, Errno::IO));
     }
-    let header = |base_limit, sequence| {
+    let header = |lower_visible_len, sequence| {
         let base = base(GIB);
-        let (id, firm_limit) = (ID, base_limit);
+        let (id, firm_limit) = (ID, lower_visible_len);
         let lowered = NEVER;
-        Header { id, sequence, base_limit, base, upper: UPPER, firm_limit, lowered, turns: 0 }
+        Header {
+            id,
+            sequence,
+            lower_visible_len,
+            base,
+            upper: UPPER,
+            firm_limit,
+            lowered,
+            turns: 0,
+        }
     };
     let belong = "page map is damaged: its headers do not belong together";
     let behind = "page map is damaged: its base limit is behind the end of the base";
@@ -280,10 +289,10 @@ fn the_map_of_a_frozen_layer_is_not_written() {
     drop(place.create(10 * PAGE));
     let mut map = PageMap::open(place.dir(), ID, MapAccess::Read).unwrap();
     assert_eq!(map.set(0..1), Err(Errno::BADF));
-    assert!(!map.own(0), "what could not be written is not told");
+    assert!(!map.is_present(0), "what could not be written is not told");
     map.set_base_limit(PAGE, NEVER).unwrap();
-    assert_eq!(map.base_limit(), PAGE);
-    assert_eq!(place.open().unwrap().base_limit(), 10 * PAGE);
+    assert_eq!(map.lower_visible_len(), PAGE);
+    assert_eq!(place.open().unwrap().lower_visible_len(), 10 * PAGE);
     map.sync(false).unwrap();
 }
 
@@ -334,7 +343,7 @@ proptest::proptest! {
             let pages = limit.div_ceil(PAGE);
             let own = |page: u64| page >= pages || model[page as usize];
             let count = (0..pages).filter(|page| own(*page)).count() as u64;
-            proptest::prop_assert_eq!((map.base_limit(), map.count()), (limit, count));
+            proptest::prop_assert_eq!((map.lower_visible_len(), map.count()), (limit, count));
             let told: Vec<u64> = runs(&map, 60_000).into_iter().flatten().collect();
             let expected: Vec<u64> = (0..60_000).filter(|page| own(*page)).collect();
             proptest::prop_assert!(told == expected);

@@ -14,9 +14,9 @@ use rustix::fs::{AtFlags, FileType, Mode, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use super::layout::UPPER;
-use super::marks::Marks;
 use super::opened::Opened;
 use super::state::{BaseId, Kind, State};
+use super::xattr_namespace::XattrNamespace;
 use super::{create, limit_on_disk, told, usage};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
@@ -58,11 +58,11 @@ pub(super) fn adopt(
     let failed = |errno: Errno| told(&path, "taking it for a scratch", errno.into());
     let mut survey = Survey::default();
     usage::visit(&upper, |dir, name, stat| survey.see(dir, name, stat)).map_err(failed)?;
-    let works = Marks::that_work(&upper, &path)?;
+    let works = XattrNamespace::that_work(&upper, &path)?;
     let marks = match (survey.trusted, survey.user) {
         (0, 0) => works,
-        (0, _) => Marks::User,
-        _ if works == Marks::Trusted => Marks::Trusted,
+        (0, _) => XattrNamespace::User,
+        _ if works == XattrNamespace::Trusted => XattrNamespace::Trusted,
         _ => {
             let reason = "it is marked with trusted.overlay.*, which only root can read";
             return Err(Failure::failed(opened.path().shown(), reason));
@@ -87,7 +87,7 @@ impl Survey {
             return Ok(());
         }
         for attribute in attributes(&place(dir, name))? {
-            if !Marks::is_mark(&attribute) {
+            if !XattrNamespace::is_overlay_xattr(&attribute) {
                 continue; // It belongs to an overlay that lies on what is shown here.
             }
             self.trusted += u64::from(attribute.starts_with(b"trusted.overlay."));
@@ -100,7 +100,12 @@ impl Survey {
 }
 
 /// Puts what fuse-overlayfs says into the words of overlayfs.
-fn translate(marks: Marks, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<(), Errno> {
+fn translate(
+    marks: XattrNamespace,
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    stat: &Stat,
+) -> Result<(), Errno> {
     let opaque = marks.name("overlay.opaque");
     let kind = FileType::from_raw_mode(stat.st_mode);
     let is_file = kind == FileType::RegularFile && stat.st_size == 0;

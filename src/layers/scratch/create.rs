@@ -11,10 +11,10 @@ use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
 use super::layout::{LOCK, PARTS, UPPER};
 use super::lock::Lock;
-use super::marks::Marks;
 use super::opened::Opened;
 use super::place::{self, Places};
 use super::state::{BaseId, Kind, State};
+use super::xattr_namespace::XattrNamespace;
 use super::{Scratch, limit_on_disk, registry, told};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
@@ -36,7 +36,7 @@ pub(super) fn in_memory(
     let max = place::limit_in_memory(config.max)?;
     let base_id = BaseId::of(base)?;
     let (layout, kind) = places.make_in_memory(&id, max, base, mountpoint)?;
-    let mut state = State::new(id, base_id, Marks::User, kind);
+    let mut state = State::new(id, base_id, XattrNamespace::User, kind);
     state.max = max;
     state.copy_up = config.copy_up.unwrap_or(state.copy_up);
     let filled = Opened::at(&layout).and_then(|opened| {
@@ -80,11 +80,11 @@ pub(super) fn fill(
 }
 
 /// Makes the directories and tries out what they have to be able to do.
-fn prepare(opened: &Opened, base: &Path) -> Result<Marks, Failure> {
+fn prepare(opened: &Opened, base: &Path) -> Result<XattrNamespace, Failure> {
     opened.complete()?;
     opened.probe()?;
     let (upper, path) = (opened.directory(UPPER)?, opened.layout().upper());
-    let marks = Marks::that_work(&upper, &path)?;
+    let marks = XattrNamespace::that_work(&upper, &path)?;
     dress((upper.as_fd(), &path), base)?;
     Ok(marks)
 }
@@ -135,7 +135,7 @@ fn copy_xattrs(from: &Path, (to, path): (BorrowedFd<'_>, &Path)) {
         if name.is_empty() {
             continue;
         }
-        let stored = Marks::escape(name);
+        let stored = XattrNamespace::escape(name);
         let stored = std::ffi::OsStr::from_bytes(&stored);
         let name = std::ffi::OsStr::from_bytes(name);
         let copied = rustix::fs::getxattr(from, name, &mut value[..]).and_then(|len| {

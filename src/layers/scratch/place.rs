@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::layout::Layout;
+use super::metadata_reserve::RESERVE;
 use super::opened::{Opened, TMPFS_MAGIC};
-use super::reserve::RESERVE;
 use super::state::{Kind, State};
 use super::{SHARE_OF_MEMORY, share, told};
 use crate::config::{Limit, ScratchConfig, may_mount, run};
@@ -301,8 +301,8 @@ mod tests {
         let place = scratch.layout().dir().to_owned();
         assert_eq!(scratch.state().kind, Kind::SharedMemory);
         assert_eq!(fs::metadata(shared.path().join("mine")).unwrap().mode() & 0o7777, 0o700);
-        assert_eq!(scratch.budget().limit(), Some(1 << 20));
-        assert_eq!(scratch.budget().reserve(2 << 20), Err(rustix::io::Errno::NOSPC));
+        assert_eq!(scratch.quota_ledger().limit(), Some(1 << 20));
+        assert_eq!(scratch.quota_ledger().reserve(2 << 20), Err(rustix::io::Errno::NOSPC));
         assert!(scratch.space().unwrap().total <= 1 << 20);
         assert_eq!(super::super::list(&places).len(), 1);
         drop(scratch);

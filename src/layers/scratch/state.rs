@@ -15,8 +15,8 @@ use serde_json::{Map, Value};
 
 use super::checksum;
 use super::layout::{PAGES, STATE};
-use super::marks::Marks;
 use super::opened::Opened;
+use super::xattr_namespace::XattrNamespace;
 use super::{COPY_UP, limit_on_disk, told};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
@@ -99,7 +99,7 @@ pub struct State {
     /// What it was made over.
     pub base: BaseId,
     /// The names of its marks.
-    pub marks: Marks,
+    pub marks: XattrNamespace,
     /// What it is kept in.
     pub kind: Kind,
     /// What it may hold, in bytes; without it as much as its filesystem.
@@ -166,7 +166,7 @@ struct Version {
 
 impl State {
     /// That of a new scratch.
-    pub(super) fn new(id: String, base: BaseId, marks: Marks, kind: Kind) -> State {
+    pub(super) fn new(id: String, base: BaseId, marks: XattrNamespace, kind: Kind) -> State {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         State {
             format: FORMAT.into(),

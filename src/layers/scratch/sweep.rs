@@ -13,11 +13,11 @@ use rustix::io::Errno;
 
 use super::layout::{INDEX, PAGES, UPPER};
 use super::long_path::PathId;
-use super::marks::Marks;
 use super::opened::Opened;
 use super::state::{State, Whereabouts};
 use super::told;
 use super::usage::{Usage, visit};
+use super::xattr_namespace::XattrNamespace;
 use crate::error::Failure;
 use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, Recovered, UpperId};
 use crate::shown::Show;
@@ -52,7 +52,7 @@ pub struct Partial {
 /// One look at a whole scratch.
 pub(super) struct Sweep<'a> {
     opened: &'a Opened,
-    marks: Marks,
+    marks: XattrNamespace,
     /// Where `upper/` is, to say where a file is shown.
     upper: PathBuf,
     pages: Arc<OwnedFd>,
@@ -92,7 +92,7 @@ impl Swept<'_> {
     /// What is in the scratch, the files that have a page map, and the page maps that several name.
     ///
     /// # Errors
-    /// Marks were lost: a file of which only some pages are here cannot be told from a whole one
+    /// XattrNamespace were lost: a file of which only some pages are here cannot be told from a whole one
     /// with holes.
     pub(super) fn found(self) -> Result<(Usage, Vec<Partial>, HashSet<MapId>), Failure> {
         let Some(first) = self.lost.first() else {
@@ -172,7 +172,7 @@ impl<'a> Sweep<'a> {
         for (id, bytes) in std::mem::take(&mut self.unnamed) {
             let is_lost = match PageMap::open(&*self.pages, id, MapAccess::Read) {
                 // The file became whole, and has lost its marks for that.
-                Ok(map) if map.is_whole() => false,
+                Ok(map) if map.is_complete() => false,
                 // Nothing is left behind by a daemon that has left it in order.
                 _ if state.in_order => true,
                 // Its bits may be damaged.
@@ -348,8 +348,8 @@ impl<'a> Sweep<'a> {
     /// whoever serves it.
     fn named_maps(&self, path: &Path) -> Vec<MapId> {
         let other = match self.marks {
-            Marks::Trusted => Marks::User,
-            Marks::User => Marks::Trusted,
+            XattrNamespace::Trusted => XattrNamespace::User,
+            XattrNamespace::User => XattrNamespace::Trusted,
         };
         let by_other = value(path, &other.name("mmapfs.pages"));
         let mut ids: Vec<MapId> = [self.mark(path, "mmapfs.pages"), by_other]

@@ -113,11 +113,11 @@ fn an_empty_directory_becomes_a_scratch_and_what_is_said_of_it_stays() {
     };
     drop(world.open_with(&config).unwrap());
     let again = world.open("disk").unwrap();
-    assert_eq!((again.budget().limit(), again.copy_up()), (Some(1 << 20), 0));
+    assert_eq!((again.quota_ledger().limit(), again.copy_up()), (Some(1 << 20), 0));
     drop(again);
     let config = ScratchConfig { max: Some(Limit::None), ..world.on_disk("disk") };
     let again = world.open_with(&config).unwrap();
-    assert_eq!((again.budget().limit(), again.copy_up()), (None, 0));
+    assert_eq!((again.quota_ledger().limit(), again.copy_up()), (None, 0));
 }
 
 #[test]

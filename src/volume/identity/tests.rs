@@ -13,7 +13,8 @@ use crate::config::RuleSet;
 use crate::flags::ViewOptions;
 use crate::sys::cred::Caller;
 use crate::volume::{
-    HandleId, Ino, Lent, NewNode, Open, Policy, Trust, Volume, VolumeOptions, WriteRequest,
+    BackingRegistration, HandleId, Ino, NewNode, Open, Policy, Validity, Volume, VolumeOptions,
+    WriteRequest,
 };
 
 use super::*;
@@ -35,7 +36,7 @@ fn volume(source: &Path, keeps_attributes: bool) -> Volume {
     Volume::open_source(options).unwrap()
 }
 
-fn nothing_is_lent(_: BorrowedFd<'_>) -> io::Result<Lent> {
+fn nothing_is_registered(_: BorrowedFd<'_>) -> io::Result<BackingRegistration> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -116,7 +117,7 @@ impl World {
         }
         // A file that is held for a moment hides whatever is wrong.
         if random.below(3) > 0 {
-            drop(self.volume.recent.clear());
+            drop(self.volume.short_lived.clear());
         }
         for (handle, ino, id) in &self.open {
             assert_eq!(self.read(*ino, *handle), content(*id), "an open file is another one");
@@ -153,7 +154,8 @@ impl World {
         let (caller, name) = (self.caller, OsStr::new("mount"));
         let new = NewNode { mode: 0o644, umask: 0o022, caller: &caller };
         let how = Open { read: true, write: true, wait: true, ..Open::default() };
-        let made = self.volume.create(Ino::ROOT, name, &new, &how, true, &nothing_is_lent).unwrap();
+        let made =
+            self.volume.create(Ino::ROOT, name, &new, &how, true, &nothing_is_registered).unwrap();
         let (entry, opened) = made;
         self.learn(entry.attr.ino, entry.attr.stat.ino, id);
         let request = WriteRequest::default();
@@ -212,7 +214,7 @@ impl World {
     fn open(&mut self, random: &mut Random) {
         let Some((ino, id)) = self.any_known(random) else { return };
         let how = Open { read: true, write: random.below(2) == 0, wait: true, ..Open::default() };
-        match self.volume.open(ino, how, &self.caller, &nothing_is_lent) {
+        match self.volume.open(ino, how, &self.caller, &nothing_is_registered) {
             Ok(opened) => {
                 self.open.push((opened.id, ino, id));
                 assert_eq!(
@@ -297,11 +299,11 @@ fn a_file_that_had_setuid_is_asked_for_at_every_use_and_never_told_of() {
     let ino = volume.lookup(Ino::ROOT, OsStr::new("program")).unwrap().attr.ino;
     assert!(volume.is_told_of(ino));
     mode(0o4755);
-    assert_eq!(volume.attr(ino, None).unwrap().trust, Trust::Once);
+    assert_eq!(volume.attr(ino, None).unwrap().validity, Validity::Uncached);
     assert!(!volume.is_told_of(ino));
     // The notice of this change may come when its answer is on its way.
     mode(0o755);
-    assert_eq!(volume.attr(ino, None).unwrap().trust, Trust::Once);
+    assert_eq!(volume.attr(ino, None).unwrap().validity, Validity::Uncached);
     assert!(!volume.is_told_of(ino));
 }
 

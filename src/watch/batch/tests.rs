@@ -118,7 +118,7 @@ fn an_answer_during_which_changes_were_told_is_good_for_once() {
     let dir = tempfile::tempdir().unwrap();
     let (volume, _) = volume(dir.path());
     let quiet = volume.lookup(Ino::ROOT, "known".as_ref()).unwrap();
-    assert_ne!(quiet.attr.trust, crate::volume::Trust::Once);
+    assert_ne!(quiet.attr.validity, crate::volume::Validity::Uncached);
     let told = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -128,7 +128,7 @@ fn an_answer_during_which_changes_were_told_is_good_for_once() {
         });
         let met = (0..1_000_000).any(|_| {
             let entry = volume.lookup(Ino::ROOT, "known".as_ref()).unwrap();
-            entry.attr.trust == crate::volume::Trust::Once
+            entry.attr.validity == crate::volume::Validity::Uncached
         });
         told.store(true, Ordering::Relaxed);
         assert!(met);

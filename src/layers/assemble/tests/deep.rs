@@ -27,7 +27,7 @@ fn go_down(overlay: &Overlay, depth: usize, name: &str) -> Ino {
 
 fn content(overlay: &Overlay, ino: Ino) -> Vec<u8> {
     let how = Open { read: true, wait: true, ..Open::default() };
-    let opened = overlay.open(ino, how, &ROOT, &never_lent).unwrap();
+    let opened = overlay.open(ino, how, &ROOT, &never_registered).unwrap();
     let mut content = Vec::new();
     overlay.read(opened.id, 0, 1 << 20, &mut |bytes| content.extend_from_slice(bytes)).unwrap();
     overlay.release(opened.id).unwrap();

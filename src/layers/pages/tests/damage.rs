@@ -46,7 +46,7 @@ fn change(random: &mut Random, map: &mut PageMap, own: &mut [bool]) {
         }
         10 => {
             if let Some(seen) = map.unsynced() {
-                map.make_firm(&seen).unwrap();
+                map.sync_bits(&seen).unwrap();
             }
         }
         _ => map.set_base_limit((pages - random.below(pages / 8 + 1)) * PAGE, NEVER).unwrap(),
@@ -54,7 +54,7 @@ fn change(random: &mut Random, map: &mut PageMap, own: &mut [bool]) {
 }
 
 fn pages(map: &PageMap) -> Vec<bool> {
-    (0..map.base_pages()).map(|page| map.own(page)).collect()
+    (0..map.base_pages()).map(|page| map.is_present(page)).collect()
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn turns_behind_a_limit_are_not_missed() {
     map.set(9000..9001).unwrap();
     map.set_base_limit(100 * PAGE, NEVER).unwrap();
     drop(place.open().unwrap());
-    map.make_firm(&map.unsynced().unwrap()).unwrap();
+    map.sync_bits(&map.unsynced().unwrap()).unwrap();
     assert_eq!(place.file().metadata().unwrap().len(), 1536);
     drop(place.open().unwrap());
     place.file().write_all_at(&[0; 512], 1024).unwrap();

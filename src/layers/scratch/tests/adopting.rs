@@ -25,7 +25,7 @@ fn an_upper_directory_is_adopted_and_put_into_the_words_of_overlayfs() {
     rustix::fs::setxattr(upper.join("sub"), "user.overlay.origin", b"o", XattrFlags::empty())
         .unwrap();
     let scratch = world.open("disk").unwrap();
-    assert_eq!(scratch.marks(), Marks::User, "that is what it is marked with");
+    assert_eq!(scratch.xattr_namespace(), XattrNamespace::User, "that is what it is marked with");
     assert!(fs::symlink_metadata(upper.join("sub/gone")).unwrap().file_type().is_char_device());
     let mut value = [0; 4];
     let opaque = rustix::fs::getxattr(upper.join("sub/opaque"), "user.overlay.opaque", &mut value);
@@ -72,7 +72,7 @@ fn change_by(world: &World, mount: impl FnOnce(&str, &Path) -> bool) -> bool {
 /// The mark of an opaque directory, with its prefix.
 fn is_opaque(world: &World, scratch: &Scratch, name: &str) -> bool {
     let mut value = [0; 4];
-    let mark = scratch.marks().name("overlay.opaque");
+    let mark = scratch.xattr_namespace().name("overlay.opaque");
     let path = world.path("disk/upper").join(name);
     rustix::fs::getxattr(path, mark.as_str(), &mut value[..]) == Ok(1) && value[0] == b'y'
 }
@@ -83,7 +83,7 @@ fn is_whiteout(path: &Path) -> bool {
 
 #[test]
 fn what_the_kernel_wrote_is_adopted_as_it_is() {
-    for (option, marks) in [("", Marks::Trusted), (",userxattr", Marks::User)] {
+    for (option, marks) in [("", XattrNamespace::Trusted), (",userxattr", XattrNamespace::User)] {
         let world = World::new();
         if !is_root() {
             return;
@@ -98,7 +98,7 @@ fn what_the_kernel_wrote_is_adopted_as_it_is() {
             return;
         }
         let scratch = world.open("disk").unwrap();
-        assert_eq!(scratch.marks(), marks);
+        assert_eq!(scratch.xattr_namespace(), marks);
         assert!(is_opaque(&world, &scratch, "old"));
         assert!(is_whiteout(&world.path("disk/upper/dir/file")));
         assert!(world.path("disk/upper/dir/.wh.odd").is_file(), "it is only a name");

@@ -12,7 +12,7 @@ fn map(scratch: &Scratch, id: u64, pages: u64) -> PageMap {
 }
 
 fn mark(scratch: &Scratch, path: &Path, mark: &str, value: &str) {
-    let name = scratch.marks().name(mark);
+    let name = scratch.xattr_namespace().name(mark);
     rustix::fs::setxattr(path, name, value.as_bytes(), XattrFlags::empty()).unwrap();
 }
 
@@ -92,7 +92,7 @@ fn page_maps_are_put_in_order_when_the_machine_has_stopped_and_only_then() {
     let pages = scratch.layout().pages();
     let own = |id| {
         let map = PageMap::open(File::open(&pages).unwrap(), MapId(id), MapAccess::Read);
-        map.map(|map| (0..10).filter(|page| map.own(*page)).collect::<Vec<u64>>())
+        map.map(|map| (0..10).filter(|page| map.is_present(*page)).collect::<Vec<u64>>())
     };
     let state = scratch.layout().state();
     drop(scratch);
@@ -127,7 +127,7 @@ fn written(scratch: &Scratch, name: &str, id: u64) -> PathBuf {
 
 fn lose_marks(scratch: &Scratch, path: &Path) {
     for name in ["mmapfs.pages", "overlay.redirect"] {
-        rustix::fs::removexattr(path, scratch.marks().name(name)).unwrap();
+        rustix::fs::removexattr(path, scratch.xattr_namespace().name(name)).unwrap();
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Found {
 }
 
 /// A backing file in use by a control verb; it is released when the value is dropped.
-pub struct View {
+pub struct PinnedFile {
     files: Arc<FileTable>,
     file: Arc<BackingFile>,
     open: OpenMode,
@@ -42,14 +42,19 @@ pub struct View {
     pub ino: Ino,
 }
 
-impl View {
+impl PinnedFile {
     /// A file that was taken into use from `files` as `open` says, and is released there.
-    pub fn new(files: &Arc<FileTable>, file: Arc<BackingFile>, open: OpenMode, ino: Ino) -> View {
-        View { files: Arc::clone(files), file, open, ino }
+    pub fn new(
+        files: &Arc<FileTable>,
+        file: Arc<BackingFile>,
+        open: OpenMode,
+        ino: Ino,
+    ) -> PinnedFile {
+        PinnedFile { files: Arc::clone(files), file, open, ino }
     }
 }
 
-impl View {
+impl PinnedFile {
     /// The state of a range of it in the page cache.
     pub fn page_state(&self, range: ByteRange) -> PageState {
         let stat = self.file.cache_stat(range);
@@ -61,7 +66,7 @@ impl View {
     }
 }
 
-impl Deref for View {
+impl Deref for PinnedFile {
     type Target = BackingFile;
 
     fn deref(&self) -> &BackingFile {
@@ -69,7 +74,7 @@ impl Deref for View {
     }
 }
 
-impl Drop for View {
+impl Drop for PinnedFile {
     fn drop(&mut self) {
         self.files.release(&self.file, self.open);
     }
@@ -211,7 +216,7 @@ impl Volume {
     /// # Errors
     /// EISDIR and EINVAL for what is no regular file, EROFS where the view cannot be written;
     /// errors of open(2).
-    pub fn view(&self, found: &Found, write: bool) -> Result<View, Errno> {
+    pub fn pin_file(&self, found: &Found, write: bool) -> Result<PinnedFile, Errno> {
         match found.stat.kind() {
             libc::S_IFREG => {}
             libc::S_IFDIR => return Err(Errno::ISDIR),
@@ -233,7 +238,7 @@ impl Volume {
                 self.files.open(key, Descriptor::new(fd, true, write), open, &mode)
             }
         };
-        Ok(View::new(&self.files, file, open, found.ino))
+        Ok(PinnedFile::new(&self.files, file, open, found.ino))
     }
 
     /// The backing file of a path if it is in use, without taking it into use.
@@ -255,7 +260,7 @@ impl Volume {
     /// Errors of [`BackingFile::advise`].
     pub fn advise(
         &self,
-        view: &View,
+        view: &PinnedFile,
         range: ByteRange,
         advice: Advice,
     ) -> Result<AdviceEffect, Errno> {
@@ -271,7 +276,7 @@ impl Volume {
     }
 
     /// Makes the kernel write its dirty pages of a range back and forget all of them.
-    fn drop_cached(&self, view: &View, range: ByteRange) {
+    fn drop_cached(&self, view: &PinnedFile, range: ByteRange) {
         if let Some(invalidate) = self.invalidate.get()
             && let Err(err) = invalidate.now(view.ino, range.start, range.len())
         {
@@ -286,7 +291,7 @@ impl Volume {
     /// Errors of msync(2) and fdatasync(2).
     pub fn flush(
         &self,
-        view: &View,
+        view: &PinnedFile,
         range: ByteRange,
         mode: SyncMode,
     ) -> Result<FlushEffect, Errno> {

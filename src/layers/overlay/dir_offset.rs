@@ -35,12 +35,12 @@ pub(super) fn lower(layer: usize) -> u64 {
 }
 
 /// The place in a part.
-pub(super) fn place(part: u64, short: u64) -> u64 {
+pub(super) fn encode(part: u64, short: u64) -> u64 {
     part << COOKIE_BITS | short
 }
 
 /// The part of a place, and what it has of the cookie: the start, when it is before all parts.
-pub(super) fn split(place: u64) -> (u64, u64) {
+pub(super) fn decode(place: u64) -> (u64, u64) {
     match place >> COOKIE_BITS {
         0 => (0, 0),
         part => (part, place & ((1 << COOKIE_BITS) - 1)),
@@ -64,7 +64,7 @@ impl Cookies {
     }
 
     /// What goes into a place.
-    pub(super) fn shorten(&mut self, cookie: u64) -> u64 {
+    pub(super) fn encode_cookie(&mut self, cookie: u64) -> u64 {
         match &mut self.noted {
             _ if cookie < EXACT => cookie,
             None => EXACT | (cookie >> LOST_BITS) & (EXACT - 1),
@@ -76,7 +76,7 @@ impl Cookies {
     }
 
     /// Where to go on; `None` for a place of another open directory.
-    pub(super) fn lengthen(&self, short: u64) -> Option<u64> {
+    pub(super) fn decode_cookie(&self, short: u64) -> Option<u64> {
         match &self.noted {
             _ if short == self.at.0 => Some(self.at.1),
             _ if short < EXACT => Some(short),
@@ -104,9 +104,9 @@ mod tests {
     fn small_cookies_are_kept_as_they_are() {
         let mut cookies = Cookies::new(true);
         for cookie in [0, 1, 2, 1 << 31, i32::MAX as u64, EXACT - 1] {
-            let short = cookies.shorten(cookie);
-            assert_eq!(cookies.lengthen(short), Some(cookie));
-            assert_eq!(split(place(lower(3), short)), (lower(3), short));
+            let short = cookies.encode_cookie(cookie);
+            assert_eq!(cookies.decode_cookie(short), Some(cookie));
+            assert_eq!(decode(encode(lower(3), short)), (lower(3), short));
         }
     }
 
@@ -117,13 +117,13 @@ mod tests {
         for cookie in
             (0..63).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + (1 << bit) / 2])
         {
-            let short = cookies.shorten(cookie);
+            let short = cookies.encode_cookie(cookie);
             assert!(short >= last, "{cookie:x}");
             last = short;
-            let back = cookies.lengthen(short).unwrap();
+            let back = cookies.decode_cookie(short).unwrap();
             assert!(back <= cookie && cookie - back < 1 << LOST_BITS, "{cookie:x} became {back:x}");
         }
-        let end = cookies.shorten(i64::MAX as u64);
+        let end = cookies.encode_cookie(i64::MAX as u64);
         assert!(end >= last && end < 1 << COOKIE_BITS);
     }
 
@@ -131,28 +131,28 @@ mod tests {
     fn a_listing_goes_on_at_the_very_cookie_where_it_has_come_to() {
         let mut cookies = Cookies::new(true);
         let cookie = 0x7654_3210_1234_5677;
-        let short = cookies.shorten(cookie);
-        assert_ne!(cookies.lengthen(short), Some(cookie));
+        let short = cookies.encode_cookie(cookie);
+        assert_ne!(cookies.decode_cookie(short), Some(cookie));
         cookies.begin(short, cookie);
-        assert_eq!(cookies.lengthen(short), Some(cookie));
+        assert_eq!(cookies.decode_cookie(short), Some(cookie));
         cookies.pass(cookie + 5);
-        assert_eq!(cookies.lengthen(short), Some(cookie + 5));
+        assert_eq!(cookies.decode_cookie(short), Some(cookie + 5));
     }
 
     #[test]
     fn large_cookies_that_may_be_anything_are_noted() {
         let mut cookies = Cookies::new(false);
         for cookie in [EXACT, EXACT + 1, u64::MAX, 5] {
-            let short = cookies.shorten(cookie);
-            assert_eq!(cookies.lengthen(short), Some(cookie));
+            let short = cookies.encode_cookie(cookie);
+            assert_eq!(cookies.decode_cookie(short), Some(cookie));
         }
-        assert_eq!(cookies.lengthen(EXACT + 100), None);
+        assert_eq!(cookies.decode_cookie(EXACT + 100), None);
     }
 
     #[test]
     fn no_place_is_among_the_largest_numbers() {
-        let last = place(lower(MOST_LOWERS - 1), (1 << COOKIE_BITS) - 1);
+        let last = encode(lower(MOST_LOWERS - 1), (1 << COOKIE_BITS) - 1);
         assert!(last < (i64::MAX as u64) - (1 << (COOKIE_BITS - 1)));
-        assert!(place(UPPER, 0) > AFTER_DOTS);
+        assert!(encode(UPPER, 0) > AFTER_DOTS);
     }
 }

@@ -19,12 +19,12 @@ const STEP: u64 = 8192;
 
 /// Pages that nobody but the daemon gets.
 #[derive(Debug)]
-pub struct Reserve {
+pub struct MetadataReserve {
     file: OwnedFd,
     held: Mutex<u64>,
 }
 
-impl Reserve {
+impl MetadataReserve {
     /// What is kept back while there is room, in bytes.
     pub const WHOLE: u64 = RESERVE;
 
@@ -32,10 +32,10 @@ impl Reserve {
     ///
     /// # Errors
     /// Those of open(2).
-    pub(super) fn new(directory: impl AsFd) -> Result<Reserve, Errno> {
+    pub(super) fn new(directory: impl AsFd) -> Result<MetadataReserve, Errno> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(directory, c".", flags, Mode::RUSR | Mode::WUSR)?;
-        let reserve = Reserve { file, held: Mutex::new(0) };
+        let reserve = MetadataReserve { file, held: Mutex::new(0) };
         reserve.refill();
         Ok(reserve)
     }
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn what_is_given_up_is_taken_back() {
         let dir = tempfile::tempdir().unwrap();
-        let Ok(reserve) = Reserve::new(std::fs::File::open(dir.path()).unwrap()) else {
+        let Ok(reserve) = MetadataReserve::new(std::fs::File::open(dir.path()).unwrap()) else {
             eprintln!("SKIPPED: no files without names here");
             return;
         };

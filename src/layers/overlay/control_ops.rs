@@ -8,8 +8,8 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::node::{At, Node};
-use super::space::{NEW_FILE, TWO_PAGES};
+use super::node::{LowerInode, Node};
+use super::quota::{NEW_FILE, TWO_PAGES};
 use crate::advice::{Advice, Effect};
 use crate::layers::merged::Merged;
 use crate::layers::pages::PAGE;
@@ -18,14 +18,14 @@ use crate::range::ByteRange;
 use crate::sys;
 use crate::sys::advise::SyncMode;
 use crate::volume::{
-    Found, Ino, Managed, NotAdvised, OpenInode, PageState, View, Volume, WhyMapped,
+    Found, Ino, Managed, NotAdvised, OpenInode, PageState, PinnedFile, Volume, WhyMapped,
 };
 
 /// One layer of a file, in use.
 pub(super) struct Part<'a> {
     volume: &'a Volume,
     found: Found,
-    view: View,
+    view: PinnedFile,
 }
 
 /// The layers of a regular file that the verbs act on. One of them is there at least.
@@ -110,7 +110,7 @@ impl<'a> Stack<'a> {
     /// Gives an advice that takes no bytes away to the layers of a range. One that stays goes to
     /// all of them: what is written later has it too.
     fn hint(&self, range: ByteRange, advice: Advice) -> Result<(), Errno> {
-        if advice.is_sticky() {
+        if advice.is_persistent() {
             return self
                 .parts()
                 .try_for_each(|part| part.volume.advise(&part.view, range, advice).map(drop));
@@ -125,7 +125,8 @@ impl Overlay {
     /// Every file that clients have open. No lower layer is asked.
     pub(super) fn open_nodes(&self) -> Vec<OpenInode> {
         let open = self.handles.open_nodes();
-        let base = self.lowers.last().filter(|_| open.iter().any(|(node, _)| node.is_direct()));
+        let base =
+            self.lowers.last().filter(|_| open.iter().any(|(node, _)| node.is_write_through()));
         let in_base = base.map(|base| base.open_files()).unwrap_or_default();
         let in_base: HashMap<Ino, Option<WhyMapped>> =
             in_base.into_iter().map(|file| (file.ino, file.why_mapped)).collect();
@@ -134,7 +135,7 @@ impl Overlay {
             if !node.is_linked() {
                 path.as_mut_os_string().push(" (deleted)");
             }
-            let why_mapped = match self.in_base(&node).filter(|_| node.is_direct()) {
+            let why_mapped = match self.in_base(&node).filter(|_| node.is_write_through()) {
                 Some(at) => in_base.get(&at.ino).copied().flatten(),
                 None => self.reason(&node, &path).unwrap_or(None),
             };
@@ -153,7 +154,7 @@ impl Overlay {
         let fd = volume.open_path(inner)?;
         let stat = volume.attr(inner, None)?.stat;
         let found = Found { ino: inner, stat, path: path.to_owned(), fd };
-        let view = volume.view(&found, write)?;
+        let view = volume.pin_file(&found, write)?;
         Ok(Part { volume, found, view })
     }
 
@@ -162,8 +163,8 @@ impl Overlay {
         if !node.is_regular() {
             return Err(if node.is_dir() { Errno::ISDIR } else { Errno::INVAL });
         }
-        let parts = node.parts();
-        let below = |at: &At| self.part(self.layer(*at)?, at.ino, path, false);
+        let parts = node.stack();
+        let below = |at: &LowerInode| self.part(self.layer(*at)?, at.ino, path, false);
         let below = parts.lowers.first().map(below).transpose()?;
         let upper = parts.upper.map(|upper| self.part(&self.upper, upper, path, false));
         let upper = upper.transpose()?;
@@ -176,7 +177,7 @@ impl Overlay {
 
     /// The backing files of a node that are in use, without taking any into use.
     pub(super) fn parts_in_use(&self, node: &Arc<Node>) -> Result<Vec<Arc<BackingFile>>, Errno> {
-        let parts = node.parts();
+        let parts = node.stack();
         let mut files = Vec::new();
         if let Some(upper) = parts.upper {
             let stat = self.upper.attr(upper, None)?.stat;
@@ -194,8 +195,8 @@ impl Overlay {
         if let Some((volume, inner)) = self.found_in_base(node, path)? {
             return Ok(volume.why_mapped(&inner));
         }
-        let parts = node.parts();
-        let lent = node.whole_opens.load(std::sync::atomic::Ordering::Acquire) > 0;
+        let parts = node.stack();
+        let lent = node.complete_opens.load(std::sync::atomic::Ordering::Acquire) > 0;
         match (parts.upper, parts.lowers.first()) {
             (Some(_), Some(_)) => Ok(Some(WhyMapped::Merged)),
             (None, Some(_)) if lent => Ok(None),
@@ -213,7 +214,7 @@ impl Overlay {
         node: &Arc<Node>,
         path: &Path,
     ) -> Result<Option<(&Volume, Found)>, Errno> {
-        if !node.is_direct() {
+        if !node.is_write_through() {
             return Ok(None);
         }
         let at = self.in_base(node).ok_or(Errno::STALE)?;
@@ -227,7 +228,7 @@ impl Overlay {
     fn drop_cached(&self, node: &Node, range: ByteRange) {
         if !range.is_empty()
             && let Some(caches) = self.caches.get()
-            && let Err(err) = caches.now(node.loan.number(), range.start, range.len())
+            && let Err(err) = caches.now(node.lower_share.number(), range.start, range.len())
         {
             log::debug!("inode {}: writing the kernel's cache back: {err}", node.ino);
         }
@@ -288,7 +289,7 @@ impl Overlay {
         let Some(below) = &stack.below else {
             let Some(upper) = &stack.upper else { return Err(Errno::STALE) };
             let write = matches!(advice, Advice::Remove | Advice::PopulateWrite);
-            let view = self.upper.view(&upper.found, write)?;
+            let view = self.upper.pin_file(&upper.found, write)?;
             return self.upper.advise(&view, range, advice).map(drop);
         };
         if range.is_empty() {

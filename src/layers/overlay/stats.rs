@@ -11,14 +11,14 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::node::Node;
 use crate::layers::pages::{MapAccess, MapId, PageMap};
-use crate::layers::scratch::{Kind, Marks as Space, Scratch, bytes_used};
+use crate::layers::scratch::{Kind, Scratch, XattrNamespace, bytes_used};
 use crate::sys::walk;
 use crate::volume::ScratchCounts;
 
-/// Counts of a scratch: what was there at the start and what has changed since. They say how much
+/// ScratchStats of a scratch: what was there at the start and what has changed since. They say how much
 /// there is, and nothing is decided by them.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ScratchStats {
     /// Files of the base with a file of their own in the upper volume.
     pub(super) copied_files: AtomicI64,
     /// Files of the base that were cloned since the start.
@@ -27,7 +27,7 @@ pub(super) struct Counts {
     new_files: AtomicI64,
     /// Directories that were made in it.
     new_directories: AtomicI64,
-    /// Names of the base that are gone.
+    /// NamesRead of the base that are gone.
     pub(super) whiteouts: AtomicI64,
     /// Files with a page map.
     pub(super) partial_files: AtomicI64,
@@ -47,12 +47,12 @@ struct Measured {
 /// What is measured is good for so many times as long as that took, and for a second at least.
 const REST: u32 = 20;
 
-impl Counts {
+impl ScratchStats {
     /// Those of a scratch that nobody changes yet.
     ///
     /// # Errors
     /// Those of listing its page maps.
-    pub(super) fn of(scratch: &Scratch) -> Result<Counts, Errno> {
+    pub(super) fn of(scratch: &Scratch) -> Result<ScratchStats, Errno> {
         let found = scratch.found();
         let mut maps = 0;
         let mut pages = 0;
@@ -64,7 +64,7 @@ impl Counts {
             pages += map.map_or(0, |map| map.count());
         }
         let signed = |count| AtomicI64::new(i64::try_from(count).unwrap_or(i64::MAX));
-        Ok(Counts {
+        Ok(ScratchStats {
             copied_files: signed(found.copied_files),
             cloned_files: AtomicU64::new(0),
             new_files: signed(found.new_files),
@@ -90,7 +90,7 @@ impl Counts {
         Some(bytes)
     }
 
-    /// Counts what was made in the scratch, or went, by its type.
+    /// ScratchStats what was made in the scratch, or went, by its type.
     pub(super) fn made(&self, kind: u32, change: i64) {
         match kind {
             libc::S_IFDIR => self.new_directories.fetch_add(change, Ordering::Relaxed),
@@ -98,7 +98,7 @@ impl Counts {
         };
     }
 
-    /// Counts whiteouts that were made, or went.
+    /// ScratchStats whiteouts that were made, or went.
     pub(super) fn whiteouts(&self, change: i64) {
         self.whiteouts.fetch_add(change, Ordering::Relaxed);
     }
@@ -107,7 +107,7 @@ impl Counts {
 impl Overlay {
     /// A page map, whose pages are among those that are counted.
     pub(super) fn counted(&self, mut map: PageMap) -> PageMap {
-        map.tally(&self.counts.pages);
+        map.tally(&self.stats.pages);
         map
     }
 
@@ -115,39 +115,39 @@ impl Overlay {
     pub(super) fn uncount_map(&self, id: u64) {
         let map = PageMap::open(&self.pages, MapId(id), MapAccess::Read);
         let pages = map.map_or(0, |map| map.count());
-        self.counts.pages.fetch_sub(pages, Ordering::Relaxed);
-        self.counts.partial_files.fetch_sub(1, Ordering::Relaxed);
+        self.stats.pages.fetch_sub(pages, Ordering::Relaxed);
+        self.stats.partial_files.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Counts a file or directory that was copied up. On some files marks cannot be: they count as
+    /// ScratchStats a file or directory that was copied up. On some files marks cannot be: they count as
     /// those that were made here, as after the next mount.
     pub(super) fn count_copy(&self, node: &Node) {
         let marked = matches!(node.kind, libc::S_IFREG | libc::S_IFDIR)
-            || self.marks.space == Space::Trusted;
-        node.change_parts(|parts| parts.new = !marked);
+            || self.xattrs.namespace == XattrNamespace::Trusted;
+        node.change_stack(|stack| stack.new = !marked);
         match (marked, node.is_linked()) {
             (_, false) => {}
-            (false, true) => self.counts.made(node.kind, 1),
+            (false, true) => self.stats.made(node.kind, 1),
             (true, true) if node.is_dir() => {}
-            (true, true) => drop(self.counts.copied_files.fetch_add(1, Ordering::Relaxed)),
+            (true, true) => drop(self.stats.copied_files.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
     /// Takes a file or directory that has lost its last name out of the counts.
     pub(super) fn uncount(&self, node: &Node) {
-        let parts = node.parts();
-        match parts.upper {
+        let stack = node.stack();
+        match stack.upper {
             None => {}
-            Some(_) if parts.new => self.counts.made(node.kind, -1),
+            Some(_) if stack.new => self.stats.made(node.kind, -1),
             Some(_) if node.is_dir() => {}
-            Some(_) => drop(self.counts.copied_files.fetch_sub(1, Ordering::Relaxed)),
+            Some(_) => drop(self.stats.copied_files.fetch_sub(1, Ordering::Relaxed)),
         }
     }
 
     /// The directory of a scratch whose bytes are not counted.
     fn measured_place(&self) -> Option<OwnedFd> {
         let scratch = self.scratch.lock();
-        let scratch = scratch.as_ref().filter(|_| self.bound.is_none())?;
+        let scratch = scratch.as_ref().filter(|_| self.quota.is_none())?;
         let counted = scratch.state().kind == Kind::OwnTmpfs;
         if counted { None } else { scratch.root().try_clone_to_owned().ok() }
     }
@@ -157,11 +157,11 @@ impl Overlay {
         // The bytes are counted as they change where they are bounded by that, and a filesystem
         // of its own knows them.
         let measured = match self.measured_place() {
-            Some(dir) => self.counts.measured(dir),
+            Some(dir) => self.stats.measured(dir),
             None => None,
         };
         let mut guard = self.guard.counts(|node| self.path_of(node));
-        guard.cloned_files = self.counts.cloned_files.load(Ordering::Relaxed);
+        guard.cloned_files = self.stats.cloned_files.load(Ordering::Relaxed);
         let scratch = self.scratch.lock();
         let scratch = scratch.as_ref()?;
         let count = |of: &AtomicI64| u64::try_from(of.load(Ordering::Relaxed)).unwrap_or(0);
@@ -172,12 +172,12 @@ impl Overlay {
             adopted: state.adopted,
             temporary: scratch.is_temporary(),
             in_memory: state.kind.in_memory(),
-            pages: self.counts.pages.load(Ordering::Relaxed),
-            partial_files: count(&self.counts.partial_files),
-            copied_files: count(&self.counts.copied_files),
-            new_files: count(&self.counts.new_files),
-            new_directories: count(&self.counts.new_directories),
-            whiteouts: count(&self.counts.whiteouts),
+            pages: self.stats.pages.load(Ordering::Relaxed),
+            partial_files: count(&self.stats.partial_files),
+            copied_files: count(&self.stats.copied_files),
+            new_files: count(&self.stats.new_files),
+            new_directories: count(&self.stats.new_directories),
+            whiteouts: count(&self.stats.whiteouts),
             used_bytes: measured.unwrap_or_else(|| scratch.used()),
             left_bytes: scratch.space().map_or(0, |space| space.available),
             limit_bytes: state.max,

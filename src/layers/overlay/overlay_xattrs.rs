@@ -1,4 +1,4 @@
-//! Marks: the extended attributes by which an upper directory says what it is made of.
+//! XattrStore: the extended attributes by which an upper directory says what it is made of.
 //!
 //! They are overlayfs's own (Documentation/filesystems/overlayfs.rst), below `trusted.` where that
 //! is permitted and `user.` where not, and a few of ours. Clients never see them. Attributes of
@@ -12,9 +12,9 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use super::node::{FIRST_NUMBER, TWIN};
+use super::ino::{FIRST_NUMBER, TWIN};
 use crate::layers::pages::Fingerprint;
-use crate::layers::scratch::{Marks as Space, PathId};
+use crate::layers::scratch::{PathId, XattrNamespace};
 use crate::sys::cred::Caller;
 use crate::volume::{Ino, Volume, XattrFlags};
 
@@ -23,7 +23,7 @@ pub(super) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
 /// What the marks of a file say.
 #[derive(Debug, Default)]
-pub(super) struct MarkSet {
+pub(super) struct OverlayXattrs {
     /// Nothing of the directories below is to be seen.
     pub(super) opaque: bool,
     /// Where it is in the layers below, from their root.
@@ -43,7 +43,7 @@ pub(super) struct MarkSet {
     /// The file that it covers by its name in the layers below, where that is not its origin;
     /// `Some(None)` where nothing is known to be covered.
     pub(super) covers: Option<Option<Fingerprint>>,
-    /// See [`super::node::Parts::null_device`].
+    /// See [`super::node::LayerStack::null_device`].
     pub(super) null_device: bool,
     /// How many names a file with entries in the index has.
     pub(super) links: Option<Links>,
@@ -81,7 +81,7 @@ impl XattrNames {
     pub(super) fn stored(self, name: &OsStr) -> Cow<'_, OsStr> {
         match self {
             XattrNames::Plain => Cow::Borrowed(name),
-            XattrNames::Escaped => match Space::escape(name.as_bytes()) {
+            XattrNames::Escaped => match XattrNamespace::escape(name.as_bytes()) {
                 Cow::Borrowed(name) => Cow::Borrowed(OsStr::from_bytes(name)),
                 Cow::Owned(name) => Cow::Owned(OsString::from_vec(name)),
             },
@@ -92,15 +92,15 @@ impl XattrNames {
     pub(super) fn shown(self, stored: &[u8]) -> Option<Cow<'_, [u8]>> {
         match self {
             XattrNames::Plain => Some(Cow::Borrowed(stored)),
-            XattrNames::Escaped => Space::unescape(stored),
+            XattrNames::Escaped => XattrNamespace::unescape(stored),
         }
     }
 }
 
 /// Reads and writes marks in a volume.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Marks {
-    pub(super) space: Space,
+pub(super) struct XattrStore {
+    pub(super) namespace: XattrNamespace,
 }
 
 /// Why a number is refused that stands for no file, or would be taken for another one's.
@@ -119,41 +119,41 @@ pub(super) const MOST_NAMES: i64 = i32::MAX as i64;
 
 /// Why the marks of a file say nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MarkError {
+pub(super) enum XattrError {
     /// They cannot be read.
     Io(Errno),
     /// One of them cannot be right.
     Bad { mark: &'static str, reason: &'static str },
 }
 
-impl MarkError {
+impl XattrError {
     pub(super) fn errno(self) -> Errno {
         match self {
-            MarkError::Io(err) => err,
-            MarkError::Bad { .. } => Errno::IO,
+            XattrError::Io(err) => err,
+            XattrError::Bad { .. } => Errno::IO,
         }
     }
 }
 
-impl From<Errno> for MarkError {
-    fn from(err: Errno) -> MarkError {
-        MarkError::Io(err)
+impl From<Errno> for XattrError {
+    fn from(err: Errno) -> XattrError {
+        XattrError::Io(err)
     }
 }
 
-impl std::fmt::Display for MarkError {
+impl std::fmt::Display for XattrError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            MarkError::Io(err) => write!(f, "reading its marks: {err}"),
-            MarkError::Bad { mark, reason } => write!(f, "mark {mark}: {reason}"),
+            XattrError::Io(err) => write!(f, "reading its marks: {err}"),
+            XattrError::Bad { mark, reason } => write!(f, "mark {mark}: {reason}"),
         }
     }
 }
 
-impl Marks {
+impl XattrStore {
     /// The marks of a file. Those of the kernel's overlayfs and of fuse-overlayfs are understood.
-    pub(super) fn read(&self, volume: &Volume, ino: Ino) -> Result<MarkSet, MarkError> {
-        let mut marks = MarkSet::default();
+    pub(super) fn read(&self, volume: &Volume, ino: Ino) -> Result<OverlayXattrs, XattrError> {
+        let mut marks = OverlayXattrs::default();
         let mut names = vec![0; NAMES];
         let len = loop {
             match volume.list_xattr(ino, &mut names, &ROOT) {
@@ -165,7 +165,7 @@ impl Marks {
         };
         for name in names.get(..len).unwrap_or_default().split(|byte| *byte == 0) {
             let name = OsStr::from_bytes(name);
-            if Space::is_mark(name.as_bytes()) {
+            if XattrNamespace::is_overlay_xattr(name.as_bytes()) {
                 marks.take(name, value(volume, ino, name)?)?;
             }
         }
@@ -180,7 +180,7 @@ impl Marks {
         name: &str,
         value: &[u8],
     ) -> Result<(), Errno> {
-        let full = OsString::from(self.space.name(name));
+        let full = OsString::from(self.namespace.name(name));
         volume.set_xattr(ino, &full, value, XattrFlags::empty(), &ROOT)
     }
 
@@ -191,7 +191,7 @@ impl Marks {
 
     /// Removes a mark, if it is there.
     pub(super) fn remove(&self, volume: &Volume, ino: Ino, name: &str) -> Result<(), Errno> {
-        let full = OsString::from(self.space.name(name));
+        let full = OsString::from(self.namespace.name(name));
         match volume.remove_xattr(ino, &full) {
             Err(Errno::NODATA) => Ok(()),
             result => result,
@@ -201,9 +201,9 @@ impl Marks {
     /// Says that nothing below a directory is to be seen, to every kind of overlay.
     pub(super) fn make_opaque(&self, volume: &Volume, ino: Ino) -> Result<(), Errno> {
         self.write(volume, ino, "overlay.opaque", b"y")?;
-        if self.space == Space::Trusted {
+        if self.namespace == XattrNamespace::Trusted {
             // For a mount of the kernel's overlayfs with `userxattr`. Not every filesystem has it.
-            let user = Marks { space: Space::User };
+            let user = XattrStore { namespace: XattrNamespace::User };
             let _ = user.write(volume, ino, "overlay.opaque", b"y");
         }
         Ok(())
@@ -223,7 +223,7 @@ impl Marks {
         let number = Some(("mmapfs.ino", number.as_bytes())).filter(|_| shown.0 != origin.ino);
         let mut marks = [Some((ORIGIN, &origin_mark[..])), number].into_iter().flatten();
         match marks.try_for_each(|(mark, value)| self.write(volume, ino, mark, value)) {
-            Err(Errno::PERM) if self.space == Space::User => Ok(()),
+            Err(Errno::PERM) if self.namespace == XattrNamespace::User => Ok(()),
             result => result,
         }
     }
@@ -233,8 +233,8 @@ impl Marks {
         &self,
         volume: &Volume,
         ino: Ino,
-    ) -> Result<Option<Fingerprint>, MarkError> {
-        let name = OsString::from(self.space.name(ORIGIN));
+    ) -> Result<Option<Fingerprint>, XattrError> {
+        let name = OsString::from(self.namespace.name(ORIGIN));
         match value(volume, ino, &name) {
             Ok(value) => fingerprint(ORIGIN, &value).map(Some),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
@@ -258,7 +258,7 @@ fn value(volume: &Volume, ino: Ino, name: &OsStr) -> Result<Vec<u8>, Errno> {
     found
 }
 
-impl MarkSet {
+impl OverlayXattrs {
     /// Whether nothing says that it is of a layer below.
     pub(super) fn is_new(&self) -> bool {
         !self.copied && !self.metacopy && self.number().is_none()
@@ -269,7 +269,7 @@ impl MarkSet {
         self.ino.or(self.origin.map(|origin| origin.ino))
     }
 
-    fn take(&mut self, name: &OsStr, value: Vec<u8>) -> Result<(), MarkError> {
+    fn take(&mut self, name: &OsStr, value: Vec<u8>) -> Result<(), XattrError> {
         let name = name.as_bytes();
         let name = name.strip_prefix(b"trusted.").or_else(|| name.strip_prefix(b"user."));
         match name.unwrap_or_default() {
@@ -283,12 +283,12 @@ impl MarkSet {
             b"mmapfs.path" => {
                 let id = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
                 let reason = "it is not 16 lower case hexadecimal digits";
-                self.path = Some(id.ok_or(MarkError::Bad { mark: "mmapfs.path", reason })?);
+                self.path = Some(id.ok_or(XattrError::Bad { mark: "mmapfs.path", reason })?);
             }
             b"mmapfs.ino" => {
                 let number = number("mmapfs.ino", &value)?;
                 if !(FIRST_NUMBER..TWIN).contains(&number) {
-                    return Err(MarkError::Bad { mark: "mmapfs.ino", reason: NO_NUMBER });
+                    return Err(XattrError::Bad { mark: "mmapfs.ino", reason: NO_NUMBER });
                 }
                 self.ino = Some(number);
             }
@@ -303,7 +303,7 @@ impl MarkSet {
                     None => (Links::More as fn(i64) -> Links, number(mark, &value)?),
                 };
                 if !(-MOST_NAMES..=MOST_NAMES).contains(&count) {
-                    return Err(MarkError::Bad { mark, reason: "no file has so many names" });
+                    return Err(XattrError::Bad { mark, reason: "no file has so many names" });
                 }
                 self.links = Some(links(count));
             }
@@ -313,19 +313,19 @@ impl MarkSet {
     }
 }
 
-fn fingerprint(mark: &'static str, value: &[u8]) -> Result<Fingerprint, MarkError> {
+fn fingerprint(mark: &'static str, value: &[u8]) -> Result<Fingerprint, XattrError> {
     let reason = "it is no fingerprint";
-    Fingerprint::unpack(value).ok_or(MarkError::Bad { mark, reason })
+    Fingerprint::unpack(value).ok_or(XattrError::Bad { mark, reason })
 }
 
-fn number<T: std::str::FromStr>(mark: &'static str, value: &[u8]) -> Result<T, MarkError> {
+fn number<T: std::str::FromStr>(mark: &'static str, value: &[u8]) -> Result<T, XattrError> {
     let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-    number.ok_or(MarkError::Bad { mark, reason: "it is not a number in its range" })
+    number.ok_or(XattrError::Bad { mark, reason: "it is not a number in its range" })
 }
 
 /// A redirect: an absolute path below the root of the base, or one name.
-pub(super) fn redirect(value: Vec<u8>) -> Result<PathBuf, MarkError> {
-    let bad = |reason| Err(MarkError::Bad { mark: "overlay.redirect", reason });
+pub(super) fn redirect(value: Vec<u8>) -> Result<PathBuf, XattrError> {
+    let bad = |reason| Err(XattrError::Bad { mark: "overlay.redirect", reason });
     let names = value.strip_prefix(b"/").unwrap_or(&value);
     let is_absolute = names.len() < value.len();
     for name in names.split(|byte| *byte == b'/') {
@@ -356,14 +356,14 @@ mod tests {
         let bad =
             ["", "/", "/a/", "//a", "/a//b", "..", "/..", "/a/../b", "a/b", "/a/./b", "/a\0b"];
         for bad in bad.into_iter().chain([long.as_str()]) {
-            assert_eq!(redirect(bad.into()).map_err(MarkError::errno), Err(Errno::IO), "{bad:?}");
+            assert_eq!(redirect(bad.into()).map_err(XattrError::errno), Err(Errno::IO), "{bad:?}");
         }
     }
 
     #[test]
     fn numbers_that_no_file_has_are_refused() {
         let take = |mark: &str, value: &str| {
-            let mut marks = MarkSet::default();
+            let mut marks = OverlayXattrs::default();
             let name = OsString::from(format!("trusted.mmapfs.{mark}"));
             marks.take(&name, value.into()).map(|()| marks)
         };

@@ -4,7 +4,7 @@
 //! Each of them is under a read lease ([`lease`]), as long as descriptors last: those that are open
 //! here and the partial copies that were used last. Whoever opens such a file for writing, or
 //! truncates it, waits in the kernel until what still shows of it has been copied into the scratch
-//! ([`super::rescue`]). A file that is replaced by rename or removed needs no guard: the descriptor
+//! ([`super::lease_break`]). A file that is replaced by rename or removed needs no guard: the descriptor
 //! that is held keeps it. What is under no lease is compared by fingerprint whenever its pages are
 //! read ([`BaseState`]).
 //!
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
-use super::namespace::{Brief, may_ask};
+use super::namespace_lock::{Brief, may_ask};
 use super::node::Node;
 use crate::layers::base_state::{BaseState, ChangedFiles};
 use crate::layers::changed::Changed;
@@ -208,8 +208,8 @@ impl Guard {
     /// [`Node::content`], and drops what is returned when that is let go.
     #[must_use]
     pub(super) fn closed(&self, node: &Node) -> Option<Released> {
-        let parts = node.parts();
-        let partial = parts.pages.is_some() && !parts.lowers.is_empty() && node.is_linked();
+        let stack = node.stack();
+        let partial = stack.pages.is_some() && !stack.lowers.is_empty() && node.is_linked();
         let mut held = self.held.lock();
         let held = &mut *held;
         if !partial {

@@ -8,7 +8,7 @@
 //! stay good however long they took, and a step sees the names and the upper volume as they are. Only
 //! a change that was made directly in the base, and is told of, has all of them asked for anew.
 //!
-//! Whether the lock is held shows in the types: [`Names`] is it for reading, [`NamesToChange`] for
+//! Whether the lock is held shows in the types: [`NamesRead`] is it for reading, [`NamesWrite`] for
 //! writing. The order of all locks is in docs/design.md.
 
 use std::any::Any;
@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::below::Answers;
+use super::lower_answers::Answers;
 use super::node::Node;
 
 /// Why a step ends without a result.
@@ -104,18 +104,18 @@ impl<T> DerefMut for Briefly<'_, T> {
 }
 
 /// The names, locked for reading at least.
-pub(super) struct Names<'a> {
+pub(super) struct NamesRead<'a> {
     answers: &'a Answers<'a>,
     /// Number of times that they were locked for writing so far.
     generation: u64,
-    raised: RefCell<Vec<Arc<Node>>>,
+    copied_up: RefCell<Vec<Arc<Node>>>,
     dropped: RefCell<Vec<Box<dyn Any>>>,
 }
 
-impl<'a> Names<'a> {
-    fn new(answers: &'a Answers<'a>, generation: u64) -> Names<'a> {
-        let (raised, dropped) = Default::default();
-        Names { answers, generation, raised, dropped }
+impl<'a> NamesRead<'a> {
+    fn new(answers: &'a Answers<'a>, generation: u64) -> NamesRead<'a> {
+        let (copied_up, dropped) = Default::default();
+        NamesRead { answers, generation, copied_up, dropped }
     }
 
     /// The answers of the lower layers.
@@ -137,20 +137,20 @@ impl<'a> Names<'a> {
 }
 
 /// The names, locked for writing.
-pub(super) struct NamesToChange<'a>(Names<'a>);
+pub(super) struct NamesWrite<'a>(NamesRead<'a>);
 
-impl<'a> Deref for NamesToChange<'a> {
-    type Target = Names<'a>;
+impl<'a> Deref for NamesWrite<'a> {
+    type Target = NamesRead<'a>;
 
-    fn deref(&self) -> &Names<'a> {
+    fn deref(&self) -> &NamesRead<'a> {
         &self.0
     }
 }
 
-impl NamesToChange<'_> {
+impl NamesWrite<'_> {
     /// Notes that a node was copied up, whose base is to be guarded when the lock is let go.
-    pub(super) fn note_raised(&self, node: &Arc<Node>) {
-        self.0.raised.borrow_mut().push(Arc::clone(node));
+    pub(super) fn note_copied_up(&self, node: &Arc<Node>) {
+        self.0.copied_up.borrow_mut().push(Arc::clone(node));
     }
 }
 
@@ -161,7 +161,7 @@ impl Overlay {
     /// Errors of the step, and of asking lower layers.
     pub(super) fn with_names<T>(
         &self,
-        step: impl FnMut(&Names<'_>) -> Step<T>,
+        step: impl FnMut(&NamesRead<'_>) -> Step<T>,
     ) -> Result<T, Errno> {
         self.with_names_and(&Answers::none(self), step)
     }
@@ -170,14 +170,14 @@ impl Overlay {
     pub(super) fn with_names_and<T>(
         &self,
         answers: &Answers<'_>,
-        mut step: impl FnMut(&Names<'_>) -> Step<T>,
+        mut step: impl FnMut(&NamesRead<'_>) -> Step<T>,
     ) -> Result<T, Errno> {
         loop {
             let (done, dropped) = {
                 let names = self.names.read();
                 let _noted = Noted::names();
                 answers.renew();
-                let names = Names::new(answers, *names);
+                let names = NamesRead::new(answers, *names);
                 (step(&names), names.dropped)
             };
             drop(dropped);
@@ -195,7 +195,7 @@ impl Overlay {
     /// Errors of the step, and of asking lower layers.
     pub(super) fn change_names<T>(
         &self,
-        step: impl FnMut(&NamesToChange<'_>) -> Step<T>,
+        step: impl FnMut(&NamesWrite<'_>) -> Step<T>,
     ) -> Result<T, Errno> {
         self.change_names_and(&Answers::none(self), step)
     }
@@ -204,19 +204,19 @@ impl Overlay {
     pub(super) fn change_names_and<T>(
         &self,
         answers: &Answers<'_>,
-        mut step: impl FnMut(&NamesToChange<'_>) -> Step<T>,
+        mut step: impl FnMut(&NamesWrite<'_>) -> Step<T>,
     ) -> Result<T, Errno> {
         loop {
-            let (done, Names { raised, dropped, .. }) = {
+            let (done, NamesRead { copied_up, dropped, .. }) = {
                 let mut names = self.names.write();
                 *names += 1;
                 let _noted = Noted::names();
                 answers.renew();
-                let names = NamesToChange(Names::new(answers, *names));
+                let names = NamesWrite(NamesRead::new(answers, *names));
                 (step(&names), names.0)
             };
             drop(dropped);
-            raised.into_inner().into_iter().for_each(|node| self.guard_raised(node));
+            copied_up.into_inner().into_iter().for_each(|node| self.guard_copied_up(node));
             match done {
                 Ok(done) => return Ok(done),
                 Err(Halt::Failed(err)) => return Err(err),

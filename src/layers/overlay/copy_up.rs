@@ -14,11 +14,12 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::below::Original;
-use super::locate::is_whiteout;
-use super::marks::Links;
-use super::namespace::{Halt, NamesToChange, Step};
-use super::node::{At, Node, Parts, original as original_number};
+use super::ino::original as original_number;
+use super::lookup::is_whiteout;
+use super::lower_answers::Original;
+use super::namespace_lock::{Halt, NamesWrite, Step};
+use super::node::{LayerStack, LowerInode, Node};
+use super::overlay_xattrs::Links;
 use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{LONGEST_IN_MARK, PathId};
 use crate::mapping::OpenMode;
@@ -36,13 +37,13 @@ impl Overlay {
     ///
     /// # Errors
     /// ENOSPC and the others of making a file.
-    pub(super) fn raise(&self, names: &NamesToChange<'_>, node: &Arc<Node>) -> Step<Ino> {
+    pub(super) fn ensure_upper(&self, names: &NamesWrite<'_>, node: &Arc<Node>) -> Step<Ino> {
         // Those above it first: one after the other, however deep it is.
         let mut missing: Vec<(Arc<Node>, Rc<Original>)> = Vec::new();
         let mut next = Some(Arc::clone(node));
         while let Some(lowest) = next.filter(|node| node.upper().is_none()) {
             next = lowest.parent().filter(|_| lowest.is_linked());
-            let at = lowest.parts().lowers.first().copied().ok_or(Errno::STALE)?;
+            let at = lowest.stack().lowers.first().copied().ok_or(Errno::STALE)?;
             missing.push((lowest, names.below().original(at)?));
         }
         for (node, original) in missing.iter().rev() {
@@ -53,7 +54,7 @@ impl Overlay {
 
     fn copy_up(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         node: &Arc<Node>,
         original: &Original,
     ) -> Result<Ino, Errno> {
@@ -61,13 +62,13 @@ impl Overlay {
         let stat = original.stat;
         let (name, cloned) = original.clone.take().unzip();
         let temporary = name.unwrap_or_else(|| self.temporary_name());
-        let (entry, parts) = match node.kind {
-            libc::S_IFDIR => (self.copy_dir(&temporary)?, Parts::default()),
+        let (entry, stack) = match node.kind {
+            libc::S_IFDIR => (self.copy_dir(&temporary)?, LayerStack::default()),
             libc::S_IFREG => self.copy_regular(&temporary, node, &original.fingerprint, cloned)?,
             libc::S_IFLNK => {
                 let link = (self.work, &*original.target);
                 let entry = self.upper.make_symlink(link.0, &temporary, link.1, &self.me)?;
-                (entry, Parts::default())
+                (entry, LayerStack::default())
             }
             _ => {
                 let entry = self.make_device(
@@ -77,7 +78,7 @@ impl Overlay {
                     stat.rdev,
                 )?;
                 let null_device = is_whiteout(&stat);
-                (entry, Parts { null_device, ..Parts::default() })
+                (entry, LayerStack { null_device, ..LayerStack::default() })
             }
         };
         let upper = entry.attr.ino;
@@ -85,7 +86,7 @@ impl Overlay {
             .copy_attributes(original, upper)
             .and_then(|()| {
                 let (origin, number) = (&original.fingerprint, original_number(node.ino));
-                self.marks.keep_origin(&self.upper, upper, origin, number)
+                self.xattrs.keep_origin(&self.upper, upper, origin, number)
             })
             .and_then(|()| self.put_in_place(names, node, &temporary, (upper, &stat)));
         let links = match finished {
@@ -93,38 +94,38 @@ impl Overlay {
             Err(err) => {
                 // One that was moved to its place before the error names its map there.
                 let removed = self.upper.remove(self.work, &temporary, node.is_dir()).is_ok();
-                parts.pages.filter(|_| removed).into_iter().for_each(|id| self.drop_page_map(id));
+                stack.pages.filter(|_| removed).into_iter().for_each(|id| self.drop_page_map(id));
                 self.upper.forget(upper, 1);
                 return Err(err);
             }
         };
-        let whole = !node.is_dir() && parts.pages.is_none();
-        let mut left = Parts::default();
-        node.change_parts(|known| {
+        let whole = !node.is_dir() && stack.pages.is_none();
+        let mut left = LayerStack::default();
+        node.change_stack(|known| {
             known.upper = Some(upper);
-            known.pages = parts.pages;
-            known.path = parts.path;
+            known.pages = stack.pages;
+            known.path = stack.path;
             known.links = links;
-            known.null_device = parts.null_device;
+            known.null_device = stack.null_device;
             if whole {
                 left.lowers = std::mem::take(&mut known.lowers);
             }
         });
-        node.has_moved();
+        node.set_namespace_dirty();
         self.nodes.note_not_below(node.ino, &left.lowers);
         if whole && node.is_regular() {
-            self.note_whole(node, &stat);
+            self.note_complete(node, &stat);
         }
         self.let_go(&left);
         self.count_stored(node);
-        self.nodes.raised(node, upper);
-        names.note_raised(node);
+        self.nodes.copied_up(node, upper);
+        names.note_copied_up(node);
         self.count_copy(node);
         Ok(upper)
     }
 
     /// Guards the base of a copy that was just made.
-    pub(super) fn guard_raised(&self, node: Arc<Node>) {
+    pub(super) fn guard_copied_up(&self, node: Arc<Node>) {
         if let Err(err) = self.guard_partial(&node) {
             log::warn!("{}: guarding its base: {err}", self.path_of(&node).shown());
         }
@@ -151,7 +152,7 @@ impl Overlay {
         }
         let mut entry = self.upper.make_node(parent, name, new, rustix::fs::makedev(0, 1))?;
         let inner = entry.attr.ino;
-        self.marks.write(&self.upper, inner, "mmapfs.null", b"").inspect_err(|_| {
+        self.xattrs.write(&self.upper, inner, "mmapfs.null", b"").inspect_err(|_| {
             let _ = self.upper.remove(parent, name, false);
             self.upper.forget(inner, 1);
         })?;
@@ -167,14 +168,14 @@ impl Overlay {
         node: &Node,
         origin: &Fingerprint,
         cloned: Option<Entry>,
-    ) -> Result<(Entry, Parts), Errno> {
+    ) -> Result<(Entry, LayerStack), Errno> {
         let entry = match cloned {
             Some(entry) => entry,
             None => self.create_empty(name)?,
         };
         let upper = entry.attr.ino;
         match self.prepare_data(upper, node, origin, cloned.is_some()) {
-            Ok(parts) => Ok((entry, parts)),
+            Ok(stack) => Ok((entry, stack)),
             Err(err) => {
                 let _ = self.upper.remove(self.work, name, false);
                 self.upper.forget(upper, 1);
@@ -187,7 +188,7 @@ impl Overlay {
         let new = NewNode { mode: libc::S_IFREG | 0o600, umask: 0, caller: &self.me };
         let how =
             Open { read: true, write: true, unlent: Some(WhyMapped::Merged), ..Open::default() };
-        let refuse = super::never_lent;
+        let refuse = super::never_registered;
         let (entry, opened) = self.upper.create(self.work, name, &new, &how, true, &refuse)?;
         self.upper.release(opened.id)?;
         Ok(entry)
@@ -199,12 +200,12 @@ impl Overlay {
         node: &Node,
         origin: &Fingerprint,
         cloned: bool,
-    ) -> Result<Parts, Errno> {
+    ) -> Result<LayerStack, Errno> {
         let whole = origin.size == 0 || cloned;
         // Descriptors that wait for what is written have a page map, which may be that of a whole
         // file.
-        if whole && node.content.lock().strong_count() == 0 {
-            return Ok(Parts::default());
+        if whole && node.shared_open.lock().strong_count() == 0 {
+            return Ok(LayerStack::default());
         }
         self.prepare_sparse(upper, node, origin, if whole { 0 } else { origin.size })
     }
@@ -214,7 +215,7 @@ impl Overlay {
     /// below are none of the copy's. Not where the scratch is bounded by counting: each shared
     /// block counts. It may take long (a file of many pieces, or one with pages that are not on the
     /// disk yet): nothing is locked.
-    pub(super) fn make_clone(&self, at: At) -> Result<Option<(OsString, Entry)>, Errno> {
+    pub(super) fn make_clone(&self, at: LowerInode) -> Result<Option<(OsString, Entry)>, Errno> {
         if !self.may_clone() {
             return Ok(None);
         }
@@ -241,13 +242,13 @@ impl Overlay {
         let cloned = to.and_then(|to| rustix::fs::ioctl_ficlone(to.any()?, below));
         match cloned {
             Ok(()) => {
-                self.counts.cloned_files.fetch_add(1, Ordering::Relaxed);
+                self.stats.cloned_files.fetch_add(1, Ordering::Relaxed);
                 true
             }
             // Another filesystem than that of the scratch, or one without clones. Where a file was
             // cloned before, it is one that is mounted in the base.
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY) => {
-                if self.counts.cloned_files.load(Ordering::Relaxed) == 0 {
+                if self.stats.cloned_files.load(Ordering::Relaxed) == 0 {
                     self.clones.store(false, Ordering::Relaxed);
                 }
                 false
@@ -262,7 +263,7 @@ impl Overlay {
 
     /// Whether files of the base may be cloned, as far as it is known.
     pub(super) fn may_clone(&self) -> bool {
-        self.bound.is_none() && self.clones.load(Ordering::Relaxed)
+        self.quota.is_none() && self.clones.load(Ordering::Relaxed)
     }
 
     /// Gives a new upper file its size, and a map that says that the pages up to `limit`, in bytes,
@@ -273,32 +274,32 @@ impl Overlay {
         node: &Node,
         base: &Fingerprint,
         limit: u64,
-    ) -> Result<Parts, Errno> {
+    ) -> Result<LayerStack, Errno> {
         if limit > 0 {
             let size = SetAttr { size: Some(base.size), ..SetAttr::default() };
             self.upper.set_attr(upper, None, size, &self.me)?;
         }
         let path = self.path_below(node);
         let pages = self.new_page_map(base, limit, upper)?;
-        let mark = |name: &str, value: &[u8]| self.marks.write(&self.upper, upper, name, value);
+        let mark = |name: &str, value: &[u8]| self.xattrs.write(&self.upper, upper, name, value);
         let marked = mark("mmapfs.pages", pages.to_string().as_bytes())
             .and_then(|()| self.write_redirect(upper, &path))
             .and_then(|path| mark("overlay.metacopy", b"").map(|()| path));
         let path = marked.inspect_err(|_| self.drop_page_map(pages))?;
-        Ok(Parts { pages: Some(pages), path, ..Parts::default() })
+        Ok(LayerStack { pages: Some(pages), path, ..LayerStack::default() })
     }
 
-    /// Marks where in the lower layers something is. A path that is too long for a mark is stored
+    /// XattrStore where in the lower layers something is. A path that is too long for a mark is stored
     /// beside the page maps, and the mark names it.
     pub(super) fn write_redirect(&self, upper: Ino, path: &Path) -> Result<Option<PathId>, Errno> {
         use std::os::unix::ffi::OsStrExt;
         let bytes = path.as_os_str().as_bytes();
         if bytes.len() <= LONGEST_IN_MARK {
-            self.marks.write(&self.upper, upper, "overlay.redirect", bytes)?;
+            self.xattrs.write(&self.upper, upper, "overlay.redirect", bytes)?;
             return Ok(None);
         }
         let id = PathId::store(&self.pages, bytes)?;
-        let named = self.marks.write(&self.upper, upper, "mmapfs.path", id.to_string().as_bytes());
+        let named = self.xattrs.write(&self.upper, upper, "mmapfs.path", id.to_string().as_bytes());
         named.inspect_err(|_| self.drop_path(id))?;
         self.count_own();
         Ok(Some(id))
@@ -354,7 +355,7 @@ impl Overlay {
     /// Moves a copy to where it belongs. Returns the count of names of a file with several.
     fn put_in_place(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         node: &Arc<Node>,
         temporary: &OsStr,
         (upper, stat): (Ino, &Stat),
@@ -365,13 +366,13 @@ impl Overlay {
         // The index has one more link of it, by which its other names find it. Until all links are
         // made their number says nothing.
         let all = i64::from(stat.nlink);
-        self.marks.write_links(&self.upper, upper, Links::All(all))?;
+        self.xattrs.write_links(&self.upper, upper, Links::All(all))?;
         self.enter_in_index(names, node, upper)?;
         let more = all - if node.is_linked() { 2 } else { 1 };
         self.move_up(node, temporary).inspect_err(|_| {
             let _ = self.leave_index(node, upper);
         })?;
-        if let Err(err) = self.marks.write_links(&self.upper, upper, Links::More(more)) {
+        if let Err(err) = self.xattrs.write_links(&self.upper, upper, Links::More(more)) {
             log::warn!("{}: writing how many names it has: {err}", self.path_of(node).shown());
         }
         Ok(Some(more))

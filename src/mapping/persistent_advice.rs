@@ -5,7 +5,7 @@ use crate::range::ByteRange;
 
 /// An advice that holds for a range until it is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StickyAdvice {
+pub struct PersistentRange {
     /// Bytes of the file, whole pages.
     pub range: ByteRange,
     /// The advice that was given.
@@ -14,8 +14,8 @@ pub struct StickyAdvice {
 
 /// The advice and locks that a new mapping of the file must be given.
 #[derive(Debug, Default)]
-pub(super) struct Sticky {
-    advice: Vec<StickyAdvice>,
+pub(super) struct PersistentAdvice {
+    advice: Vec<PersistentRange>,
     locked: Vec<ByteRange>,
 }
 
@@ -27,13 +27,13 @@ fn is_neutral(advice: Advice) -> bool {
     )
 }
 
-impl Sticky {
+impl PersistentAdvice {
     /// Whether the file must stay open for what it carries.
     pub(super) fn holds(&self) -> bool {
         !self.advice.is_empty() || !self.locked.is_empty()
     }
 
-    pub(super) fn advice(&self) -> &[StickyAdvice] {
+    pub(super) fn advice(&self) -> &[PersistentRange] {
         &self.advice
     }
 
@@ -48,17 +48,17 @@ impl Sticky {
 
     /// Remembers an advice that stays; others are passed over.
     pub(super) fn record(&mut self, range: ByteRange, advice: Advice) {
-        if !advice.is_sticky() {
+        if !advice.is_persistent() {
             return;
         }
         let (replaced, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.advice)
             .into_iter()
             .partition(|old| advice.replaces(old.advice));
         for old in replaced {
-            kept.extend(without(old.range, range).map(|range| StickyAdvice { range, ..old }));
+            kept.extend(without(old.range, range).map(|range| PersistentRange { range, ..old }));
         }
         if !is_neutral(advice) && !range.is_empty() {
-            kept.push(StickyAdvice { range, advice });
+            kept.push(PersistentRange { range, advice });
         }
         self.advice = kept;
     }
@@ -90,37 +90,40 @@ mod tests {
 
     #[test]
     fn normal_advice_cuts_a_hole_into_random_advice() {
-        let mut sticky = Sticky::default();
-        sticky.record(range(0, 100), Advice::Random);
-        sticky.record(range(40, 60), Advice::Normal);
-        let left: Vec<_> = sticky.advice().iter().map(|advice| advice.range).collect();
+        let mut persistent = PersistentAdvice::default();
+        persistent.record(range(0, 100), Advice::Random);
+        persistent.record(range(40, 60), Advice::Normal);
+        let left: Vec<_> = persistent.advice().iter().map(|advice| advice.range).collect();
         assert_eq!(left, [range(0, 40), range(60, 100)]);
     }
 
     #[test]
     fn advice_of_different_groups_stays_side_by_side() {
-        let mut sticky = Sticky::default();
-        sticky.record(range(0, 10), Advice::Random);
-        sticky.record(range(0, 10), Advice::DontDump);
-        assert_eq!(sticky.advice().len(), 2);
-        sticky.record(range(0, 10), Advice::DoDump);
-        assert_eq!(sticky.advice(), [StickyAdvice { range: range(0, 10), advice: Advice::Random }]);
+        let mut persistent = PersistentAdvice::default();
+        persistent.record(range(0, 10), Advice::Random);
+        persistent.record(range(0, 10), Advice::DontDump);
+        assert_eq!(persistent.advice().len(), 2);
+        persistent.record(range(0, 10), Advice::DoDump);
+        assert_eq!(
+            persistent.advice(),
+            [PersistentRange { range: range(0, 10), advice: Advice::Random }]
+        );
     }
 
     #[test]
     fn passing_advice_is_not_remembered() {
-        let mut sticky = Sticky::default();
-        sticky.record(range(0, 10), Advice::WillNeed);
-        assert!(!sticky.holds());
+        let mut persistent = PersistentAdvice::default();
+        persistent.record(range(0, 10), Advice::WillNeed);
+        assert!(!persistent.holds());
     }
 
     #[test]
     fn unlocking_a_part_leaves_the_rest_locked() {
-        let mut sticky = Sticky::default();
-        sticky.record_lock(range(0, 100), true);
-        sticky.record_lock(range(0, 30), false);
-        assert_eq!(sticky.locked_bytes(), 70);
-        sticky.record_lock(range(0, 200), false);
-        assert!(!sticky.holds());
+        let mut persistent = PersistentAdvice::default();
+        persistent.record_lock(range(0, 100), true);
+        persistent.record_lock(range(0, 30), false);
+        assert_eq!(persistent.locked_bytes(), 70);
+        persistent.record_lock(range(0, 200), false);
+        assert!(!persistent.holds());
     }
 }

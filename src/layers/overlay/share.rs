@@ -16,21 +16,22 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::node::{At, Node};
+use super::ino::next_share_ino;
+use super::node::{LowerInode, Node};
 use crate::sys::cred::Caller;
-use crate::volume::{HandleId, Ino, Lend, Open, Opened, Plane, Trust, Volume};
+use crate::volume::{HandleId, Ino, Open, Opened, Plane, RegisterBacking, Validity, Volume};
 
 /// What is lent of a file.
-pub(super) struct Loan {
+pub(super) struct LowerShare {
     /// The number that the kernel is told.
     number: AtomicU64,
     /// What is open by that number and read in the base.
     open: Mutex<HashSet<u64>>,
 }
 
-impl Loan {
-    pub(super) fn new(ino: Ino) -> Loan {
-        Loan { number: AtomicU64::new(ino.0), open: Mutex::default() }
+impl LowerShare {
+    pub(super) fn new(ino: Ino) -> LowerShare {
+        LowerShare { number: AtomicU64::new(ino.0), open: Mutex::default() }
     }
 
     /// The number that the kernel is told.
@@ -50,42 +51,35 @@ impl Loan {
 }
 
 /// How long a file is not lent again that somebody was about to write.
-const LENT_AGAIN: Duration = Duration::from_secs(10);
+const SHARED_AGAIN: Duration = Duration::from_secs(10);
 
 /// The files that somebody was about to open to write, and was told to look up anew: once, since
 /// the second time the open would fail. Meanwhile the kernel may forget all of their numbers, and
 /// so may the table of nodes.
 #[derive(Default)]
-pub(super) struct Recalls(Mutex<HashMap<Ino, Instant>>);
+pub(super) struct Revocations(Mutex<HashMap<Ino, Instant>>);
 
-impl Recalls {
+impl Revocations {
     fn note(&self, ino: Ino) {
         let mut all = self.0.lock();
-        all.retain(|_, since| since.elapsed() < LENT_AGAIN);
+        all.retain(|_, since| since.elapsed() < SHARED_AGAIN);
         all.insert(ino, Instant::now());
     }
 
     fn has(&self, ino: Ino) -> bool {
-        self.0.lock().get(&ino).is_some_and(|since| since.elapsed() < LENT_AGAIN)
+        self.0.lock().get(&ino).is_some_and(|since| since.elapsed() < SHARED_AGAIN)
     }
 }
 
-/// Numbers of files that have got another.
-pub(super) fn another_number() -> Ino {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    const OTHERS: u64 = 0x3c00 << 48;
-    Ino(OTHERS | LAST.fetch_add(1, Ordering::Relaxed))
-}
-
 /// An open base file.
-pub(super) struct LentBelow<'a> {
+pub(super) struct SharedLower<'a> {
     volume: &'a Volume,
-    at: At,
+    at: LowerInode,
     /// Until it is noted as lent.
     opened: Option<Opened>,
 }
 
-impl Drop for LentBelow<'_> {
+impl Drop for SharedLower<'_> {
     fn drop(&mut self) {
         if let Some(opened) = self.opened.take()
             && let Err(err) = self.volume.release(opened.id)
@@ -101,7 +95,7 @@ impl Overlay {
     /// # Errors
     /// ESTALE, upon which its name is looked up anew; ETXTBSY when it has none.
     pub(super) fn check_number(&self, node: &Node, ino: Ino) -> Result<(), Errno> {
-        match node.loan.number() == ino {
+        match node.lower_share.number() == ino {
             true => Ok(()),
             false if node.is_linked() => Err(Errno::STALE),
             false => Err(Errno::TXTBSY),
@@ -110,16 +104,16 @@ impl Overlay {
 
     /// Gives a file whose content is about to be changed another number if it is lent. Whoever
     /// calls has locked its content, and nothing is lent meanwhile.
-    pub(super) fn recall(&self, node: &Node) {
-        let mut open = node.loan.open.lock();
+    pub(super) fn revoke_share(&self, node: &Node) {
+        let mut open = node.lower_share.open.lock();
         if open.is_empty() || !node.is_linked() {
             return;
         }
         open.clear();
-        self.recalls.note(node.ino);
-        let (known, other) = (node.loan.number(), another_number());
+        self.revocations.note(node.ino);
+        let (known, other) = (node.lower_share.number(), next_share_ino());
         self.nodes.renumber(node, other);
-        node.loan.number.store(other.0, Ordering::Release);
+        node.lower_share.number.store(other.0, Ordering::Release);
         drop(open);
         if let Some(caches) = self.caches.get() {
             // The kernel would trust them for long, and other names lead there.
@@ -131,42 +125,50 @@ impl Overlay {
     ///
     /// # Errors
     /// As [`Overlay::check_number`]; ETXTBSY too when it is lent and has no name.
-    pub(super) fn recall_by(&self, node: &Node, ino: Ino) -> Result<(), Errno> {
-        self.recall(node);
+    pub(super) fn revoke_share_by(&self, node: &Node, ino: Ino) -> Result<(), Errno> {
+        self.revoke_share(node);
         self.check_number(node, ino)?;
-        if node.loan.is_open() { Err(Errno::TXTBSY) } else { Ok(()) }
+        if node.lower_share.is_open() { Err(Errno::TXTBSY) } else { Ok(()) }
     }
 
     /// How long attributes may be used that were asked for by a number.
-    pub(super) fn trust_by(&self, node: &Node, ino: Ino, trust: Trust) -> Trust {
-        if node.loan.number() == ino || ino == Ino::ROOT { trust } else { Trust::Once }
+    pub(super) fn validity_by(&self, node: &Node, ino: Ino, validity: Validity) -> Validity {
+        if node.lower_share.number() == ino || ino == Ino::ROOT {
+            validity
+        } else {
+            Validity::Uncached
+        }
     }
 
     /// Opens a base file to be lent to the kernel. It is closed where it is not noted as lent.
-    pub(super) fn lend_below(
+    pub(super) fn open_shared(
         &self,
-        at: At,
+        at: LowerInode,
         how: Open,
         caller: &Caller,
-        lend: &Lend<'_>,
-    ) -> Result<LentBelow<'_>, Errno> {
+        register: &RegisterBacking<'_>,
+    ) -> Result<SharedLower<'_>, Errno> {
         let volume = self.layer(at)?;
-        Ok(LentBelow { volume, at, opened: Some(volume.open(at.ino, how, caller, lend)?) })
+        Ok(SharedLower { volume, at, opened: Some(volume.open(at.ino, how, caller, register)?) })
     }
 
     /// Notes that the base file itself is lent to the kernel to be read; `None` where it is not.
     /// The caller holds its content locked.
-    pub(super) fn note_lent(&self, node: &Arc<Node>, lent: &mut LentBelow<'_>) -> Option<Opened> {
-        let is_lent = |opened: &mut Opened| matches!(opened.plane, Plane::Passthrough(_));
-        let opened = lent.opened.take_if(is_lent)?;
-        let mut open = node.loan.open.lock();
-        let opened = self.handles.add_whole(Arc::clone(node), Some(lent.at), opened);
+    pub(super) fn note_shared(
+        &self,
+        node: &Arc<Node>,
+        shared: &mut SharedLower<'_>,
+    ) -> Option<Opened> {
+        let is_registered = |opened: &mut Opened| matches!(opened.plane, Plane::Passthrough(_));
+        let opened = shared.opened.take_if(is_registered)?;
+        let mut open = node.lower_share.open.lock();
+        let opened = self.handles.add_complete(Arc::clone(node), Some(shared.at), opened);
         open.insert(opened.id.0);
         Some(opened)
     }
 
     /// Whether a file may be lent that nobody has open otherwise.
-    pub(super) fn may_be_lent(&self, node: &Node) -> bool {
-        node.upper().is_none() && !self.recalls.has(node.ino)
+    pub(super) fn may_be_shared(&self, node: &Node) -> bool {
+        node.upper().is_none() && !self.revocations.has(node.ino)
     }
 }

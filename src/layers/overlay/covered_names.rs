@@ -15,9 +15,9 @@ use std::thread;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::locate::is_whiteout;
-use super::namespace::{Names, Step};
-use super::node::{At, Node};
+use super::lookup::is_whiteout;
+use super::namespace_lock::{NamesRead, Step};
+use super::node::{LowerInode, Node};
 use crate::layers::changed::Fate;
 use crate::layers::pages::{Comparison, Fingerprint};
 use crate::shown::Show;
@@ -32,9 +32,9 @@ const NAMED: usize = 3;
 impl Overlay {
     /// The cover of a node at a name that the lower layers have; `None` where that is not
     /// known.
-    pub(super) fn cover_of(&self, names: &Names<'_>, node: &Node) -> Step<Option<Fingerprint>> {
-        let parts = node.parts();
-        match (parts.upper, parts.lowers.first()) {
+    pub(super) fn cover_of(&self, names: &NamesRead<'_>, node: &Node) -> Step<Option<Fingerprint>> {
+        let stack = node.stack();
+        match (stack.upper, stack.lowers.first()) {
             (Some(upper), _) => Ok(self.cover_by_marks(upper)),
             (None, Some(at)) => Ok(Some(names.below().fingerprint(*at)?)),
             (None, None) => Ok(None),
@@ -43,7 +43,7 @@ impl Overlay {
 
     /// The same by the marks of a file or whiteout. Those that cannot be read tell nothing.
     fn cover_by_marks(&self, upper: Ino) -> Option<Fingerprint> {
-        let marks = self.marks.read(&self.upper, upper).ok()?;
+        let marks = self.xattrs.read(&self.upper, upper).ok()?;
         marks.covers.unwrap_or(marks.origin)
     }
 
@@ -59,7 +59,7 @@ impl Overlay {
     /// with `None`. A mark that cannot be written tells nothing.
     pub(super) fn note_cover(&self, upper: Ino, cover: Option<&Fingerprint>) {
         let packed = cover.map(Fingerprint::pack).unwrap_or_default();
-        if let Err(err) = self.marks.write(&self.upper, upper, COVERS, &packed) {
+        if let Err(err) = self.xattrs.write(&self.upper, upper, COVERS, &packed) {
             log::debug!("marking what is covered: {err}");
         }
     }
@@ -147,8 +147,8 @@ impl Overlay {
         changed: &mut Vec<(PathBuf, Fate)>,
     ) -> Result<(), Errno> {
         let node = self.node(dir)?;
-        let parts = node.parts();
-        let Some(upper) = parts.upper.filter(|_| !parts.lowers.is_empty()) else { return Ok(()) };
+        let stack = node.stack();
+        let Some(upper) = stack.upper.filter(|_| !stack.lowers.is_empty()) else { return Ok(()) };
         let mut names = Vec::new();
         let id = self.upper.open_dir(upper)?;
         let listed = self.upper.list((upper, id), 0, false, &mut |item| {
@@ -165,8 +165,8 @@ impl Overlay {
             {
                 left.push(entry.attr.ino);
             }
-            let fate = || self.fate_of(upper, &parts.lowers, &name);
-            // Names may change meanwhile: what is found twice is so.
+            let fate = || self.fate_of(upper, &stack.lowers, &name);
+            // NamesRead may change meanwhile: what is found twice is so.
             if let Some(fate) = fate().filter(|found| fate().as_ref() == Some(found)) {
                 let path = self.path_of(&node).join(&name);
                 self.guard.changed().note_also(&path, fate);
@@ -178,9 +178,9 @@ impl Overlay {
 
     /// The fate of the base file that an upper entry covers; `None` where it is as it was, or
     /// that is not known.
-    fn fate_of(&self, upper: Ino, lowers: &[At], name: &OsStr) -> Option<Fate> {
+    fn fate_of(&self, upper: Ino, lowers: &[LowerInode], name: &OsStr) -> Option<Fate> {
         let entry = self.upper.lookup(upper, name).ok()?;
-        let marks = self.marks.read(&self.upper, entry.attr.ino);
+        let marks = self.xattrs.read(&self.upper, entry.attr.ino);
         self.upper.forget(entry.attr.ino, 1);
         let (marks, stat) = (marks.ok()?, entry.attr.stat);
         if marks.pages.is_some() && marks.covers.is_none() {
@@ -203,7 +203,7 @@ impl Overlay {
 
     /// The fingerprint of the lower entry at a name, `Some(None)` for nothing; `None` where it cannot
     /// be told.
-    fn print_below(&self, lowers: &[At], name: &OsStr) -> Option<Option<Fingerprint>> {
+    fn print_below(&self, lowers: &[LowerInode], name: &OsStr) -> Option<Option<Fingerprint>> {
         for dir in lowers {
             let volume = self.layer(*dir).ok()?;
             let entry = match volume.lookup(dir.ino, name) {

@@ -21,7 +21,7 @@ const IDLE: Duration = Duration::from_secs(10);
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The event loops of a session, and the pool behind them.
-pub(super) struct Lanes {
+pub(super) struct WorkerPool {
     loops: usize,
     /// Event loops that answer a request by themselves.
     busy: AtomicUsize,
@@ -37,9 +37,9 @@ impl Drop for Busy<'_> {
     }
 }
 
-impl Lanes {
-    pub(super) fn new(loops: usize) -> Lanes {
-        Lanes { loops, busy: AtomicUsize::new(0), pool: Arc::default() }
+impl WorkerPool {
+    pub(super) fn new(loops: usize) -> WorkerPool {
+        WorkerPool { loops, busy: AtomicUsize::new(0), pool: Arc::default() }
     }
 
     /// Lets an event loop answer its request by itself, unless it is the last free one of several.
@@ -138,24 +138,24 @@ mod tests {
 
     #[test]
     fn the_last_free_loop_hands_its_request_on() {
-        let lanes = Lanes::new(3);
-        let (one, two) = (lanes.enter(), lanes.enter());
+        let workers = WorkerPool::new(3);
+        let (one, two) = (workers.enter(), workers.enter());
         assert!(one.is_some() && two.is_some());
-        assert!(lanes.enter().is_none());
+        assert!(workers.enter().is_none());
         drop(one);
-        assert!(lanes.enter().is_some());
+        assert!(workers.enter().is_some());
     }
 
     #[test]
     fn jobs_that_wait_for_one_another_all_end() {
-        let lanes = Lanes::new(2);
+        let workers = WorkerPool::new(2);
         let (ended, ends) = channel();
         let mut previous: Option<std::sync::mpsc::Sender<()>> = None;
         // Every job waits for the one that is handed on after it.
         for _ in 0..50 {
             let (sender, receiver) = channel::<()>();
             let (wakes, ended) = (previous.replace(sender), ended.clone());
-            lanes.elsewhere(move || {
+            workers.elsewhere(move || {
                 receiver.recv().unwrap();
                 wakes.map_or(Ok(()), |wakes| wakes.send(())).unwrap();
                 ended.send(()).unwrap();
@@ -169,10 +169,10 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_is_counted_out() {
-        let lanes = Lanes::new(1);
-        lanes.elsewhere(|| std::panic::resume_unwind(Box::new(())));
+        let workers = WorkerPool::new(1);
+        workers.elsewhere(|| std::panic::resume_unwind(Box::new(())));
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
-        while lanes.pool.queue.lock().threads > 0 {
+        while workers.pool.queue.lock().threads > 0 {
             assert!(std::time::Instant::now() < deadline);
             std::thread::yield_now();
         }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::handles::Handle;
-use super::locate::born;
+use super::ino::upper_only_ino;
 use super::node::Node;
 use crate::layers::merged::Merged;
 use crate::volume::{DataOnly, HandleId, Ino};
@@ -22,14 +22,15 @@ impl Overlay {
         let using = self.using(id)?;
         let handle = using.open()?;
         let synced = match handle {
-            Handle::Whole { node, layer: None, id } => {
+            Handle::Complete { node, layer: None, id } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
                 // What was made here has the name that the client gave it, who synchronises that.
-                let moved = if born(upper) == node.ino { 0 } else { node.moved() };
+                let moved =
+                    if upper_only_ino(upper) == node.ino { 0 } else { node.namespace_dirty() };
                 self.upper.sync(upper, *id, data_only && moved == 0)?;
                 self.settle(node, moved)
             }
-            Handle::Whole { id, layer: Some(at), .. } => {
+            Handle::Complete { id, layer: Some(at), .. } => {
                 self.layer(*at)?.sync(at.ino, *id, data_only)
             }
             Handle::Merged { node, content, .. } => match content.merged() {
@@ -47,7 +48,7 @@ impl Overlay {
         merged: &Merged,
         data_only: bool,
     ) -> Result<(), Errno> {
-        let moved = node.moved();
+        let moved = node.namespace_dirty();
         if moved != 0 {
             // No file comes to the disk without its map.
             merged.sync_map()?;
@@ -63,13 +64,13 @@ impl Overlay {
         if moved == 0 {
             return Ok(());
         }
-        if node.parts().links.is_some() {
+        if node.stack().links.is_some() {
             self.sync_upper_dir(self.index.dir)?;
         }
         let mut settled = Vec::new();
         let mut next = node.parent();
         while let Some(dir) = next {
-            let (moved, upper) = (dir.moved(), dir.upper());
+            let (moved, upper) = (dir.namespace_dirty(), dir.upper());
             if let Some(upper) = upper {
                 self.sync_upper_dir(upper)?;
             }
@@ -78,8 +79,8 @@ impl Overlay {
                 settled.push((dir, moved));
             }
         }
-        settled.iter().for_each(|(dir, moved)| dir.has_settled(*moved));
-        node.has_settled(moved);
+        settled.iter().for_each(|(dir, moved)| dir.mark_durable(*moved));
+        node.mark_durable(moved);
         Ok(())
     }
 
@@ -87,9 +88,9 @@ impl Overlay {
     ///
     /// # Errors
     /// ESTALE for an unknown directory; those of fsync(2).
-    pub(super) fn settle_dir(&self, ino: Ino) -> Result<(), Errno> {
+    pub(super) fn sync_dir_names(&self, ino: Ino) -> Result<(), Errno> {
         let node: Arc<Node> = self.node(ino)?;
-        let moved = node.moved();
+        let moved = node.namespace_dirty();
         match node.upper() {
             Some(upper) if moved != 0 => {
                 self.sync_upper_dir(upper)?;

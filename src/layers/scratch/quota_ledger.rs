@@ -8,14 +8,14 @@ use rustix::io::Errno;
 /// The bytes that a scratch has taken, held against a limit. What is reserved is counted before it
 /// is written, so that nobody passes the limit, and given back when it is freed or was not needed.
 #[derive(Debug)]
-pub struct Budget {
+pub struct QuotaLedger {
     limit: Option<u64>,
     used: AtomicU64,
 }
 
 /// The space of a filesystem, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
+pub struct QuotaSpace {
     /// Everything.
     pub total: u64,
     /// What is free for root.
@@ -24,10 +24,10 @@ pub struct Space {
     pub available: u64,
 }
 
-impl Budget {
+impl QuotaLedger {
     /// With this much taken already. Without a limit the filesystem is the only one.
-    pub fn new(limit: Option<u64>, used: u64) -> Budget {
-        Budget { limit, used: AtomicU64::new(used) }
+    pub fn new(limit: Option<u64>, used: u64) -> QuotaLedger {
+        QuotaLedger { limit, used: AtomicU64::new(used) }
     }
 
     /// Takes bytes before they are written.
@@ -87,16 +87,16 @@ impl Budget {
 
     /// The space of the scratch on a filesystem: no more than the limit, and no more than there
     /// is.
-    pub fn space(&self, found: &StatVfs) -> Space {
+    pub fn space(&self, found: &StatVfs) -> QuotaSpace {
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        let whole = Space {
+        let whole = QuotaSpace {
             total: bytes(found.f_blocks),
             free: bytes(found.f_bfree),
             available: bytes(found.f_bavail),
         };
         let Some(limit) = self.limit else { return whole };
         let left = limit.saturating_sub(self.used());
-        Space {
+        QuotaSpace {
             total: limit.min(whole.free.saturating_add(self.used())),
             free: left.min(whole.free),
             available: left.min(whole.available),
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn nobody_passes_the_limit_and_what_is_freed_comes_back() {
-        let budget = Budget::new(Some(1000), 900);
+        let budget = QuotaLedger::new(Some(1000), 900);
         assert_eq!(budget.reserve(101), Err(Errno::NOSPC));
         assert_eq!(budget.reserve(100), Ok(()));
         assert_eq!((budget.used(), budget.left()), (1000, Some(0)));
@@ -134,26 +134,26 @@ mod tests {
         assert_eq!(budget.reserve(500), Ok(()));
         budget.settle(500, 100, 350);
         assert_eq!(budget.used(), 550);
-        assert_eq!(Budget::new(None, 5).reserve(1 << 60), Ok(()));
+        assert_eq!(QuotaLedger::new(None, 5).reserve(1 << 60), Ok(()));
     }
 
     #[test]
     fn the_space_is_that_of_the_limit_and_of_the_filesystem() {
         let page = 4096;
         let roomy = found(1000, 500, 400);
-        let space = |budget: &Budget, found| {
-            let Space { total, free, available } = budget.space(found);
+        let space = |budget: &QuotaLedger, found| {
+            let QuotaSpace { total, free, available } = budget.space(found);
             [total / page, free / page, available / page]
         };
-        assert_eq!(space(&Budget::new(None, 7 * page), &roomy), [1000, 500, 400]);
-        assert_eq!(space(&Budget::new(Some(100 * page), 10 * page), &roomy), [100, 90, 90]);
-        assert_eq!(space(&Budget::new(Some(5000 * page), 10 * page), &roomy), [510, 500, 400]);
-        assert_eq!(space(&Budget::new(Some(5 * page), 10 * page), &roomy), [5, 0, 0]);
+        assert_eq!(space(&QuotaLedger::new(None, 7 * page), &roomy), [1000, 500, 400]);
+        assert_eq!(space(&QuotaLedger::new(Some(100 * page), 10 * page), &roomy), [100, 90, 90]);
+        assert_eq!(space(&QuotaLedger::new(Some(5000 * page), 10 * page), &roomy), [510, 500, 400]);
+        assert_eq!(space(&QuotaLedger::new(Some(5 * page), 10 * page), &roomy), [5, 0, 0]);
     }
 
     #[test]
     fn threads_together_take_no_more_than_there_is() {
-        let budget = Budget::new(Some(10_000), 0);
+        let budget = QuotaLedger::new(Some(10_000), 0);
         let taken: u64 = std::thread::scope(|scope| {
             let take = || (0..10_000).filter(|_| budget.reserve(3).is_ok()).count() as u64;
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();

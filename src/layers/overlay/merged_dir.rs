@@ -12,11 +12,11 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::below::{Answers, LowerNames};
+use super::dir_offset::{self, Cookies};
+use super::lower_answers::{Answers, LowerNames};
 use super::names::Upper;
-use super::namespace::{Names, Step};
-use super::node::{At, Node, Parts};
-use super::places::{self, Cookies};
+use super::namespace_lock::{NamesRead, Step};
+use super::node::{LayerStack, LowerInode, Node};
 use crate::volume::{DirItem, HandleId, Ino, Volume};
 
 /// Upper directories of at most so many entries are read in whole by a request, which takes no
@@ -62,7 +62,7 @@ pub(super) enum Listed {
 pub(super) enum Found {
     /// In this lower directory, and nothing of it was elsewhere when the names had been changed so
     /// often.
-    Below(At, u64),
+    Below(LowerInode, u64),
     /// What it is depends on more than one layer, or on rules.
     ByName,
 }
@@ -78,7 +78,7 @@ impl Reading {
             Some(index) => index,
             None => {
                 let id = volume.open_dir(ino)?;
-                let cookies = Cookies::new(volume.keeps_places(ino));
+                let cookies = Cookies::new(volume.keeps_offsets(ino));
                 let stream = Stream { volume: Arc::clone(volume), ino, id, cookies };
                 self.streams.retain(|(of, _)| *of != part);
                 self.streams.push((part, stream));
@@ -98,12 +98,12 @@ impl Stream {
         visit: &mut dyn FnMut(&DirItem<'_>, u64) -> Listed,
     ) -> Result<bool, Errno> {
         let Stream { volume, ino, id, cookies } = self;
-        let cookie = cookies.lengthen(short).ok_or(Errno::INVAL)?;
+        let cookie = cookies.decode_cookie(short).ok_or(Errno::INVAL)?;
         cookies.begin(short, cookie);
         volume.list((*ino, *id), cookie, look_up, &mut |item| {
             let dots = item.name == "." || item.name == "..";
-            let next = cookies.shorten(item.next);
-            match if dots { Listed::Passed } else { visit(item, places::place(part, next)) } {
+            let next = cookies.encode_cookie(item.next);
+            match if dots { Listed::Passed } else { visit(item, dir_offset::encode(part, next)) } {
                 Listed::Full => return true,
                 Listed::Given => cookies.begin(next, item.next),
                 Listed::Passed => cookies.pass(item.next),
@@ -131,7 +131,7 @@ struct Above<'a> {
 }
 
 impl Above<'_> {
-    fn at(&mut self, names: &Names<'_>, name: &OsStr) -> Upper {
+    fn at(&mut self, names: &NamesRead<'_>, name: &OsStr) -> Upper {
         let Some(upper) = self.dir.upper() else { return Upper::Nothing };
         let now = names.generation();
         match self.names {
@@ -172,38 +172,39 @@ impl Overlay {
         }
         // It may be merged anew meanwhile: what it is made of now stays known until the end.
         let (held, mixed) = (Answers::none(self), self.is_mixed());
-        let parts = self.with_names(|_| {
-            let parts = node.parts();
-            parts.lowers.iter().try_for_each(|at| held.hold(*at))?;
-            Ok(parts)
+        let stack = self.with_names(|_| {
+            let stack = node.stack();
+            stack.lowers.iter().try_for_each(|at| held.hold(*at))?;
+            Ok(stack)
         })?;
-        let (start, short) = places::split(from);
+        let (start, short) = dir_offset::decode(from);
         let begin = |part: u64| (part, if part == start { short } else { 0 });
-        if let Some(upper) = parts.upper.filter(|_| start <= places::UPPER) {
-            let stream = reading.stream(places::UPPER, &self.upper, upper)?;
-            let merged = !parts.lowers.is_empty();
-            let ended = stream.each(begin(places::UPPER), false, &mut |item, next| match self
-                .is_only_above(node, upper, item, (merged, mixed))
-            {
-                true => visit(item, Found::ByName, next),
-                false => Listed::Passed,
-            })?;
+        if let Some(upper) = stack.upper.filter(|_| start <= dir_offset::UPPER) {
+            let stream = reading.stream(dir_offset::UPPER, &self.upper, upper)?;
+            let merged = !stack.lowers.is_empty();
+            let ended =
+                stream.each(begin(dir_offset::UPPER), false, &mut |item, next| match self
+                    .is_only_above(node, upper, item, (merged, mixed))
+                {
+                    true => visit(item, Found::ByName, next),
+                    false => Listed::Passed,
+                })?;
             if !ended {
                 return Ok(false);
             }
         }
         let mut above = Above { overlay: self, dir: node, names: UpperNames::Unread };
-        for index in 0..parts.lowers.len() {
-            let Some(at) = parts.lowers.get(index) else { break };
-            let part = places::lower(at.layer);
+        for index in 0..stack.lowers.len() {
+            let Some(at) = stack.lowers.get(index) else { break };
+            let part = dir_offset::lower(at.layer);
             if part < start {
                 continue;
             }
-            let whole = look_up && !mixed && parts.lowers.len() == 1 && self.is_base(*at);
+            let whole = look_up && !mixed && stack.lowers.len() == 1 && self.is_base(*at);
             let volume = self.lowers.get(at.layer).ok_or(Errno::IO)?;
             let stream = reading.stream(part, volume, at.ino)?;
             let ended = stream.each(begin(part), whole, &mut |item, next| {
-                let found = self.found_below(node, &parts, index, item, &mut above, mixed);
+                let found = self.found_below(node, &stack, index, item, &mut above, mixed);
                 let step = found.map_or(Listed::Passed, |found| visit(item, found, next));
                 let handed_over = matches!(found, Some(Found::Below(..))) && step == Listed::Given;
                 if let Some(entry) = &item.entry
@@ -222,7 +223,7 @@ impl Overlay {
     }
 
     /// Whether it is in the base, which is no overlay.
-    pub(super) fn is_base(&self, at: At) -> bool {
+    pub(super) fn is_base(&self, at: LowerInode) -> bool {
         at.layer + 1 == self.lowers.len()
     }
 
@@ -236,7 +237,7 @@ impl Overlay {
         (merged, mixed): (bool, bool),
     ) -> bool {
         self.is_seen_above(node, upper, item, mixed)
-            && !(merged && self.shows_below(&node.parts().lowers, item.name).unwrap_or(false))
+            && !(merged && self.shows_below(&node.stack().lowers, item.name).unwrap_or(false))
     }
 
     /// Whether an entry of an upper directory is to be seen.
@@ -248,11 +249,11 @@ impl Overlay {
         if may_be_whiteout && self.upper_at(upper, item.name) == Ok(Upper::Whiteout) {
             return false;
         }
-        !(mixed && self.is_direct(node, item.name))
+        !(mixed && self.is_write_through(node, item.name))
     }
 
     /// Whether lower directories show something at a name. They are asked.
-    fn shows_below(&self, dirs: &[At], name: &OsStr) -> Result<bool, Errno> {
+    fn shows_below(&self, dirs: &[LowerInode], name: &OsStr) -> Result<bool, Errno> {
         for dir in dirs {
             match self.layer(*dir)?.peek(dir.ino, name) {
                 Ok((stat, _)) => return Ok(!self.hides(*dir, &stat)),
@@ -265,13 +266,13 @@ impl Overlay {
 
     /// Whether a lower directory shows an entry of its own: none above it has something there, and
     /// it is no whiteout.
-    fn is_shown_by(&self, dirs: &[At], index: usize, name: &OsStr) -> bool {
+    fn is_shown_by(&self, dirs: &[LowerInode], index: usize, name: &OsStr) -> bool {
         let (Some(layers), Some(at)) = (dirs.get(..index), dirs.get(index)) else { return false };
-        let shadows = |at: &At| {
+        let shadows = |at: &LowerInode| {
             let found = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
             !matches!(found, Err(Errno::NOENT))
         };
-        let hidden = |at: &At| {
+        let hidden = |at: &LowerInode| {
             let stat = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
             stat.is_ok_and(|(stat, _)| self.hides(*at, &stat))
         };
@@ -280,14 +281,14 @@ impl Overlay {
 
     /// The names that lower directories show, up to one that nothing above hides.
     pub(super) fn names_below(&self, node: &Node) -> Result<LowerNames, Errno> {
-        let (parts, mixed) = (node.parts(), self.is_mixed());
+        let (stack, mixed) = (node.stack(), self.is_mixed());
         let mut names = Vec::new();
-        for (index, at) in parts.lowers.iter().enumerate() {
+        for (index, at) in stack.lowers.iter().enumerate() {
             let volume = self.layer(*at)?;
             let id = volume.open_dir(at.ino)?;
             let listed = volume.list((at.ino, id), 0, false, &mut |item| {
                 let dots = item.name == "." || item.name == "..";
-                if dots || !self.is_shown_by(&parts.lowers, index, item.name) {
+                if dots || !self.is_shown_by(&stack.lowers, index, item.name) {
                     return false;
                 }
                 names.push(item.name.to_owned());
@@ -304,16 +305,16 @@ impl Overlay {
     /// Whether a name that is below is hidden by a whiteout.
     fn is_hidden(&self, node: &Node, name: &OsStr, mixed: bool) -> bool {
         let is_whiteout = |upper| self.upper_at(upper, name) == Ok(Upper::Whiteout);
-        !(mixed && self.is_direct(node, name)) && node.upper().is_some_and(is_whiteout)
+        !(mixed && self.is_write_through(node, name)) && node.upper().is_some_and(is_whiteout)
     }
 
     /// Whether nothing is to be seen in a directory.
-    pub(super) fn is_empty(&self, names: &Names<'_>, node: &Node) -> Step<bool> {
+    pub(super) fn is_empty(&self, names: &NamesRead<'_>, node: &Node) -> Step<bool> {
         if !node.is_linked() {
             return Ok(true);
         }
-        let (parts, mixed) = (node.parts(), self.is_mixed());
-        if let Some(upper) = parts.upper {
+        let (stack, mixed) = (node.stack(), self.is_mixed());
+        if let Some(upper) = stack.upper {
             let id = self.upper.open_dir(upper)?;
             let mut seen = false;
             let listed = self.upper.list((upper, id), 0, false, &mut |item| {
@@ -327,7 +328,7 @@ impl Overlay {
                 return Ok(false);
             }
         }
-        if parts.lowers.is_empty() {
+        if stack.lowers.is_empty() {
             return Ok(true);
         }
         let below = names.below().names(node)?;
@@ -343,23 +344,23 @@ impl Overlay {
     fn found_below(
         &self,
         node: &Node,
-        parts: &Parts,
+        stack: &LayerStack,
         index: usize,
         item: &DirItem<'_>,
         above: &mut Above<'_>,
         mixed: bool,
     ) -> Option<Found> {
-        let (at, name) = (parts.lowers.get(index)?, item.name);
-        if mixed && self.is_direct(node, name) {
+        let (at, name) = (stack.lowers.get(index)?, item.name);
+        if mixed && self.is_write_through(node, name) {
             return self.is_base(*at).then_some(Found::ByName);
         }
-        if !self.is_shown_by(&parts.lowers, index, name) {
+        if !self.is_shown_by(&stack.lowers, index, name) {
             return None;
         }
         let found = self.with_names(|names| Ok((above.at(names, name), names.generation())));
         match found.unwrap_or((Upper::Other, 0)) {
             (Upper::Whiteout, _) => None,
-            (Upper::Nothing, generation) if parts.lowers.len() == 1 && !mixed => {
+            (Upper::Nothing, generation) if stack.lowers.len() == 1 && !mixed => {
                 Some(Found::Below(*at, generation))
             }
             _ => Some(Found::ByName),

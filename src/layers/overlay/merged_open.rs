@@ -11,10 +11,10 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::below::Answers;
-use super::namespace::{Halt, Names, NamesToChange, Step};
-use super::node::{At, Node, Parts};
-use super::space::TWO_PAGES;
+use super::lower_answers::Answers;
+use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
+use super::node::{LayerStack, LowerInode, Node};
+use super::quota::TWO_PAGES;
 use crate::layers::merged::{Base, Merged};
 use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, UpperId};
 use crate::mapping::OpenMode;
@@ -24,13 +24,13 @@ use crate::volume::Ino;
 const CAPABILITY: &str = "security.capability";
 
 /// What all descriptors of a file with pages below share, from its first open to its last.
-pub(super) struct Content {
+pub(super) struct SharedOpen {
     pub(super) base: Arc<OwnedFd>,
     /// Once it has an upper file.
     merged: RwLock<Option<Arc<Merged>>>,
 }
 
-impl Content {
+impl SharedOpen {
     /// The merged file, once there is an upper one. Nobody waits for whoever reads it.
     pub(super) fn merged(&self) -> Option<Arc<Merged>> {
         self.merged.read().clone()
@@ -41,7 +41,7 @@ impl Node {
     /// The base of a file with pages below that is open.
     pub(super) fn open_base(&self) -> Option<Arc<OwnedFd>> {
         // Whoever ends the last use waits for this, and is the last then.
-        let slot = self.content.lock();
+        let slot = self.shared_open.lock();
         slot.upgrade().map(|content| Arc::clone(&content.base))
     }
 }
@@ -49,20 +49,21 @@ impl Node {
 impl Overlay {
     /// Whether anybody has a file open.
     pub(super) fn is_open(&self, node: &Node) -> bool {
-        node.whole_opens.load(Ordering::Acquire) > 0 || node.content.lock().strong_count() > 0
+        node.complete_opens.load(Ordering::Acquire) > 0
+            || node.shared_open.lock().strong_count() > 0
     }
 
     /// Clones a file that is about to be opened for writing and is only below, where that can be.
-    pub(super) fn clone_whole(&self, node: &Arc<Node>) -> Result<(), Errno> {
+    pub(super) fn clone_complete(&self, node: &Arc<Node>) -> Result<(), Errno> {
         if !self.may_clone() || node.upper().is_some() {
             return Ok(());
         }
         let answers = Answers::cloning(self);
-        self.change_names_and(&answers, |names| self.raise(names, node)).map(drop)
+        self.change_names_and(&answers, |names| self.ensure_upper(names, node)).map(drop)
     }
 
     pub(super) fn is_worth_copying(&self, node: &Node) -> Result<bool, Errno> {
-        if matches!(node.parts().lowers[..], [] | [At::GONE]) {
+        if matches!(node.stack().lowers[..], [] | [LowerInode::GONE]) {
             return Ok(false);
         }
         let (volume, inner) = self.top(node)?;
@@ -78,11 +79,11 @@ impl Overlay {
 
     /// Copies a small file as a whole. Nobody else waits for that: the file is in pieces meanwhile,
     /// and stays so as long as others have it open by then.
-    pub(super) fn copy_whole(&self, node: &Arc<Node>) -> Result<(), Errno> {
+    pub(super) fn copy_complete(&self, node: &Arc<Node>) -> Result<(), Errno> {
         let content =
-            self.with_names(|names| match node.parts().lowers.is_empty() || self.is_open(node) {
+            self.with_names(|names| match node.stack().lowers.is_empty() || self.is_open(node) {
                 true => Ok(None),
-                false => self.content(names, node).map(Some),
+                false => self.shared_open(names, node).map(Some),
             })?;
         let Some(content) = content else { return Ok(()) };
         self.guard.confirm(node);
@@ -90,49 +91,55 @@ impl Overlay {
             let size = merged.size()?;
             self.with_room(node, size + TWO_PAGES, || merged.materialize())
         });
-        self.close_content(node, content).and(copied)
+        self.close_shared_open(node, content).and(copied)
     }
 
     /// The same as [`Overlay::content`], for somebody who has not locked the names.
-    pub(super) fn content_of(&self, node: &Arc<Node>) -> Result<Arc<Content>, Errno> {
-        let content = self.with_names(|names| self.content(names, node))?;
+    pub(super) fn shared_open_of(&self, node: &Arc<Node>) -> Result<Arc<SharedOpen>, Errno> {
+        let content = self.with_names(|names| self.shared_open(names, node))?;
         self.guard.confirm(node);
         Ok(content)
     }
 
     /// What the descriptors of a file with pages below share.
-    pub(super) fn content(&self, names: &Names<'_>, node: &Arc<Node>) -> Step<Arc<Content>> {
-        self.content_in(names, node, &mut node.content.lock())
+    pub(super) fn shared_open(
+        &self,
+        names: &NamesRead<'_>,
+        node: &Arc<Node>,
+    ) -> Step<Arc<SharedOpen>> {
+        self.shared_open_in(names, node, &mut node.shared_open.lock())
     }
 
-    pub(super) fn content_in(
+    pub(super) fn shared_open_in(
         &self,
-        names: &Names<'_>,
+        names: &NamesRead<'_>,
         node: &Arc<Node>,
-        slot: &mut Weak<Content>,
-    ) -> Step<Arc<Content>> {
+        slot: &mut Weak<SharedOpen>,
+    ) -> Step<Arc<SharedOpen>> {
         if let Some(content) = slot.upgrade() {
             return Ok(content);
         }
-        let parts = node.parts();
-        let at = parts.lowers.first().copied().ok_or(Errno::STALE)?;
+        let stack = node.stack();
+        let at = stack.lowers.first().copied().ok_or(Errno::STALE)?;
         // A copy of another overlay that has no page of its own yet needs no map to be read.
-        let all_below = parts.pages.is_none() && node.is_linked();
-        let upper = parts.upper.filter(|_| !all_below);
+        let all_below = stack.pages.is_none() && node.is_linked();
+        let upper = stack.upper.filter(|_| !all_below);
         // The held file is that of first touch, wherever its name leads to by now.
         let base = match self.guard.file(node) {
             Some(base) => base,
-            None if at == At::GONE && parts.pages.is_none() => return Err(Halt::Failed(Errno::IO)),
+            None if at == LowerInode::GONE && stack.pages.is_none() => {
+                return Err(Halt::Failed(Errno::IO));
+            }
             // Each page of it that shows is behind its end, which is an error.
-            None if at == At::GONE => {
+            None if at == LowerInode::GONE => {
                 Arc::new(rustix::fs::memfd_create("gone", MemfdFlags::CLOEXEC)?)
             }
             None => names.below().reader(at)?,
         };
-        if at != At::GONE {
+        if at != LowerInode::GONE {
             self.guard.opened(node, &base);
         }
-        let content = Arc::new(Content { base, merged: RwLock::new(None) });
+        let content = Arc::new(SharedOpen { base, merged: RwLock::new(None) });
         if let Some(upper) = upper {
             let merged = self.merged(names, node, &content, upper);
             merged.inspect_err(|_| names.drop_later(self.guard.closed(node)))?;
@@ -144,16 +151,16 @@ impl Overlay {
     /// The merged file of a content that has an upper file.
     pub(super) fn merged(
         &self,
-        names: &Names<'_>,
+        names: &NamesRead<'_>,
         node: &Node,
-        content: &Content,
+        content: &SharedOpen,
         upper: Ino,
     ) -> Step<Arc<Merged>> {
         let mut slot = content.merged.write();
         if let Some(merged) = &*slot {
             return Ok(Arc::clone(merged));
         }
-        let id = match node.parts().pages {
+        let id = match node.stack().pages {
             Some(id) => id,
             None => self.map_of_others(names, node, upper)?,
         };
@@ -185,16 +192,16 @@ impl Overlay {
     }
 
     /// A page map for an upper file of another overlay whose data is all below.
-    fn map_of_others(&self, names: &Names<'_>, node: &Node, upper: Ino) -> Step<u64> {
-        let below = node.parts().lowers.first().copied().filter(|_| node.is_linked());
+    fn map_of_others(&self, names: &NamesRead<'_>, node: &Node, upper: Ino) -> Step<u64> {
+        let below = node.stack().lowers.first().copied().filter(|_| node.is_linked());
         let below = below.ok_or(Errno::IO)?;
         let base = names.below().fingerprint(below)?;
         let pages = self.new_page_map(&base, base.size, upper)?;
-        self.marks
+        self.xattrs
             .write(&self.upper, upper, "mmapfs.pages", pages.to_string().as_bytes())
             .inspect_err(|_| self.drop_page_map(pages))?;
-        node.change_parts(|parts| parts.pages = Some(pages));
-        node.has_moved();
+        node.change_stack(|stack| stack.pages = Some(pages));
+        node.set_namespace_dirty();
         Ok(pages)
     }
 
@@ -202,13 +209,13 @@ impl Overlay {
     pub(super) fn merged_to_write(
         &self,
         node: &Arc<Node>,
-        content: &Content,
+        content: &SharedOpen,
     ) -> Result<Arc<Merged>, Errno> {
         if let Some(merged) = content.merged() {
             return Ok(merged);
         }
         let merged = self.change_names(|names| {
-            let upper = self.raise(names, node)?;
+            let upper = self.ensure_upper(names, node)?;
             self.merged(names, node, content, upper)
         })?;
         self.guard.confirm(node);
@@ -217,9 +224,9 @@ impl Overlay {
 
     /// The merged file of a node with parts in several layers.
     pub(super) fn merged_if_any(&self, node: &Arc<Node>) -> Result<Option<Arc<Merged>>, Errno> {
-        let content = self.content_of(node)?;
+        let content = self.shared_open_of(node)?;
         let merged = content.merged();
-        self.close_content(node, content)?;
+        self.close_shared_open(node, content)?;
         Ok(merged)
     }
 
@@ -230,13 +237,13 @@ impl Overlay {
         change: impl FnOnce(&Merged) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let content = self.with_names(|names| {
-            let mut slot = node.content.lock();
-            self.recall(node);
-            self.content_in(names, node, &mut slot)
+            let mut slot = node.shared_open.lock();
+            self.revoke_share(node);
+            self.shared_open_in(names, node, &mut slot)
         })?;
         self.guard.confirm(node);
         let changed = self.merged_to_write(node, &content).and_then(|merged| change(&merged));
-        self.close_content(node, content).and(changed)
+        self.close_shared_open(node, content).and(changed)
     }
 
     /// A new page map for a copy of a lower file, whose pages up to `limit`, in bytes, are those of
@@ -253,7 +260,7 @@ impl Overlay {
             match PageMap::create(&self.pages, id, *base, limit, upper) {
                 Ok(_) => {
                     self.used_maps.lock().insert(id.0);
-                    self.counts.partial_files.fetch_add(1, Ordering::Relaxed);
+                    self.stats.partial_files.fetch_add(1, Ordering::Relaxed);
                     return Ok(id.0);
                 }
                 Err(Errno::EXIST) => {}
@@ -272,13 +279,13 @@ impl Overlay {
     }
 
     /// Notes in the maps that were in use that all of their pages are durable, when they are.
-    pub(super) fn make_maps_firm(&self) -> Result<(), Errno> {
+    pub(super) fn sync_page_maps(&self) -> Result<(), Errno> {
         let used = std::mem::take(&mut *self.used_maps.lock());
         for id in used {
             match PageMap::open(&self.pages, MapId(id), MapAccess::Write) {
                 Ok(mut map) => {
                     if let Some(seen) = map.unsynced() {
-                        map.make_firm(&seen)?;
+                        map.sync_bits(&seen)?;
                         map.save_limit()?;
                     }
                 }
@@ -293,7 +300,7 @@ impl Overlay {
     /// Drops the page map of a file that is gone.
     pub(super) fn drop_pages_of(&self, node: &Node) {
         let (mut pages, mut path) = (None, None);
-        node.change_parts(|parts| (pages, path) = (parts.pages.take(), parts.path.take()));
+        node.change_stack(|stack| (pages, path) = (stack.pages.take(), stack.path.take()));
         path.into_iter().for_each(|id| self.drop_path(id));
         if let Some(pages) = pages {
             self.drop_page_map(pages);
@@ -304,16 +311,16 @@ impl Overlay {
     /// number of the page map, which is to go when that is durable.
     fn finish(
         &self,
-        _: &NamesToChange<'_>,
+        _: &NamesWrite<'_>,
         node: &Node,
-        content: &Arc<Content>,
+        content: &Arc<SharedOpen>,
     ) -> Step<Option<u64>> {
-        let mut slot = node.content.lock();
+        let mut slot = node.shared_open.lock();
         // While somebody else has it open it may be that its base is just being read.
         if Arc::strong_count(content) > 1 {
             return Ok(None);
         }
-        if !content.merged().is_some_and(|merged| merged.is_whole()) {
+        if !content.merged().is_some_and(|merged| merged.is_complete()) {
             return Ok(None);
         }
         let Some(upper) = node.upper() else { return Ok(None) };
@@ -321,17 +328,17 @@ impl Overlay {
             merged.sync_written()?; // The map that says where its pages are is about to go.
         }
         for mark in ["overlay.metacopy", "overlay.redirect", "mmapfs.path", "mmapfs.pages"] {
-            self.marks.remove(&self.upper, upper, mark)?;
+            self.xattrs.remove(&self.upper, upper, mark)?;
         }
-        let mut left = Parts::default();
+        let mut left = LayerStack::default();
         let mut pages = None;
-        node.change_parts(|parts| {
-            left.lowers = std::mem::take(&mut parts.lowers);
-            pages = parts.pages.take();
-            parts.path = None; // The path goes at the next mount, when that is durable.
+        node.change_stack(|stack| {
+            left.lowers = std::mem::take(&mut stack.lowers);
+            pages = stack.pages.take();
+            stack.path = None; // The path goes at the next mount, when that is durable.
         });
         self.nodes.note_not_below(node.ino, &left.lowers);
-        node.has_moved();
+        node.set_namespace_dirty();
         *slot = Weak::new();
         drop(slot);
         self.let_go(&left);
@@ -340,13 +347,13 @@ impl Overlay {
     }
 
     /// Ends one use of what the descriptors of a file share.
-    pub(super) fn close_content(
+    pub(super) fn close_shared_open(
         &self,
         node: &Arc<Node>,
-        content: Arc<Content>,
+        content: Arc<SharedOpen>,
     ) -> Result<(), Errno> {
-        let closed = self.make_whole(node, content);
-        let slot = node.content.lock();
+        let closed = self.make_complete(node, content);
+        let slot = node.shared_open.lock();
         let base = match slot.strong_count() {
             0 => self.guard.closed(node),
             _ => None,
@@ -358,9 +365,9 @@ impl Overlay {
     }
 
     /// Makes a file whole of which nothing below is seen any more, if this was its last use.
-    fn make_whole(&self, node: &Arc<Node>, content: Arc<Content>) -> Result<(), Errno> {
+    fn make_complete(&self, node: &Arc<Node>, content: Arc<SharedOpen>) -> Result<(), Errno> {
         let merged = content.merged();
-        let whole = merged.as_ref().is_some_and(|merged| merged.is_whole());
+        let whole = merged.as_ref().is_some_and(|merged| merged.is_complete());
         // The page map of a file without a name goes with the node: it may be opened by its
         // descriptor again.
         if !node.is_linked() || !whole {

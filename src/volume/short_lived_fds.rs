@@ -30,17 +30,17 @@ impl<T> Inner<T> {
 }
 
 /// Open things by inode number.
-pub struct Recent<T> {
+pub struct ShortLived<T> {
     inner: Mutex<Inner<T>>,
     /// The most that are held: more than there are requests under way at one time.
     capacity: usize,
 }
 
-impl<T> Recent<T> {
+impl<T> ShortLived<T> {
     /// Holds so many at most.
-    pub fn new(capacity: usize) -> Recent<T> {
+    pub fn new(capacity: usize) -> ShortLived<T> {
         let inner = Inner { held: HashMap::new(), order: VecDeque::new() };
-        Recent { inner: Mutex::new(inner), capacity }
+        ShortLived { inner: Mutex::new(inner), capacity }
     }
 
     /// One that stays held.
@@ -155,11 +155,11 @@ mod tests {
 
     const CAPACITY: usize = 512;
 
-    fn recent() -> Recent<()> {
-        Recent::new(CAPACITY)
+    fn recent() -> ShortLived<()> {
+        ShortLived::new(CAPACITY)
     }
 
-    fn put(recent: &Recent<()>, ino: Ino) {
+    fn put(recent: &ShortLived<()>, ino: Ino) {
         drop(recent.put(ino, Arc::new(())));
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::direct::DIRECT;
 use super::node::{Node, Numbers};
+use super::write_through::WRITE_THROUGH;
 use crate::advice::Advice;
 use crate::config::rules::RuleSet;
 use crate::flags::MapMode;
@@ -16,8 +16,8 @@ use crate::mapping::{AdviceEffect, BackingFile, FlushEffect};
 use crate::range::ByteRange;
 use crate::sys::advise::SyncMode;
 use crate::volume::{
-    Found, Ino, Invalidate, Managed, NotAdvised, OpenInode, PageState, ScratchCounts, Stat, Trust,
-    Volume, VolumeCounts, WatchCounts, WhyMapped,
+    Found, Ino, Invalidate, Managed, NotAdvised, OpenInode, PageState, ScratchCounts, Stat,
+    Validity, Volume, VolumeCounts, WatchCounts, WhyMapped,
 };
 
 /// As many links as the kernel follows in a path.
@@ -36,21 +36,21 @@ impl Outward {
     }
 
     /// The number of a file of the base where it is not copied.
-    fn direct(&self, ino: Ino) -> Option<Ino> {
-        self.numbers.is_none().then_some(Ino(ino.0 ^ DIRECT))
+    fn write_through_ino(&self, ino: Ino) -> Option<Ino> {
+        self.numbers.is_none().then_some(Ino(ino.0 ^ WRITE_THROUGH))
     }
 }
 
 impl Invalidate for Outward {
     fn now(&self, ino: Ino, offset: u64, len: u64) -> std::io::Result<()> {
-        if let Some(direct) = self.direct(ino) {
-            let _ = self.caches.now(direct, offset, len); // Mostly not known.
+        if let Some(through) = self.write_through_ino(ino) {
+            let _ = self.caches.now(through, offset, len); // Mostly not known.
         }
         self.caches.now(self.shown(ino), offset, len)
     }
 
     fn soon(&self, ino: Ino) {
-        self.direct(ino).into_iter().for_each(|direct| self.caches.soon(direct));
+        self.write_through_ino(ino).into_iter().for_each(|through| self.caches.soon(through));
         self.caches.soon(self.shown(ino));
     }
 
@@ -63,8 +63,8 @@ impl Invalidate for Outward {
     }
 
     fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno> {
-        if let Some(direct) = self.direct(ino) {
-            let _ = self.caches.inode(direct, data); // Mostly not known.
+        if let Some(through) = self.write_through_ino(ino) {
+            let _ = self.caches.inode(through, data); // Mostly not known.
         }
         self.caches.inode(self.shown(ino), data)
     }
@@ -111,8 +111,8 @@ impl Overlay {
         held: &mut Vec<Arc<Node>>,
     ) -> Result<Walked, Errno> {
         let mut way = PathBuf::new();
-        let mut parts = path.components();
-        while let Some(part) = parts.next() {
+        let mut stack = path.components();
+        while let Some(part) = stack.next() {
             let name = match part {
                 Component::Normal(name) => name,
                 Component::ParentDir => {
@@ -141,7 +141,7 @@ impl Overlay {
             if target.is_absolute() {
                 return Err(Errno::XDEV);
             }
-            return Ok(Walked::Link(way.join(target).join(parts.as_path())));
+            return Ok(Walked::Link(way.join(target).join(stack.as_path())));
         }
         Ok(Walked::To(way))
     }
@@ -149,9 +149,9 @@ impl Overlay {
 
 /// Where a walk has ended.
 enum Walked {
-    /// At its end.
+    /// LowerInode its end.
     To(PathBuf),
-    /// At a link: the path that it and the rest make.
+    /// LowerInode a link: the path that it and the rest make.
     Link(PathBuf),
 }
 
@@ -162,7 +162,7 @@ impl Managed for Overlay {
             let (volume, inner) = self.top(&node)?;
             let fd = volume.open_path(inner)?;
             let attr = volume.attr(inner, None)?;
-            let shown = self.shown(&node, attr.stat, attr.trust);
+            let shown = self.shown(&node, attr.stat, attr.validity);
             let stat = Stat { ino: shown.ino.0, ..shown.stat };
             Ok(Found { ino, stat, path, fd })
         });
@@ -171,8 +171,8 @@ impl Managed for Overlay {
     }
 
     fn in_use(&self, found: &Found) -> Vec<Arc<BackingFile>> {
-        let parts = self.at_node(found, |node| self.parts_in_use(node));
-        parts.unwrap_or_default()
+        let stack = self.at_node(found, |node| self.parts_in_use(node));
+        stack.unwrap_or_default()
     }
 
     fn handles(&self, found: &Found) -> u64 {
@@ -299,8 +299,8 @@ impl Managed for Overlay {
         // Only mounts that are read alone keep what nobody has opened.
     }
 
-    fn trust(&self) -> Trust {
-        self.base().trust()
+    fn validity(&self) -> Validity {
+        self.base().validity()
     }
 
     fn rule_count(&self) -> usize {
@@ -339,7 +339,7 @@ impl Managed for Overlay {
         for node in self.nodes.all_where(|node| !node.is_linked()) {
             self.drop_pages_of(&node);
         }
-        if let Err(failure) = scratch.put_in_order(|| self.make_maps_firm()) {
+        if let Err(failure) = scratch.put_in_order(|| self.sync_page_maps()) {
             log::error!("{failure}");
         }
     }

@@ -3,7 +3,7 @@
 //! A watch tells of them by the numbers of the base's volume. What is only below is mostly shown
 //! with that number; the others are kept in a table. A name of the base is the tree's unless the
 //! upper directory has something there. Pages of a partial copy stay those of first touch
-//! ([`super::guard`]): the kernel forgets them all the same, since it may have them from before.
+//! ([`super::base_guard`]): the kernel forgets them all the same, since it may have them from before.
 //!
 //! A directory that is also in the upper volume stays when what is below it goes, is replaced or
 //! moved: what is merged is found out anew for it and for those in it, and what the kernel knows of
@@ -23,15 +23,15 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::direct::DIRECT;
-use super::held::HeldNode;
-use super::locate::Whence;
-use super::managed::MOST_LINKS;
+use super::control_impl::MOST_LINKS;
+use super::held_node::HeldNode;
+use super::lookup::LookupScope;
 use super::names::Upper;
-use super::namespace::{Names, NamesToChange, Step};
-use super::node::{At, Node, NodeTable};
+use super::namespace_lock::{NamesRead, NamesWrite, Step};
+use super::node::{LowerInode, Node, NodeTable};
+use super::write_through::WRITE_THROUGH;
 use crate::shown::Show;
-use crate::volume::{Ino, Invalidate, Stat, Told, Trust, Volume};
+use crate::volume::{Ino, Invalidate, Stat, Told, Validity, Volume};
 
 /// Seconds after a change of the base by which every notice of it is taken to have come.
 const LATE: i64 = 2;
@@ -64,19 +64,19 @@ impl Outdated {
 
     /// Notes that lower layers may answer differently now. Every step that was answered before has
     /// ended by then, and none is taken any more with these answers.
-    fn has_changed(&self, _: &NamesToChange<'_>) {
+    fn has_changed(&self, _: &NamesWrite<'_>) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 /// Whether it is known by the number that what is below has anyhow.
-fn has_its_number(ino: Ino, below: At) -> bool {
-    below == At::GONE || ino == below.ino || ino.0 == below.ino.0 ^ DIRECT
+fn has_its_number(ino: Ino, below: LowerInode) -> bool {
+    below == LowerInode::GONE || ino == below.ino || ino.0 == below.ino.0 ^ WRITE_THROUGH
 }
 
 impl NodeTable {
     /// Notes what a node has below.
-    pub(super) fn note_below(&self, ino: Ino, lowers: &[At]) {
+    pub(super) fn note_below(&self, ino: Ino, lowers: &[LowerInode]) {
         for at in lowers.iter().filter(|at| !has_its_number(ino, **at)) {
             let mut over = self.over.0.lock();
             let known = over.entry((at.layer, at.ino.0)).or_default();
@@ -87,7 +87,7 @@ impl NodeTable {
     }
 
     /// Notes what a node has below no longer.
-    pub(super) fn note_not_below(&self, ino: Ino, lowers: &[At]) {
+    pub(super) fn note_not_below(&self, ino: Ino, lowers: &[LowerInode]) {
         for at in lowers.iter().filter(|at| !has_its_number(ino, **at)) {
             let mut over = self.over.0.lock();
             let key = (at.layer, at.ino.0);
@@ -100,15 +100,15 @@ impl NodeTable {
     }
 
     /// The numbers of the nodes that may have something below.
-    fn over(&self, at: At) -> impl Iterator<Item = Ino> + use<> {
+    fn over(&self, at: LowerInode) -> impl Iterator<Item = Ino> + use<> {
         let others = self.over.0.lock().get(&(at.layer, at.ino.0)).cloned().unwrap_or_default();
-        [at.ino, Ino(at.ino.0 ^ DIRECT)].into_iter().chain(others)
+        [at.ino, Ino(at.ino.0 ^ WRITE_THROUGH)].into_iter().chain(others)
     }
 }
 
 /// What the kernel is to forget of directories that were merged anew.
 struct Forgotten {
-    /// Names in directories; with what is below them.
+    /// NamesRead in directories; with what is below them.
     names: Vec<(Ino, OsString)>,
     directories: Vec<Ino>,
 }
@@ -121,62 +121,67 @@ impl Overlay {
     }
 
     /// The nodes that may have something below, to be let go of with no lock held.
-    fn over(&self, at: At) -> Vec<HeldNode<'_>> {
+    fn over(&self, at: LowerInode) -> Vec<HeldNode<'_>> {
         self.nodes.over(at).filter_map(|ino| self.held(ino)).collect()
     }
 
-    fn at_base(&self, ino: Ino) -> At {
-        At { layer: self.lowers.len().saturating_sub(1), ino }
+    fn at_base(&self, ino: Ino) -> LowerInode {
+        LowerInode { layer: self.lowers.len().saturating_sub(1), ino }
     }
 
     /// How long the kernel may use which names a directory has below.
-    pub(super) fn trust_below(&self, dir: &Node) -> Trust {
-        self.trust_in(&dir.parts().lowers)
+    pub(super) fn validity_below(&self, dir: &Node) -> Validity {
+        self.validity_in(&dir.stack().lowers)
     }
 
-    fn trust_in(&self, dirs: &[At]) -> Trust {
-        let in_layer =
-            |at: &At| self.lower(*at).map_or(Trust::Briefly, |of| of.trust_in_names(at.ino));
-        dirs.iter().map(in_layer).min().unwrap_or(Trust::UntilTold)
+    fn validity_in(&self, dirs: &[LowerInode]) -> Validity {
+        let in_layer = |at: &LowerInode| {
+            self.lower(*at).map_or(Validity::Timeout, |of| of.names_validity(at.ino))
+        };
+        dirs.iter().map(in_layer).min().unwrap_or(Validity::UntilInvalidated)
     }
 
     /// Whether all that changes in directories below is told.
-    pub(super) fn is_told(&self, dirs: &[At]) -> bool {
-        self.trust_in(dirs) == Trust::UntilTold
+    pub(super) fn is_told(&self, dirs: &[LowerInode]) -> bool {
+        self.validity_in(dirs) == Validity::UntilInvalidated
     }
 
     /// How long the kernel may use that a name leads to a node, whose attributes are these.
-    pub(super) fn trust_in_name(&self, node: &Node, stat: &Stat) -> Trust {
-        let Some(parent) = node.parent() else { return Trust::UntilTold };
-        let parts = node.parts();
-        match parts.upper {
-            _ if parts.direct => Trust::Briefly,
-            Some(_) if !node.is_dir() => Trust::UntilTold,
+    pub(super) fn name_validity(&self, node: &Node, stat: &Stat) -> Validity {
+        let Some(parent) = node.parent() else { return Validity::UntilInvalidated };
+        let stack = node.stack();
+        match stack.upper {
+            _ if stack.write_through => Validity::Timeout,
+            Some(_) if !node.is_dir() => Validity::UntilInvalidated,
             // What is merged may change, and with it what is in it.
-            Some(_) if parts.redirect.is_some() => {
+            Some(_) if stack.redirect.is_some() => {
                 let told = |volume: &Arc<Volume>| volume.watches_filesystem();
-                if self.lowers.iter().all(told) { Trust::UntilTold } else { Trust::Briefly }
+                if self.lowers.iter().all(told) {
+                    Validity::UntilInvalidated
+                } else {
+                    Validity::Timeout
+                }
             }
-            Some(_) => self.trust_below(&parent),
-            None if self.base().is_of_source(stat) => self.trust_below(&parent),
-            None => Trust::Briefly,
+            Some(_) => self.validity_below(&parent),
+            None if self.base().is_of_source(stat) => self.validity_below(&parent),
+            None => Validity::Timeout,
         }
     }
 
     /// Whether the base of a file has changed so lately that it may not be told yet, as far as it is
     /// known. The kernel may have pages of it from before.
     pub(super) fn has_just_changed(&self, node: &Node) -> bool {
-        let below = node.parts().lowers.first().copied();
+        let below = node.stack().lowers.first().copied();
         let stat = below.and_then(|at| Some(self.layer(at).ok()?.attr(at.ino, None).ok()?.stat));
         stat.is_some_and(|stat| is_recent(&stat))
     }
 
     /// The same of a file that has become whole just now, by its base.
-    pub(super) fn note_whole(&self, node: &Node, base: &Stat) {
+    pub(super) fn note_complete(&self, node: &Node, base: &Stat) {
         if is_recent(base)
             && let Some(caches) = self.caches.get()
         {
-            caches.soon(node.loan.number());
+            caches.soon(node.lower_share.number());
         }
     }
 
@@ -216,15 +221,15 @@ impl Overlay {
     /// Those of looking at it and at what is below.
     fn merged_with(
         &self,
-        names: &Names<'_>,
+        names: &NamesRead<'_>,
         parent: &Node,
         name: &OsStr,
         upper: Ino,
-    ) -> Step<Vec<At>> {
-        let parts = parent.parts();
-        let whence = Whence { names, parent, dirs: &parts.lowers };
+    ) -> Step<Vec<LowerInode>> {
+        let stack = parent.stack();
+        let whence = LookupScope { names, parent, dirs: &stack.lowers };
         let stat = self.upper.attr(upper, None)?.stat;
-        let marks = self.marks_of(upper, &stat).map_err(|err| self.tell_of(whence, name, err))?;
+        let marks = self.xattrs_of(upper, &stat).map_err(|err| self.tell_of(whence, name, err))?;
         self.merged_below(whence, name, &marks)
     }
 
@@ -276,22 +281,22 @@ impl Overlay {
     }
 
     /// The same for one directory alone. Returns whether anything is different.
-    fn merge_again(&self, names: &NamesToChange<'_>, node: &Arc<Node>) -> Step<bool> {
+    fn merge_again(&self, names: &NamesWrite<'_>, node: &Arc<Node>) -> Step<bool> {
         let (Some(upper), Some((parent, name))) = (node.upper(), node.seen()) else {
             return Ok(false);
         };
-        if !node.is_dir() || !node.is_linked() || node.is_direct() {
+        if !node.is_dir() || !node.is_linked() || node.is_write_through() {
             return Ok(false);
         }
         let now = self.merged_with(names, &parent, &name, upper)?;
-        let before = node.parts().lowers;
+        let before = node.stack().lowers;
         if now == before {
             now.into_iter().for_each(|at| self.let_go_below(at));
             return Ok(false);
         }
         self.nodes.note_not_below(node.ino, &before);
         self.nodes.note_below(node.ino, &now);
-        node.change_parts(|parts| parts.lowers = now);
+        node.change_stack(|stack| stack.lowers = now);
         before.into_iter().for_each(|at| self.let_go_below(at));
         Ok(true)
     }
@@ -327,7 +332,7 @@ impl Overlay {
 
     /// What the upper directory has at a name; nothing where the base alone is shown.
     fn overrides(&self, dir: &Node, name: &OsStr) -> Upper {
-        match dir.upper().filter(|_| !self.is_direct(dir, name)) {
+        match dir.upper().filter(|_| !self.is_write_through(dir, name)) {
             Some(upper) => self.upper_at(upper, name).unwrap_or(Upper::Nothing),
             None => Upper::Nothing,
         }
@@ -335,7 +340,7 @@ impl Overlay {
 
     /// The directories of the upper volume that are known at a name in those over one of the base.
     /// By then every lookup has ended that has seen the base as it was.
-    fn known_directories(&self, at: At, name: &OsStr) -> Vec<HeldNode<'_>> {
+    fn known_directories(&self, at: LowerInode, name: &OsStr) -> Vec<HeldNode<'_>> {
         let numbers = self.nodes.numbers();
         let named = |dir: &HeldNode<'_>| {
             let (_, inner) = self.upper.peek(dir.upper()?, name).ok()?;
@@ -392,12 +397,12 @@ impl Told for Overlay {
         for node in nodes {
             // Attributes of a merged directory are those of the upper one, and say nothing of what
             // else is listed.
-            let merged = node.is_dir() && node.upper().is_some() && !node.is_direct();
+            let merged = node.is_dir() && node.upper().is_some() && !node.is_write_through();
             if if merged { !data } else { !base.is_told_of(ino) } {
                 continue;
             }
             let mut known = false;
-            let now = node.loan.number();
+            let now = node.lower_share.number();
             for number in [Some(now), Some(node.ino).filter(|before| *before != now)] {
                 match number.map(|number| caches.inode(number, data)) {
                     None | Some(Err(Errno::NOENT)) => {}

@@ -2,7 +2,7 @@
 //!
 //! An answer is kept until the end of the operation that needed it, with a lookup held of all that
 //! it is about: so a number means the same file throughout. When somebody tells of a change that was
-//! made directly in the base ([`super::told`]), all answers from before are asked for anew.
+//! made directly in the base ([`super::base_changes`]), all answers from before are asked for anew.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
@@ -14,9 +14,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::marks::{ROOT, XattrNames};
-use super::namespace::{Halt, Step};
-use super::node::{At, Node};
+use super::namespace_lock::{Halt, Step};
+use super::node::{LowerInode, Node};
+use super::overlay_xattrs::{ROOT, XattrNames};
 use crate::layers::pages::Fingerprint;
 use crate::mapping::OpenMode;
 use crate::volume::{Entry, Ino, Stat};
@@ -24,29 +24,29 @@ use crate::volume::{Entry, Ino, Stat};
 /// A question to a lower layer.
 enum Question {
     /// The entry at a name in a directory, and at these names in turn from there.
-    Entry(At, OsString, Vec<OsString>),
+    Entry(LowerInode, OsString, Vec<OsString>),
     /// The attributes of the entry at a name.
-    Peek(At, OsString),
-    Stat(At),
+    Peek(LowerInode, OsString),
+    Stat(LowerInode),
     /// All that a copy of it needs.
-    Original(At),
+    Original(LowerInode),
     /// A descriptor to read its bytes.
-    Reader(At),
-    Fingerprint(At),
+    Reader(LowerInode),
+    Fingerprint(LowerInode),
     /// The names in a directory that are to be seen, up to one that nothing above hides.
-    Names(Ino),
+    NamesRead(Ino),
 }
 
 /// An answer of a lower layer.
 enum Answer {
     /// With a lookup held of what was found.
-    Entry(At, OsString, Result<Entry, Errno>),
-    Peek(At, OsString, Result<Stat, Errno>),
-    Stat(At, Result<Stat, Errno>),
-    Original(At, Result<Rc<Original>, Errno>),
-    Reader(At, Result<Arc<OwnedFd>, Errno>),
-    Fingerprint(At, Result<Fingerprint, Errno>),
-    Names(Ino, Result<Rc<LowerNames>, Errno>),
+    Entry(LowerInode, OsString, Result<Entry, Errno>),
+    Peek(LowerInode, OsString, Result<Stat, Errno>),
+    Stat(LowerInode, Result<Stat, Errno>),
+    Original(LowerInode, Result<Rc<Original>, Errno>),
+    Reader(LowerInode, Result<Arc<OwnedFd>, Errno>),
+    Fingerprint(LowerInode, Result<Fingerprint, Errno>),
+    NamesRead(Ino, Result<Rc<LowerNames>, Errno>),
 }
 
 /// The properties of a lower file or directory that its copy gets.
@@ -61,7 +61,7 @@ pub(super) struct Original {
     pub(super) clone: RefCell<Option<(OsString, Entry)>>,
 }
 
-/// Names that are in the lower layers of a directory.
+/// NamesRead that are in the lower layers of a directory.
 pub(super) struct LowerNames {
     pub(super) names: Vec<OsString>,
     /// There are no others.
@@ -76,7 +76,7 @@ pub(super) struct Answers<'a> {
     /// Number of changes of the base when the first answer was asked for.
     changes: Cell<u64>,
     /// Subjects of the questions, with a lookup held of each.
-    held: RefCell<Vec<At>>,
+    held: RefCell<Vec<LowerInode>>,
     /// Files that are copied are cloned, where that can be.
     clones: bool,
 }
@@ -117,7 +117,7 @@ impl<'a> Answers<'a> {
         for answer in self.known.borrow_mut().drain(..) {
             match answer {
                 Answer::Entry(dir, _, Ok(entry)) => {
-                    self.overlay.let_go_below(At { ino: entry.attr.ino, ..dir });
+                    self.overlay.let_go_below(LowerInode { ino: entry.attr.ino, ..dir });
                 }
                 Answer::Original(_, Ok(original)) => {
                     if let Some((name, entry)) = original.clone.take() {
@@ -130,7 +130,7 @@ impl<'a> Answers<'a> {
     }
 
     /// Keeps something known until the end.
-    pub(super) fn hold(&self, at: At) -> Result<(), Errno> {
+    pub(super) fn hold(&self, at: LowerInode) -> Result<(), Errno> {
         if !self.overlay.lower(at)?.look_up_again(at.ino) {
             return Err(Errno::STALE);
         }
@@ -143,14 +143,14 @@ impl<'a> Answers<'a> {
     }
 
     /// Ends a step until a question about something is answered.
-    fn need<T>(&self, at: At, question: Question) -> Step<T> {
+    fn need<T>(&self, at: LowerInode, question: Question) -> Step<T> {
         self.hold(at)?;
         *self.question.borrow_mut() = Some(question);
         Err(Halt::Ask)
     }
 
     /// The entry at a name in a directory of a lower layer. One lookup of it is the caller's.
-    pub(super) fn lookup(&self, dir: At, name: &OsStr) -> Step<Entry> {
+    pub(super) fn lookup(&self, dir: LowerInode, name: &OsStr) -> Step<Entry> {
         let known = self.find(|answer| match answer {
             Answer::Entry(of, at, found) if *of == dir && at == name => Some(*found),
             _ => None,
@@ -173,7 +173,7 @@ impl<'a> Answers<'a> {
     }
 
     /// The attributes of the entry at a name in a directory of a lower layer.
-    pub(super) fn peek(&self, dir: At, name: &OsStr) -> Step<Stat> {
+    pub(super) fn peek(&self, dir: LowerInode, name: &OsStr) -> Step<Stat> {
         let known = self.find(|answer| match answer {
             Answer::Peek(of, at, found) if *of == dir && at == name => Some(*found),
             Answer::Entry(of, at, found) if *of == dir && at == name => {
@@ -188,11 +188,13 @@ impl<'a> Answers<'a> {
     }
 
     /// The attributes of something in a lower layer.
-    pub(super) fn stat(&self, at: At) -> Step<Stat> {
+    pub(super) fn stat(&self, at: LowerInode) -> Step<Stat> {
         let known = self.find(|answer| match answer {
             Answer::Stat(of, stat) if *of == at => Some(*stat),
             Answer::Original(of, Ok(original)) if *of == at => Some(Ok(original.stat)),
-            Answer::Entry(dir, _, Ok(entry)) if (At { ino: entry.attr.ino, ..*dir }) == at => {
+            Answer::Entry(dir, _, Ok(entry))
+                if (LowerInode { ino: entry.attr.ino, ..*dir }) == at =>
+            {
                 Some(Ok(entry.attr.stat))
             }
             _ => None,
@@ -204,7 +206,7 @@ impl<'a> Answers<'a> {
     }
 
     /// The properties of a lower file or directory that its copy gets.
-    pub(super) fn original(&self, at: At) -> Step<Rc<Original>> {
+    pub(super) fn original(&self, at: LowerInode) -> Step<Rc<Original>> {
         let known = self.find(|answer| match answer {
             Answer::Original(of, original) if *of == at => Some(original.clone()),
             _ => None,
@@ -216,7 +218,7 @@ impl<'a> Answers<'a> {
     }
 
     /// A file in a lower layer, open to be read.
-    pub(super) fn reader(&self, at: At) -> Step<Arc<OwnedFd>> {
+    pub(super) fn reader(&self, at: LowerInode) -> Step<Arc<OwnedFd>> {
         let known = self.find(|answer| match answer {
             Answer::Reader(of, file) if *of == at => Some(file.clone()),
             _ => None,
@@ -228,7 +230,7 @@ impl<'a> Answers<'a> {
     }
 
     /// A file in a lower layer as it is at this moment. It need not be readable.
-    pub(super) fn fingerprint(&self, at: At) -> Step<Fingerprint> {
+    pub(super) fn fingerprint(&self, at: LowerInode) -> Step<Fingerprint> {
         let known = self.find(|answer| match answer {
             Answer::Fingerprint(of, found) if *of == at => Some(*found),
             _ => None,
@@ -239,11 +241,11 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Names that the lower layers of a directory show where nothing above hides them: all, or some
+    /// NamesRead that the lower layers of a directory show where nothing above hides them: all, or some
     /// of which one was not hidden when they were read.
     pub(super) fn names(&self, dir: &Node) -> Step<Rc<LowerNames>> {
         let known = self.find(|answer| match answer {
-            Answer::Names(of, names) if *of == dir.ino => Some(names.clone()),
+            Answer::NamesRead(of, names) if *of == dir.ino => Some(names.clone()),
             _ => None,
         });
         match known {
@@ -254,10 +256,11 @@ impl<'a> Answers<'a> {
 
     /// Has the names of a directory asked for, anew where that was done.
     pub(super) fn need_names<T>(&self, dir: &Node) -> Step<T> {
-        let is_of_it = |answer: &Answer| matches!(answer, Answer::Names(of, _) if *of == dir.ino);
+        let is_of_it =
+            |answer: &Answer| matches!(answer, Answer::NamesRead(of, _) if *of == dir.ino);
         self.known.borrow_mut().retain(|answer| !is_of_it(answer));
-        dir.parts().lowers.iter().try_for_each(|at| self.hold(*at))?;
-        *self.question.borrow_mut() = Some(Question::Names(dir.ino));
+        dir.stack().lowers.iter().try_for_each(|at| self.hold(*at))?;
+        *self.question.borrow_mut() = Some(Question::NamesRead(dir.ino));
         Err(Halt::Ask)
     }
 
@@ -278,7 +281,7 @@ impl<'a> Answers<'a> {
                         break Answer::Entry(at, name, found);
                     };
                     self.known.borrow_mut().push(Answer::Entry(at, name, found));
-                    (at, name) = (At { ino: entry.attr.ino, ..at }, next);
+                    (at, name) = (LowerInode { ino: entry.attr.ino, ..at }, next);
                 }
             }
             Question::Peek(at, name) => {
@@ -297,9 +300,9 @@ impl<'a> Answers<'a> {
                 let file = overlay.layer(at).and_then(|volume| volume.open_path(at.ino));
                 Answer::Fingerprint(at, file.and_then(Fingerprint::of))
             }
-            Question::Names(dir) => {
+            Question::NamesRead(dir) => {
                 let names = overlay.node(dir).and_then(|node| overlay.names_below(&node));
-                Answer::Names(dir, names.map(Rc::new))
+                Answer::NamesRead(dir, names.map(Rc::new))
             }
         };
         self.known.borrow_mut().push(answer);
@@ -307,20 +310,20 @@ impl<'a> Answers<'a> {
     }
 
     /// Asks what a name in a directory leads to, for a step that will need it.
-    pub(super) fn expect_entry(&self, dir: Option<&At>, name: &OsStr) {
+    pub(super) fn expect_entry(&self, dir: Option<&LowerInode>, name: &OsStr) {
         if let Some(dir) = dir {
             self.expect(*dir, Question::Entry(*dir, name.to_owned(), Vec::new()));
         }
     }
 
     /// Asks what is at a name in a directory, for a step that will need it.
-    pub(super) fn expect_peek(&self, dir: Option<&At>, name: &OsStr) {
+    pub(super) fn expect_peek(&self, dir: Option<&LowerInode>, name: &OsStr) {
         if let Some(dir) = dir {
             self.expect(*dir, Question::Peek(*dir, name.to_owned()));
         }
     }
 
-    fn expect(&self, at: At, question: Question) {
+    fn expect(&self, at: LowerInode, question: Question) {
         // Where it cannot be asked for now, the step asks.
         if self.need::<()>(at, question) == Err(Halt::Ask) {
             let _ = self.ask();
@@ -330,12 +333,12 @@ impl<'a> Answers<'a> {
 
 impl Overlay {
     /// A file in a lower layer, open to be read.
-    pub(super) fn open_below(&self, at: At) -> Result<Arc<OwnedFd>, Errno> {
+    pub(super) fn open_below(&self, at: LowerInode) -> Result<Arc<OwnedFd>, Errno> {
         self.layer(at)?.open_descriptor(at.ino, OpenMode::Read)?.shared_reader()
     }
 
     /// All that a copy takes from something in a lower layer.
-    fn original(&self, at: At, clones: bool) -> Result<Original, Errno> {
+    fn original(&self, at: LowerInode, clones: bool) -> Result<Original, Errno> {
         let volume = self.layer(at)?;
         let stat = volume.attr(at.ino, None)?.stat;
         let target = match stat.kind() {
@@ -351,7 +354,7 @@ impl Overlay {
         Ok(Original { stat, xattrs, target, fingerprint, clone: RefCell::new(clone) })
     }
 
-    fn xattrs_below(&self, at: At) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+    fn xattrs_below(&self, at: LowerInode) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
         let (volume, stored) = (self.layer(at)?, self.xattr_names(at));
         let mut names = vec![0; 65_536];
         let len = match volume.list_xattr(at.ino, &mut names, &ROOT) {

@@ -11,10 +11,11 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::locate::{Sought, Whence};
-use super::marks::Links;
-use super::namespace::{Halt, Names, NamesToChange, Step};
-use super::node::{Node, original};
+use super::ino::original;
+use super::lookup::{LookupResult, LookupScope};
+use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
+use super::node::Node;
+use super::overlay_xattrs::Links;
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, Volume};
 
@@ -57,7 +58,7 @@ impl Index {
 impl Overlay {
     /// What a name leads to in the lower layers, or the copy of that, which was made by another of
     /// its names: one that it may have lost since in the base.
-    pub(super) fn below(&self, whence: Whence<'_>, name: &OsStr) -> Step<Sought> {
+    pub(super) fn below(&self, whence: LookupScope<'_>, name: &OsStr) -> Step<LookupResult> {
         let sought = self.directly_below(whence.names, whence.dirs, name)?;
         if sought.stat.is_dir() || !self.index.has(sought.ino) {
             return Ok(sought);
@@ -70,7 +71,7 @@ impl Overlay {
         if let Ok(None) = joined {
             return Ok(sought);
         }
-        self.let_go(&sought.parts);
+        self.let_go(&sought.stack);
         joined.map(|joined| joined.unwrap_or(sought))
     }
 
@@ -78,11 +79,11 @@ impl Overlay {
     /// the number of what was found below. The lookup of the entry is handed over.
     fn in_index(
         &self,
-        whence: Whence<'_>,
+        whence: LookupScope<'_>,
         name: &OsStr,
         entry: &Entry,
-        below: &Sought,
-    ) -> Step<Option<Sought>> {
+        below: &LookupResult,
+    ) -> Step<Option<LookupResult>> {
         let refuse = |reason: &dyn std::fmt::Display| {
             let path = self.path_of(whence.parent).join(name);
             log::error!("{}: index/{}: {reason}", path.shown(), key(below.ino));
@@ -111,7 +112,7 @@ impl Overlay {
         // Other files than regular ones may have no marks.
         if original(joined.ino) != original(below.ino) && below.stat.kind() == libc::S_IFREG {
             refuse(&"it is the copy of another file");
-            self.let_go(&joined.parts);
+            self.let_go(&joined.stack);
             return Err(Halt::Failed(Errno::IO));
         }
         Ok(Some(joined))
@@ -119,9 +120,14 @@ impl Overlay {
 
     /// Whether an entry is the copy of the file that was found below, and not of an earlier one;
     /// `None` where its marks do not tell.
-    fn is_of_file(&self, names: &Names<'_>, inner: Ino, below: &Sought) -> Step<Option<bool>> {
-        let origin = self.marks.origin(&self.upper, inner).map_err(|err| err.errno())?;
-        let (Some(origin), Some(at)) = (origin, below.parts.lowers.first()) else {
+    fn is_of_file(
+        &self,
+        names: &NamesRead<'_>,
+        inner: Ino,
+        below: &LookupResult,
+    ) -> Step<Option<bool>> {
+        let origin = self.xattrs.origin(&self.upper, inner).map_err(|err| err.errno())?;
+        let (Some(origin), Some(at)) = (origin, below.stack.lowers.first()) else {
             return Ok(None);
         };
         Ok(Some(origin.is_of_file(&names.below().fingerprint(*at)?)))
@@ -130,7 +136,7 @@ impl Overlay {
     /// Enters the copy of a node, which is not in its place yet.
     pub(super) fn enter_in_index(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         node: &Node,
         upper: Ino,
     ) -> Result<(), Errno> {
@@ -167,7 +173,7 @@ impl Overlay {
 
     /// Removes an entry whose file is gone from the base: the copy keeps the names that it has of
     /// its own, and is a file like any other then.
-    fn retire(&self, names: &NamesToChange<'_>, name: &OsStr) -> Result<(), Errno> {
+    fn retire(&self, names: &NamesWrite<'_>, name: &OsStr) -> Result<(), Errno> {
         let entry = self.upper.lookup(self.index.dir, name)?;
         let (inner, links) = (entry.attr.ino, i64::from(entry.attr.stat.nlink) - 1);
         let retired = self.retire_copy(names, name, inner, links);
@@ -177,20 +183,20 @@ impl Overlay {
 
     fn retire_copy(
         &self,
-        names: &NamesToChange<'_>,
+        names: &NamesWrite<'_>,
         name: &OsStr,
         inner: Ino,
         links: i64,
     ) -> Result<(), Errno> {
         let shown = self.nodes.numbers().shown(inner);
         let node = self.nodes.get(shown).filter(|node| node.upper() == Some(inner));
-        let marks = self.marks.read(&self.upper, inner).ok();
-        self.marks.write_links(&self.upper, inner, Links::All(links))?;
+        let marks = self.xattrs.read(&self.upper, inner).ok();
+        self.xattrs.write_links(&self.upper, inner, Links::All(links))?;
         self.upper.remove(self.index.dir, name, false)?;
         log::debug!("index/{}: its file is gone from the base", name.shown());
         match node {
             Some(node) => {
-                node.change_parts(|parts| parts.links = None);
+                node.change_stack(|stack| stack.links = None);
                 if links == 0 {
                     return self.lost_a_name(names, &node, Some(0));
                 }
@@ -203,6 +209,6 @@ impl Overlay {
             }
             None => {}
         }
-        self.marks.remove(&self.upper, inner, "mmapfs.links")
+        self.xattrs.remove(&self.upper, inner, "mmapfs.links")
     }
 }

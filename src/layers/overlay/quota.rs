@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::node::Node;
 use crate::layers::pages::{MapId, PAGE};
-use crate::layers::scratch::{Budget, Reserve};
+use crate::layers::scratch::{MetadataReserve, QuotaLedger};
 use crate::volume::{Ino, SeekTo};
 
 /// What a new file or directory may take, its page map included, in bytes.
@@ -25,17 +25,17 @@ pub(super) const NEW_FILE: u64 = 8192;
 pub(super) const TWO_PAGES: u64 = 8192;
 
 /// A scratch that is bounded by counting.
-pub(super) struct Bound {
-    budget: Arc<Budget>,
+pub(super) struct Quota {
+    ledger: Arc<QuotaLedger>,
     /// Bytes that the directories were last counted with that belong to no node: those of the page
     /// maps, of the index, and of what is being made.
     own: Mutex<u64>,
 }
 
-impl Bound {
-    pub(super) fn new(budget: &Arc<Budget>) -> Option<Bound> {
-        budget.limit()?;
-        Some(Bound { budget: Arc::clone(budget), own: Mutex::new(0) })
+impl Quota {
+    pub(super) fn new(ledger: &Arc<QuotaLedger>) -> Option<Quota> {
+        ledger.limit()?;
+        Some(Quota { ledger: Arc::clone(ledger), own: Mutex::new(0) })
     }
 }
 
@@ -72,8 +72,8 @@ impl Overlay {
         seek: impl Fn(u64, SeekTo) -> Result<u64, Errno>,
         change: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let Some(bound) = &self.bound else { return change() };
-        let reserved = match bound.budget.reserve(takes.most()) {
+        let Some(quota) = &self.quota else { return change() };
+        let reserved = match quota.ledger.reserve(takes.most()) {
             Ok(()) => takes.most(),
             Err(err) => {
                 let Takes::Ranges(ranges) = takes else { return Err(err) };
@@ -81,7 +81,7 @@ impl Overlay {
                     let (count, takes) = what_fits(u64::MAX, range, &seek)?;
                     if count == range.1 { Ok(sum.saturating_add(takes)) } else { Err(err) }
                 })?;
-                bound.budget.reserve(exactly)?;
+                quota.ledger.reserve(exactly)?;
                 exactly
             }
         };
@@ -115,17 +115,17 @@ impl Overlay {
         seek: impl Fn(u64, SeekTo) -> Result<u64, Errno>,
         write: impl FnOnce(usize) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
-        let Some(bound) = &self.bound else { return write(len) };
+        let Some(quota) = &self.quota else { return write(len) };
         let most = len as u64 + TWO_PAGES;
-        let (count, reserved) = match bound.budget.reserve(most) {
+        let (count, reserved) = match quota.ledger.reserve(most) {
             Ok(()) => (len, most),
             Err(_) => {
-                let left = bound.budget.left().unwrap_or(u64::MAX);
+                let left = quota.ledger.left().unwrap_or(u64::MAX);
                 let (count, takes) = what_fits(left, (offset()?, len as u64), seek)?;
                 if count == 0 && len > 0 {
                     return Err(Errno::NOSPC);
                 }
-                bound.budget.reserve(takes)?;
+                quota.ledger.reserve(takes)?;
                 (count as usize, takes)
             }
         };
@@ -136,20 +136,20 @@ impl Overlay {
 
     /// Refuses to make something new where there is no room for it.
     pub(super) fn check_room(&self) -> Result<(), Errno> {
-        let Some(bound) = &self.bound else { return Ok(()) };
-        bound.budget.reserve(NEW_FILE)?;
-        bound.budget.release(NEW_FILE);
+        let Some(quota) = &self.quota else { return Ok(()) };
+        quota.ledger.reserve(NEW_FILE)?;
+        quota.ledger.release(NEW_FILE);
         Ok(())
     }
 
-    /// Counts what a node's upper file holds by now.
+    /// ScratchStats what a node's upper file holds by now.
     pub(super) fn count_stored(&self, node: &Node) {
         self.count(node, 0);
     }
 
-    /// Counts directories whose names have changed, and those that belong to no node.
+    /// ScratchStats directories whose names have changed, and those that belong to no node.
     pub(super) fn count_names(&self, directories: &[&Arc<Node>]) {
-        if self.bound.is_some() {
+        if self.quota.is_some() {
             directories.iter().for_each(|node| self.count(node, 0));
             self.count_own();
         }
@@ -157,17 +157,17 @@ impl Overlay {
 
     /// The same for the latter alone.
     pub(super) fn count_own(&self) {
-        let Some(bound) = &self.bound else { return };
-        let mut counted = bound.own.lock();
+        let Some(quota) = &self.quota else { return };
+        let mut counted = quota.own.lock();
         let Ok(now) = self.own_bytes() else { return };
-        bound.budget.settle(0, *counted, now);
+        quota.ledger.settle(0, *counted, now);
         *counted = now;
     }
 
     /// Notes what the directories hold that belong to no node, which is counted already.
     pub(super) fn start_counting(&self) -> Result<(), Errno> {
-        if let Some(bound) = &self.bound {
-            *bound.own.lock() = self.own_bytes()?;
+        if let Some(quota) = &self.quota {
+            *quota.own.lock() = self.own_bytes()?;
             let root = self.node(Ino::ROOT)?;
             let (volume, inner) = self.top(&root)?;
             *root.stored.lock() = volume.attr(inner, None)?.stat.blocks * 512;
@@ -184,39 +184,39 @@ impl Overlay {
     }
 
     fn count(&self, node: &Node, reserved: u64) {
-        let Some(bound) = &self.bound else { return };
+        let Some(quota) = &self.quota else { return };
         // Held while it is looked at: of two who count, the later one has the later number.
         let mut counted = node.stored.lock();
-        let parts = node.parts();
-        let upper = parts.upper.filter(|_| !parts.direct);
+        let stack = node.stack();
+        let upper = stack.upper.filter(|_| !stack.write_through);
         let now = match upper.map(|upper| self.upper.attr(upper, None)) {
-            Some(Ok(attr)) => self.bytes_of(attr.stat.blocks, parts.pages),
+            Some(Ok(attr)) => self.bytes_of(attr.stat.blocks, stack.pages),
             _ => *counted,
         };
-        bound.budget.settle(reserved, *counted, now);
+        quota.ledger.settle(reserved, *counted, now);
         *counted = now;
     }
 
     /// Bytes that an upper file with so many blocks takes, with its page map.
     pub(super) fn bytes_of(&self, blocks: u64, pages: Option<u64>) -> u64 {
-        let map = pages.filter(|_| self.bound.is_some()).and_then(|id| {
+        let map = pages.filter(|_| self.quota.is_some()).and_then(|id| {
             let name = MapId(id).to_string();
             rustix::fs::statat(&self.pages, name, AtFlags::SYMLINK_NOFOLLOW).ok()
         });
         (blocks + map.map_or(0, |map| map.st_blocks as u64)) * 512
     }
 
-    /// Counts something that was just made.
+    /// ScratchStats something that was just made.
     pub(super) fn count_new(&self, blocks: u64) {
-        if let Some(bound) = &self.bound {
-            bound.budget.charge(blocks * 512);
+        if let Some(quota) = &self.quota {
+            quota.ledger.charge(blocks * 512);
         }
     }
 
     /// Gives back what a file held that is gone for good.
     pub(super) fn give_back(&self, node: &Arc<Node>) {
-        if let Some(bound) = &self.bound {
-            bound.budget.release(std::mem::take(&mut *node.stored.lock()));
+        if let Some(quota) = &self.quota {
+            quota.ledger.release(std::mem::take(&mut *node.stored.lock()));
         }
         if let Some(reserve) = &self.reserve {
             reserve.refill();
@@ -235,7 +235,7 @@ impl Overlay {
         loop {
             let changed = change();
             let is_full = matches!(changed, Err(Errno::NOSPC));
-            if !is_full && reserve.held() < Reserve::WHOLE {
+            if !is_full && reserve.held() < MetadataReserve::WHOLE {
                 reserve.refill();
             }
             if !is_full || !reserve.spend() {
@@ -258,8 +258,8 @@ impl Overlay {
         if let Some(reserve) = &self.reserve {
             return reserve.without(found);
         }
-        let Some(bound) = &self.bound else { return found };
-        let space = bound.budget.space(&found);
+        let Some(quota) = &self.quota else { return found };
+        let space = quota.ledger.space(&found);
         let blocks = |bytes: u64| bytes / found.f_frsize.max(1);
         let (total, free, available) =
             (blocks(space.total), blocks(space.free), blocks(space.available));

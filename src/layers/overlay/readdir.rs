@@ -1,7 +1,7 @@
 //! Directories: open, list, synchronise.
 //!
-//! What is listed where is in [`super::merge`], what a place in a listing is in
-//! [`super::places`]. Where places are good in every listing, nothing depends on what a client has
+//! What is listed where is in [`super::merged_dir`], what a place in a listing is in
+//! [`super::dir_offset`]. Where places are good in every listing, nothing depends on what a client has
 //! open, and the kernel may keep listings; what is open only saves time. Elsewhere a listing goes
 //! on in the open directory that it was begun in.
 
@@ -12,36 +12,19 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::below::Answers;
-use super::locate::Sought;
-use super::merge::{Found, Listed, Reading};
+use super::dir_offset::{self, AFTER_DOT, AFTER_DOTS};
+use super::ino::unknown_entry;
+use super::lookup::LookupResult;
+use super::lower_answers::Answers;
+use super::merged_dir::{Found, Listed, Reading};
 use super::names::Upper;
-use super::node::{At, Node, Parts};
-use super::places::{self, AFTER_DOT, AFTER_DOTS};
-use crate::volume::{Attr, DataOnly, DirItem, Entry, HandleId, Ino, Trust};
+use super::node::{LayerStack, LowerInode, Node};
+use crate::volume::{Attr, DataOnly, DirItem, Entry, HandleId, Ino, Validity};
 
 /// An open directory, or one that was listed a moment ago by somebody who has not opened it.
 pub(super) struct OpenDir {
     ino: Ino,
     reading: Mutex<Reading>,
-}
-
-/// The first sixteen bits of numbers that no node has; the last eight of them are the part's.
-const NOBODY: u64 = 0x3a00;
-
-/// The bits of a number without these.
-const PLAIN: u32 = 48;
-
-/// The number of an entry in a part of a directory ([`super::places`]) that cannot be looked at. Only
-/// listings say it, and every question about it is answered with ESTALE.
-fn nobody(part: u64, ino: Ino) -> Ino {
-    let plain = (ino.0 ^ ino.0 >> PLAIN) & ((1 << PLAIN) - 1);
-    Ino((NOBODY | part & 0xff) << PLAIN | plain)
-}
-
-/// Whether a number is one of these, of which no lookup is counted.
-pub(super) fn is_nobody(ino: Ino) -> bool {
-    ino.0 >> PLAIN & !0xff == NOBODY
 }
 
 impl Overlay {
@@ -71,7 +54,7 @@ impl Overlay {
     pub fn sync_dir(&self, ino: Ino, data_only: DataOnly) -> Result<(), Errno> {
         let node = self.node(ino)?;
         let (volume, ino) = self.top(&node)?;
-        if node.upper().is_none() && !node.is_direct() {
+        if node.upper().is_none() && !node.is_write_through() {
             return Ok(()); // Nothing was changed.
         }
         let inner = volume.open_dir(ino)?;
@@ -83,9 +66,10 @@ impl Overlay {
     /// Whether a listing of a directory may go on in another open one.
     pub fn keeps_listings(&self, ino: Ino) -> bool {
         let Some(node) = self.nodes.get(ino) else { return false };
-        let keeps = |at: &At| self.layer(*at).is_ok_and(|volume| volume.keeps_places(at.ino));
-        self.upper.keeps_places(node.upper().unwrap_or(Ino::ROOT))
-            && node.parts().lowers.iter().all(keeps)
+        let keeps =
+            |at: &LowerInode| self.layer(*at).is_ok_and(|volume| volume.keeps_offsets(at.ino));
+        self.upper.keeps_offsets(node.upper().unwrap_or(Ino::ROOT))
+            && node.stack().lowers.iter().all(keeps)
     }
 
     /// Has the kernel ask again what is in a directory.
@@ -196,7 +180,7 @@ impl Overlay {
             Some(entry) => self.add_base(node, (item, entry), (dir, generation), next, add),
             None if look_up => self.emit(node, (item, next), look_up, add),
             None => {
-                let ino = self.number_below(At { ino: item.ino, ..dir });
+                let ino = self.number_below(LowerInode { ino: item.ino, ..dir });
                 let (name, kind) = (item.name, item.kind);
                 match add(&DirItem { name, ino, kind, next, entry: None, known: true }) {
                     true => Listed::Full,
@@ -212,18 +196,18 @@ impl Overlay {
         &self,
         node: &Arc<Node>,
         (item, entry): (&DirItem<'_>, &Entry),
-        (dir, generation): (At, u64),
+        (dir, generation): (LowerInode, u64),
         next: u64,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Listed {
-        let below = At { ino: entry.attr.ino, ..dir };
-        let (stat, trust) = (entry.attr.stat, entry.attr.trust);
+        let below = LowerInode { ino: entry.attr.ino, ..dir };
+        let (stat, validity) = (entry.attr.stat, entry.attr.validity);
         let number = self.number_below(below);
         let several = !stat.is_dir() && stat.nlink > 1;
-        let attr = Attr { ino: number, stat, trust };
+        let attr = Attr { ino: number, stat, validity };
         let is_told = self.base().is_of_source(&stat);
-        let named = if is_told { self.trust_below(node) } else { Trust::Briefly };
-        let entry = Entry { attr, generation: 0, trust: named };
+        let named = if is_told { self.validity_below(node) } else { Validity::Timeout };
+        let entry = Entry { attr, generation: 0, validity: named };
         let shown = DirItem {
             name: item.name,
             ino: number,
@@ -244,11 +228,11 @@ impl Overlay {
             if several || !item.known || is_raised() || is_above() {
                 return Ok(None);
             }
-            let parts = Parts { lowers: vec![below], ..Parts::default() };
-            let found = Sought { ino: number, parts, stat, trust };
-            let found = self.adopt(names, found, node, item.name);
+            let stack = LayerStack { lowers: vec![below], ..LayerStack::default() };
+            let found = LookupResult { ino: number, stack, stat, validity };
+            let found = self.enter_node(names, found, node, item.name);
             // A file of the scratch may have got its number just now.
-            let listed = match found.loan.number() == number {
+            let listed = match found.lower_share.number() == number {
                 true if add(&shown) => Listed::Full,
                 true => Listed::Given,
                 false => Listed::Passed,
@@ -294,7 +278,7 @@ impl Overlay {
         };
         let found = match known {
             Some((node, inner, stat)) => {
-                Ok(self.entry(&node, stat, self.upper.trust_in_attr(inner, &stat)))
+                Ok(self.entry(&node, stat, self.upper.attr_validity(inner, &stat)))
             }
             None => self.look_up(&Answers::none(self), node, name),
         };
@@ -303,7 +287,7 @@ impl Overlay {
             Err(Errno::NOENT) => return Listed::Passed,
             Err(_) => {
                 // By the number of its layer the kernel would ask for another file, and forget it.
-                let (ino, kind) = (nobody(places::split(next).0, item.ino), item.kind);
+                let (ino, kind) = (unknown_entry(dir_offset::decode(next).0, item.ino), item.kind);
                 let full = add(&DirItem { name, ino, kind, next, entry: None, known: false });
                 return if full { Listed::Full } else { Listed::Given };
             }

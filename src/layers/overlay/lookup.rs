@@ -7,45 +7,35 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::marks::{Links, MOST_NAMES, MarkError, MarkSet, NO_NUMBER};
-use super::namespace::{Halt, Names, Step};
-use super::node::{At, FIRST_NUMBER, Node, Parts, TWIN};
+use super::ino::{FIRST_NUMBER, TWIN, upper_only_ino};
+use super::namespace_lock::{Halt, NamesRead, Step};
+use super::node::{LayerStack, LowerInode, Node};
+use super::overlay_xattrs::{Links, MOST_NAMES, NO_NUMBER, OverlayXattrs, XattrError};
 use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::shown::Show;
-use crate::volume::{Entry, Ino, Stat, Trust};
+use crate::volume::{Entry, Ino, Stat, Validity};
 
 /// What was found at a name, with a lookup held of each part.
-pub(super) struct Sought {
+pub(super) struct LookupResult {
     /// Number and type.
     pub(super) ino: Ino,
-    pub(super) parts: Parts,
+    pub(super) stack: LayerStack,
     /// Attributes of the topmost part, and how long they may be used.
     pub(super) stat: Stat,
-    pub(super) trust: Trust,
+    pub(super) validity: Validity,
 }
 
 /// Where a name is looked for in the lower layers.
 #[derive(Clone, Copy)]
-pub(super) struct Whence<'a> {
-    pub(super) names: &'a Names<'a>,
+pub(super) struct LookupScope<'a> {
+    pub(super) names: &'a NamesRead<'a>,
     pub(super) parent: &'a Node,
-    pub(super) dirs: &'a [At],
+    pub(super) dirs: &'a [LowerInode],
 }
 
 /// Whether it stands for nothing (a character device 0/0).
 pub(super) fn is_whiteout(stat: &Stat) -> bool {
     stat.kind() == libc::S_IFCHR && stat.rdev == 0
-}
-
-/// The number of what is in the upper volume alone: apart from those of the layers below.
-pub(super) fn born(inner: Ino) -> Ino {
-    const OWN: u64 = 0x3d00;
-    match inner.0 >> 48 {
-        0 => Ino(OWN << 48 | inner.0),
-        // A substitute for a number that an earlier file still has.
-        prefix if (0x3f00..0x4000).contains(&prefix) => Ino(inner.0 - (0x100 << 48)),
-        _ => Ino(inner.0 ^ 1 << 61),
-    }
 }
 
 impl Overlay {
@@ -55,16 +45,16 @@ impl Overlay {
     /// ENOENT; EIO when the data of an upper file is not where it says.
     pub(super) fn find_child(
         &self,
-        names: &Names<'_>,
+        names: &NamesRead<'_>,
         parent: &Node,
         name: &OsStr,
-    ) -> Step<Sought> {
-        if self.is_direct(parent, name) {
-            return self.find_direct(names, parent, name);
+    ) -> Step<LookupResult> {
+        if self.is_write_through(parent, name) {
+            return self.find_write_through(names, parent, name);
         }
-        let parts = parent.parts();
-        let whence = Whence { names, parent, dirs: &parts.lowers };
-        if let Some(upper) = parts.upper {
+        let stack = parent.stack();
+        let whence = LookupScope { names, parent, dirs: &stack.lowers };
+        if let Some(upper) = stack.upper {
             match self.upper.lookup(upper, name) {
                 Ok(entry) if is_whiteout(&entry.attr.stat) => {
                     self.upper.forget(entry.attr.ino, 1);
@@ -86,7 +76,7 @@ impl Overlay {
     /// As [`Overlay::find_child`].
     pub(super) fn child(
         &self,
-        names: &Names<'_>,
+        names: &NamesRead<'_>,
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Step<(Arc<Node>, Option<Stat>)> {
@@ -94,27 +84,32 @@ impl Overlay {
             return Ok((node, Some(stat)));
         }
         let sought = self.find_child(names, parent, name)?;
-        Ok((self.adopt(names, sought, parent, name), None))
+        Ok((self.enter_node(names, sought, parent, name), None))
     }
 
     /// A file or directory that is known and of the upper volume alone, with a lookup of it
     /// counted, its number in that volume, and its attributes.
     pub(super) fn known_child(
         &self,
-        names: &Names<'_>,
+        names: &NamesRead<'_>,
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Option<(Arc<Node>, Ino, Stat)> {
         let (stat, inner) = self.upper.peek(parent.upper()?, name).ok()?;
         let inner = inner?;
-        let is = |node: &Node| node.is_born_as(inner, stat.kind());
-        let node = self.nodes.known(names, born(inner), (parent, name), is)?;
+        let is = |node: &Node| node.is_upper_only(inner, stat.kind());
+        let node = self.nodes.known(names, upper_only_ino(inner), (parent, name), is)?;
         Some((node, inner, stat))
     }
 
     /// Whether a name is to be seen in the lower layers alone.
-    pub(super) fn is_below(&self, names: &Names<'_>, parent: &Node, name: &OsStr) -> Step<bool> {
-        for dir in parent.parts().lowers {
+    pub(super) fn is_below(
+        &self,
+        names: &NamesRead<'_>,
+        parent: &Node,
+        name: &OsStr,
+    ) -> Step<bool> {
+        for dir in parent.stack().lowers {
             match names.below().peek(dir, name) {
                 Ok(stat) => return Ok(!self.hides(dir, &stat)),
                 Err(Halt::Failed(Errno::NOENT)) => {}
@@ -128,37 +123,37 @@ impl Overlay {
     /// [`Overlay::lower_data`].
     pub(super) fn above(
         &self,
-        whence: Whence<'_>,
+        whence: LookupScope<'_>,
         name: &OsStr,
         entry: &Entry,
         known: bool,
-    ) -> Step<Sought> {
+    ) -> Step<LookupResult> {
         let (inner, stat) = (entry.attr.ino, entry.attr.stat);
-        self.join((whence, name), inner, (&stat, entry.attr.trust), known)
+        self.join((whence, name), inner, (&stat, entry.attr.validity), known)
             .inspect_err(|_| self.upper.forget(inner, 1))
     }
 
     fn join(
         &self,
-        (whence, name): (Whence<'_>, &OsStr),
+        (whence, name): (LookupScope<'_>, &OsStr),
         inner: Ino,
-        (stat, trust): (&Stat, Trust),
+        (stat, validity): (&Stat, Validity),
         known: bool,
-    ) -> Step<Sought> {
-        let node = self.nodes.get(born(inner)).filter(|node| {
+    ) -> Step<LookupResult> {
+        let node = self.nodes.get(upper_only_ino(inner)).filter(|node| {
             let told = || whence.dirs.is_empty() || self.is_told(whence.dirs);
-            node.is_born_as(inner, stat.kind()) && (!stat.is_dir() || told())
+            node.is_upper_only(inner, stat.kind()) && (!stat.is_dir() || told())
         });
         if let Some(node) = node {
-            let (ino, parts) = (node.ino, node.parts());
-            return Ok(Sought { ino, parts, stat: *stat, trust });
+            let (ino, stack) = (node.ino, node.stack());
+            return Ok(LookupResult { ino, stack, stat: *stat, validity });
         }
-        let marks = self.marks_of(inner, stat).map_err(|err| self.tell_of(whence, name, err))?;
+        let marks = self.xattrs_of(inner, stat).map_err(|err| self.tell_of(whence, name, err))?;
         let lowers = match stat.kind() {
             libc::S_IFDIR => self.merged_below(whence, name, &marks)?,
             libc::S_IFREG if marks.metacopy => vec![self.lower_data(whence, name, &marks, known)?],
             libc::S_IFREG => {
-                marks.pages.map_or(Ok(()), |id| self.check_whole(whence, name, id))?;
+                marks.pages.map_or(Ok(()), |id| self.check_complete(whence, name, id))?;
                 Vec::new()
             }
             _ => Vec::new(),
@@ -169,8 +164,8 @@ impl Overlay {
                 // Made here, before there was anything below.
                 (Some(known), _) if stat.is_dir() => known.ino,
                 // Made by another overlay, which has its own way to remember.
-                (_, Some(at)) if *at != At::GONE => self.number_below(*at),
-                (_, _) => born(inner),
+                (_, Some(at)) if *at != LowerInode::GONE => self.number_below(*at),
+                (_, _) => upper_only_ino(inner),
             },
         };
         let links = match marks.links {
@@ -179,28 +174,28 @@ impl Overlay {
             Some(Links::All(all)) => {
                 // The daemon was killed in between.
                 let more = all - i64::from(stat.nlink);
-                self.marks.write_links(&self.upper, inner, Links::More(more))?;
+                self.xattrs.write_links(&self.upper, inner, Links::More(more))?;
                 Some(more)
             }
         };
-        let parts = Parts {
+        let stack = LayerStack {
             upper: Some(inner),
             lowers,
             links,
             null_device: marks.null_device,
             new: marks.is_new(),
-            direct: false,
+            write_through: false,
             pages: marks.pages,
             path: marks.path,
             redirect: marks.redirect.filter(|_| stat.is_dir()),
         };
-        Ok(Sought { ino: number, parts, stat: *stat, trust })
+        Ok(LookupResult { ino: number, stack, stat: *stat, validity })
     }
 
     /// The marks of an upper file, which fit each other and its attributes.
-    pub(super) fn marks_of(&self, inner: Ino, stat: &Stat) -> Result<MarkSet, MarkError> {
-        let bad = |mark, reason| Err(MarkError::Bad { mark, reason });
-        let mut marks = self.marks.read(&self.upper, inner)?;
+    pub(super) fn xattrs_of(&self, inner: Ino, stat: &Stat) -> Result<OverlayXattrs, XattrError> {
+        let bad = |mark, reason| Err(XattrError::Bad { mark, reason });
+        let mut marks = self.xattrs.read(&self.upper, inner)?;
         if let Some(links) = marks.links {
             let names = match links {
                 Links::More(more) => i64::from(stat.nlink) + more,
@@ -219,24 +214,24 @@ impl Overlay {
         if let Some(id) = marks.path {
             let reason = "the file with the path cannot be read";
             let path = id.read(&self.pages);
-            let path = path.map_err(|_| MarkError::Bad { mark: "mmapfs.path", reason })?;
-            marks.redirect = Some(super::marks::redirect(path)?);
+            let path = path.map_err(|_| XattrError::Bad { mark: "mmapfs.path", reason })?;
+            marks.redirect = Some(super::overlay_xattrs::redirect(path)?);
         }
         Ok(marks)
     }
 
     /// Tells why a file cannot be used.
-    pub(super) fn tell_of(&self, whence: Whence<'_>, name: &OsStr, err: MarkError) -> Errno {
+    pub(super) fn tell_of(&self, whence: LookupScope<'_>, name: &OsStr, err: XattrError) -> Errno {
         log::error!("{}: {err}", self.path_of(whence.parent).join(name).shown());
         err.errno()
     }
 
     pub(super) fn merged_below(
         &self,
-        whence: Whence<'_>,
+        whence: LookupScope<'_>,
         name: &OsStr,
-        marks: &MarkSet,
-    ) -> Step<Vec<At>> {
+        marks: &OverlayXattrs,
+    ) -> Step<Vec<LowerInode>> {
         if marks.opaque {
             return Ok(Vec::new());
         }
@@ -248,18 +243,18 @@ impl Overlay {
 
     fn lower_directories(
         &self,
-        Whence { names, dirs, .. }: Whence<'_>,
+        LookupScope { names, dirs, .. }: LookupScope<'_>,
         name: &OsStr,
-        marks: &MarkSet,
-    ) -> Step<Vec<At>> {
+        marks: &OverlayXattrs,
+    ) -> Step<Vec<LowerInode>> {
         let found = match &marks.redirect {
             None => self.directly_below(names, dirs, name),
             Some(path) => self.below_path(names, dirs, path),
         };
         match found {
-            Ok(sought) if sought.stat.is_dir() => Ok(sought.parts.lowers),
+            Ok(sought) if sought.stat.is_dir() => Ok(sought.stack.lowers),
             Ok(sought) => {
-                self.let_go(&sought.parts);
+                self.let_go(&sought.stack);
                 Ok(Vec::new())
             }
             Err(Halt::Failed(Errno::NOENT | Errno::NOTDIR)) => Ok(Vec::new()),
@@ -271,22 +266,22 @@ impl Overlay {
     /// to it in the lower layers, whatever became of the one by which it was copied.
     fn lower_data(
         &self,
-        whence: Whence<'_>,
+        whence: LookupScope<'_>,
         name: &OsStr,
-        marks: &MarkSet,
+        marks: &OverlayXattrs,
         known: bool,
-    ) -> Step<At> {
-        let Whence { names, dirs, .. } = whence;
+    ) -> Step<LowerInode> {
+        let LookupScope { names, dirs, .. } = whence;
         let sought = match &marks.redirect {
             Some(path) if !known => self.below_path(names, dirs, path),
             _ => self.directly_below(names, dirs, name),
         };
         let reason = match sought {
-            Ok(Sought { stat, parts, .. }) if stat.kind() == libc::S_IFREG => {
-                return parts.lowers.first().copied().ok_or(Halt::Failed(Errno::IO));
+            Ok(LookupResult { stat, stack, .. }) if stat.kind() == libc::S_IFREG => {
+                return stack.lowers.first().copied().ok_or(Halt::Failed(Errno::IO));
             }
             Ok(sought) => {
-                self.let_go(&sought.parts);
+                self.let_go(&sought.stack);
                 String::from("no regular file is in its place")
             }
             Err(Halt::Failed(err @ (Errno::NOENT | Errno::NOTDIR))) => err.to_string(),
@@ -296,16 +291,16 @@ impl Overlay {
             "{}: its data is not below it: {reason}",
             self.path_of(whence.parent).join(name).shown()
         );
-        Ok(At::GONE)
+        Ok(LowerInode::GONE)
     }
 
     /// A file that names its page map and nothing below is whole, and was to lose the name of the
     /// map next. Else a mark was lost.
-    fn check_whole(&self, whence: Whence<'_>, name: &OsStr, id: u64) -> Result<(), Errno> {
+    fn check_complete(&self, whence: LookupScope<'_>, name: &OsStr, id: u64) -> Result<(), Errno> {
         let map = PageMap::open(&self.pages, MapId(id), MapAccess::Read);
         let reason = match map {
             _ if self.contested.contains(&MapId(id)) => "another file names it".to_owned(),
-            Ok(map) if map.is_whole() => return Ok(()),
+            Ok(map) if map.is_complete() => return Ok(()),
             Ok(_) => "the mark of what is below it is lost".to_owned(),
             Err(err) => err.to_string(),
         };
@@ -316,8 +311,13 @@ impl Overlay {
 
     /// What a redirect leads to: a path from the root of the lower layers, or another name in the
     /// same directory.
-    pub(super) fn below_path(&self, names: &Names<'_>, dirs: &[At], path: &Path) -> Step<Sought> {
-        let root: Vec<At>;
+    pub(super) fn below_path(
+        &self,
+        names: &NamesRead<'_>,
+        dirs: &[LowerInode],
+        path: &Path,
+    ) -> Step<LookupResult> {
+        let root: Vec<LowerInode>;
         let mut dirs = match path.is_absolute() {
             true => {
                 root = self.lower_roots();
@@ -325,7 +325,7 @@ impl Overlay {
             }
             false => dirs,
         };
-        let mut held: Option<Parts> = None;
+        let mut held: Option<LayerStack> = None;
         let mut found = Err(Halt::Failed(Errno::NOENT));
         let mut steps = path.components().filter_map(|part| match part {
             Component::Normal(name) => Some(name),
@@ -339,13 +339,13 @@ impl Overlay {
             if matches!(found, Err(Halt::Ask)) && dirs.len() == 1 {
                 names.below().go_on(next.into_iter().chain(steps.clone()));
             }
-            if let Some(parts) = held.take() {
-                self.let_go(&parts);
+            if let Some(stack) = held.take() {
+                self.let_go(&stack);
             }
             match (&found, next) {
                 (Ok(sought), Some(_)) => {
-                    owned = sought.parts.lowers.clone();
-                    held = Some(sought.parts.clone());
+                    owned = sought.stack.lowers.clone();
+                    held = Some(sought.stack.clone());
                     dirs = &owned;
                 }
                 _ => break,
@@ -356,32 +356,33 @@ impl Overlay {
 
     pub(super) fn directly_below(
         &self,
-        names: &Names<'_>,
-        dirs: &[At],
+        names: &NamesRead<'_>,
+        dirs: &[LowerInode],
         name: &OsStr,
-    ) -> Step<Sought> {
-        let mut sought: Option<Sought> = None;
+    ) -> Step<LookupResult> {
+        let mut sought: Option<LookupResult> = None;
         for dir in dirs {
             let entry = match names.below().lookup(*dir, name) {
                 Ok(entry) => entry,
                 Err(Halt::Failed(Errno::NOENT)) => continue,
                 Err(halt) => {
-                    sought.iter().for_each(|sought| self.let_go(&sought.parts));
+                    sought.iter().for_each(|sought| self.let_go(&sought.stack));
                     return Err(halt);
                 }
             };
-            let (ino, stat, trust) = (entry.attr.ino, entry.attr.stat, entry.attr.trust);
-            let at = At { layer: dir.layer, ino };
+            let (ino, stat, validity) = (entry.attr.ino, entry.attr.stat, entry.attr.validity);
+            let at = LowerInode { layer: dir.layer, ino };
             let ends = self.hides(at, &stat) || sought.is_some() && !stat.is_dir();
             if ends {
                 self.let_go_below(at);
                 break;
             }
             match &mut sought {
-                Some(sought) => sought.parts.lowers.push(at),
+                Some(sought) => sought.stack.lowers.push(at),
                 None => {
-                    let parts = Parts { lowers: vec![at], ..Parts::default() };
-                    sought = Some(Sought { ino: self.number_below(at), parts, stat, trust });
+                    let stack = LayerStack { lowers: vec![at], ..LayerStack::default() };
+                    sought =
+                        Some(LookupResult { ino: self.number_below(at), stack, stat, validity });
                 }
             }
             if !stat.is_dir() {
@@ -392,17 +393,17 @@ impl Overlay {
     }
 
     /// Whether it says that there is nothing: the base, which is no overlay, has no whiteouts.
-    pub(super) fn hides(&self, at: At, stat: &Stat) -> bool {
+    pub(super) fn hides(&self, at: LowerInode, stat: &Stat) -> bool {
         at.layer + 1 < self.lowers.len() && is_whiteout(stat)
     }
 
     /// The number that a file of a lower layer is shown with.
-    pub(super) fn number_below(&self, at: At) -> Ino {
+    pub(super) fn number_below(&self, at: LowerInode) -> Ino {
         if at.ino == Ino::ROOT {
             return Ino::ROOT;
         }
         // Frozen layers are below prefixes of their own.
-        if at.layer == self.lowers.len() - 1 { at.ino } else { born(at.ino) }
+        if at.layer == self.lowers.len() - 1 { at.ino } else { upper_only_ino(at.ino) }
     }
 
     /// The path from the root of the lower layers of what a node has below: where it was before
@@ -410,10 +411,10 @@ impl Overlay {
     pub(super) fn path_below(&self, node: &Node) -> PathBuf {
         let mut names = Vec::new();
         let mut start = PathBuf::from("/");
-        let mut next = Some((node.parts(), node.seen()));
-        while let Some((parts, seen)) = next.take() {
+        let mut next = Some((node.stack(), node.seen()));
+        while let Some((stack, seen)) = next.take() {
             let Some((parent, name)) = seen else { break };
-            match parts.redirect {
+            match stack.redirect {
                 Some(path) if path.is_absolute() => {
                     start = path;
                     break;
@@ -421,49 +422,50 @@ impl Overlay {
                 Some(path) => names.push(path),
                 None => names.push(PathBuf::from(name)),
             }
-            next = Some((parent.parts(), parent.seen()));
+            next = Some((parent.stack(), parent.seen()));
         }
         start.extend(names.iter().rev());
         start
     }
 
     /// What was just made in the upper volume, and is of that alone.
-    pub(super) fn just_made(&self, inner: Ino, stat: Stat) -> Sought {
+    pub(super) fn just_made(&self, inner: Ino, stat: Stat) -> LookupResult {
         let null_device = is_whiteout(&stat);
-        let parts = Parts { upper: Some(inner), null_device, new: true, ..Parts::default() };
-        let trust = self.upper.trust_in_attr(inner, &stat);
-        Sought { ino: born(inner), parts, stat, trust }
+        let stack =
+            LayerStack { upper: Some(inner), null_device, new: true, ..LayerStack::default() };
+        let validity = self.upper.attr_validity(inner, &stat);
+        LookupResult { ino: upper_only_ino(inner), stack, stat, validity }
     }
 
     /// Takes the lookups of parts back.
-    pub(super) fn let_go(&self, parts: &Parts) {
-        if let Some(ino) = parts.upper {
+    pub(super) fn let_go(&self, stack: &LayerStack) {
+        if let Some(ino) = stack.upper {
             self.upper.forget(ino, 1);
         }
-        parts.lowers.iter().for_each(|at| self.let_go_below(*at));
+        stack.lowers.iter().for_each(|at| self.let_go_below(*at));
     }
 
     /// Takes the lookup of a part in a lower layer back.
-    pub(super) fn let_go_below(&self, at: At) {
+    pub(super) fn let_go_below(&self, at: LowerInode) {
         if let Ok(volume) = self.lower(at) {
             volume.forget(at.ino, 1);
         }
     }
 
     /// Makes a node of what was found and counts its lookup.
-    pub(super) fn adopt(
+    pub(super) fn enter_node(
         &self,
-        names: &Names<'_>,
-        sought: Sought,
+        names: &NamesRead<'_>,
+        sought: LookupResult,
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Arc<Node> {
         let key = (sought.ino, sought.stat.kind());
-        let stored = match sought.parts.upper {
-            Some(_) => self.bytes_of(sought.stat.blocks, sought.parts.pages),
+        let stored = match sought.stack.upper {
+            Some(_) => self.bytes_of(sought.stat.blocks, sought.stack.pages),
             None => 0,
         };
-        let (node, left) = self.nodes.enter(names, key, (parent, name), sought.parts, stored);
+        let (node, left) = self.nodes.enter(names, key, (parent, name), sought.stack, stored);
         if node.is_dir() && left.upper.is_some() && !node.has_lowers(&left.lowers) {
             self.note_outdated(&node);
         }

@@ -13,11 +13,12 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::content::Content;
-use super::guard::{Guard, was_late};
-use super::managed::MOST_LINKS;
-use super::node::{At, Node, original};
-use super::space::TWO_PAGES;
+use super::base_guard::{Guard, was_late};
+use super::control_impl::MOST_LINKS;
+use super::ino::original;
+use super::merged_open::SharedOpen;
+use super::node::{LowerInode, Node};
+use super::quota::TWO_PAGES;
 use crate::layers::base_state::BaseState;
 use crate::layers::merged::STEP;
 use crate::layers::pages::{Fingerprint, MapAccess, MapId, PAGE, PageMap};
@@ -60,7 +61,7 @@ impl Overlay {
     /// Copies what still shows of the base of a file, and lets whoever waits for that go on.
     fn rescue(&self, node: &Arc<Node>, asked: Instant) {
         let path = self.path_of(node);
-        let content = self.content_of(node);
+        let content = self.shared_open_of(node);
         let copied = match &content {
             Ok(content) => self.copy_rest(node, content, &path),
             // It is whole, or gone, and shows nothing of the base.
@@ -88,10 +89,10 @@ impl Overlay {
             ),
         }
         if let Some(caches) = self.caches.get() {
-            let _ = caches.inode(node.loan.number(), false); // The kernel may not know it.
+            let _ = caches.inode(node.lower_share.number(), false); // The kernel may not know it.
         }
         if let Ok(content) = content
-            && let Err(err) = self.close_content(node, content)
+            && let Err(err) = self.close_shared_open(node, content)
         {
             log::warn!("{shown}: making it whole: {err}");
         }
@@ -101,7 +102,7 @@ impl Overlay {
     pub(super) fn copy_rest(
         &self,
         node: &Arc<Node>,
-        content: &Content,
+        content: &SharedOpen,
         path: &Path,
     ) -> Result<(), Errno> {
         let merged = self.merged_to_write(node, content)?;
@@ -132,17 +133,17 @@ impl Overlay {
     /// Guards the base of a partial copy that nobody has open, unless as many are guarded as may be.
     pub(super) fn guard_partial(&self, node: &Arc<Node>) -> Result<(), Errno> {
         let needs = || {
-            let parts = node.parts();
-            let (at, pages) = (parts.lowers.first().copied()?, parts.pages?);
+            let stack = node.stack();
+            let (at, pages) = (stack.lowers.first().copied()?, stack.pages?);
             let has = self.guard.is_full() || self.guard.file(node).is_some();
-            Some((at, pages)).filter(|_| at != At::GONE && !has)
+            Some((at, pages)).filter(|_| at != LowerInode::GONE && !has)
         };
-        let is_open = || node.content.lock().strong_count() > 0;
+        let is_open = || node.shared_open.lock().strong_count() > 0;
         let Some((at, pages)) = needs().filter(|_| !is_open()) else { return Ok(()) };
         let base = self.open_below(at)?;
         let expected =
             PageMap::fingerprint(&self.pages, MapId(pages)).map_err(|err| err.errno())?;
-        let slot = node.content.lock();
+        let slot = node.shared_open.lock();
         if slot.strong_count() > 0 || needs() != Some((at, pages)) {
             return Ok(()); // Somebody was faster.
         }
@@ -160,7 +161,7 @@ impl Overlay {
     pub(super) fn end_guard(&self) {
         let stays = self.scratch.lock().as_ref().is_some_and(|scratch| !scratch.is_temporary());
         for node in self.guard.all().into_iter().filter(|_| stays) {
-            if node.parts().pages.is_some() && node.is_linked() && !self.is_found_again(&node) {
+            if node.stack().pages.is_some() && node.is_linked() && !self.is_found_again(&node) {
                 self.copy_for_good(&node);
             }
         }
@@ -171,12 +172,12 @@ impl Overlay {
     /// Has the marks and the page map of a partial copy say how its base is by now, whose content is
     /// that of first touch.
     fn expect(&self, node: &Node, now: &Fingerprint) {
-        let parts = node.parts();
-        let (Some(upper), Some(pages)) = (parts.upper, parts.pages) else { return };
+        let stack = node.stack();
+        let (Some(upper), Some(pages)) = (stack.upper, stack.pages) else { return };
         let known = PageMap::open(&self.pages, MapId(pages), MapAccess::Write)
             .map_err(|err| err.errno())
             .and_then(|mut map| map.set_base(*now))
-            .and_then(|()| self.marks.keep_origin(&self.upper, upper, now, original(node.ino)));
+            .and_then(|()| self.xattrs.keep_origin(&self.upper, upper, now, original(node.ino)));
         if let Err(err) = known {
             log::warn!("{}: noting the times of its base: {err}", self.path_of(node).shown());
         }
@@ -185,23 +186,23 @@ impl Overlay {
     /// Whether the marks of a partial copy lead to the base that it has.
     fn is_found_again(&self, node: &Arc<Node>) -> bool {
         let found = self.with_names(|names| {
-            let parts = node.parts();
-            let marks = parts.upper.and_then(|upper| self.marks.read(&self.upper, upper).ok());
+            let stack = node.stack();
+            let marks = stack.upper.and_then(|upper| self.xattrs.read(&self.upper, upper).ok());
             let marked = marks.and_then(|marks| marks.redirect).filter(|path| path.is_absolute());
             let path = marked.unwrap_or_else(|| self.path_below(node));
             let found = self.below_path(names, &self.lower_roots(), &path)?;
-            self.let_go(&found.parts);
-            Ok(found.parts.lowers.first() == parts.lowers.first())
+            self.let_go(&found.stack);
+            Ok(found.stack.lowers.first() == stack.lowers.first())
         });
         found.unwrap_or(false)
     }
 
     fn copy_for_good(&self, node: &Arc<Node>) {
         let path = self.path_of(node);
-        let content = self.content_of(node);
+        let content = self.shared_open_of(node);
         let copied = content.and_then(|content| {
             let copied = self.copy_rest(node, &content, &path);
-            self.close_content(node, content).and(copied)
+            self.close_shared_open(node, content).and(copied)
         });
         match copied {
             Ok(()) => {

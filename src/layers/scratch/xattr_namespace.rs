@@ -15,7 +15,7 @@ use crate::shown::Show;
 /// escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Marks {
+pub enum XattrNamespace {
     /// `trusted.`: only root can set or see them.
     Trusted,
     /// `user.`: on regular files and directories only.
@@ -27,18 +27,19 @@ const SPACES: [&[u8]; 3] = [b"overlay.", b"mmapfs.", b"fuseoverlayfs."];
 
 /// The prefix, the reserved space and the rest of a name; `None` where it is in no such space.
 fn split(name: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let prefixes = [Marks::Trusted.prefix().as_bytes(), Marks::User.prefix().as_bytes()];
+    let prefixes =
+        [XattrNamespace::Trusted.prefix().as_bytes(), XattrNamespace::User.prefix().as_bytes()];
     let prefix = prefixes.into_iter().find(|prefix| name.starts_with(prefix))?;
     let behind = name.strip_prefix(prefix)?;
     SPACES.into_iter().find_map(|space| Some((prefix, space, behind.strip_prefix(space)?)))
 }
 
-impl Marks {
+impl XattrNamespace {
     /// With the dot at its end.
     pub fn prefix(self) -> &'static str {
         match self {
-            Marks::Trusted => "trusted.",
-            Marks::User => "user.",
+            XattrNamespace::Trusted => "trusted.",
+            XattrNamespace::User => "user.",
         }
     }
 
@@ -49,7 +50,7 @@ impl Marks {
 
     /// Whether an attribute (its full name) is a mark, of either prefix, and belongs to the scratch.
     /// An escaped name of a user's attribute is none.
-    pub fn is_mark(name: &[u8]) -> bool {
+    pub fn is_overlay_xattr(name: &[u8]) -> bool {
         split(name).is_some_and(|(_, space, rest)| !rest.starts_with(space))
     }
 
@@ -85,11 +86,11 @@ impl Marks {
     ///
     /// # Errors
     /// Neither does.
-    pub(super) fn that_work(dir: impl AsFd, path: &Path) -> Result<Marks, Failure> {
-        if Marks::Trusted.work_on(&dir).is_ok() {
-            return Ok(Marks::Trusted);
+    pub(super) fn that_work(dir: impl AsFd, path: &Path) -> Result<XattrNamespace, Failure> {
+        if XattrNamespace::Trusted.work_on(&dir).is_ok() {
+            return Ok(XattrNamespace::Trusted);
         }
-        Marks::User.work_on(dir).map(|()| Marks::User).map_err(|errno| {
+        XattrNamespace::User.work_on(dir).map(|()| XattrNamespace::User).map_err(|errno| {
             let reason = match errno {
                 Errno::OPNOTSUPP | Errno::PERM => String::from(
                     "its filesystem keeps no extended attributes for this user (user.*; trusted.* \
@@ -114,16 +115,20 @@ mod tests {
                 for rest in ["opaque", "", space, &format!("{space}."), "overlay.mmapfs.x"] {
                     let mut name = format!("{prefix}{space}.{rest}").into_bytes();
                     for _ in 0..4 {
-                        let stored = Marks::escape(&name).into_owned();
+                        let stored = XattrNamespace::escape(&name).into_owned();
                         assert_ne!(stored, name);
-                        assert!(!Marks::is_mark(&stored), "{}", stored.escape_ascii());
-                        assert_eq!(Marks::unescape(&stored).as_deref(), Some(&name[..]));
+                        assert!(
+                            !XattrNamespace::is_overlay_xattr(&stored),
+                            "{}",
+                            stored.escape_ascii()
+                        );
+                        assert_eq!(XattrNamespace::unescape(&stored).as_deref(), Some(&name[..]));
                         name = stored;
                     }
                 }
                 let mark = format!("{prefix}{space}.opaque");
-                assert!(Marks::is_mark(mark.as_bytes()));
-                assert_eq!(Marks::unescape(mark.as_bytes()), None);
+                assert!(XattrNamespace::is_overlay_xattr(mark.as_bytes()));
+                assert_eq!(XattrNamespace::unescape(mark.as_bytes()), None);
             }
         }
     }
@@ -134,8 +139,8 @@ mod tests {
             ["user.overlay", "user.overlays.x", "trusted.x", "security.overlay.x", "user.", ""]
         {
             let name = name.as_bytes();
-            assert_eq!(&*Marks::escape(name), name);
-            assert_eq!(Marks::unescape(name).as_deref(), Some(name));
+            assert_eq!(&*XattrNamespace::escape(name), name);
+            assert_eq!(XattrNamespace::unescape(name).as_deref(), Some(name));
         }
     }
 }

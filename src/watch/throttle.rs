@@ -38,13 +38,13 @@ struct Hushed {
 
 /// The files that are hushed, and those that may be soon.
 #[derive(Default)]
-pub(super) struct Hush {
+pub(super) struct Throttle {
     hushed: HashMap<FileHandle, Hushed>,
     /// In how many batches they were written, and when last.
     streaks: HashMap<FileHandle, (u32, Instant)>,
 }
 
-impl Hush {
+impl Throttle {
     /// Takes in which files a batch says were written.
     pub(super) fn written<'a>(
         &mut self,
@@ -65,14 +65,14 @@ impl Hush {
             *streak = if now - *last < SOON { *streak + 1 } else { 1 };
             *last = now;
             if *streak >= STREAK && self.hushed.len() < MOST {
-                self.hush(file, now, queue, volume);
+                self.throttle(file, now, queue, volume);
             }
         }
     }
 
-    fn hush(&mut self, handle: &FileHandle, now: Instant, queue: &Fanotify, volume: &Volume) {
+    fn throttle(&mut self, handle: &FileHandle, now: Instant, queue: &Fanotify, volume: &Volume) {
         let hushed = open_handle(volume.watch_point(), handle, OFlags::PATH | OFlags::CLOEXEC)
-            .and_then(|file| queue.hush(&file).map(|()| file));
+            .and_then(|file| queue.throttle(&file).map(|()| file));
         match hushed {
             // Written before it was hushed, and told of: this batch invalidates it afterwards.
             Ok(file) => {
@@ -94,7 +94,7 @@ impl Hush {
             hushed.next = now + PERIOD;
             let over = now - hushed.since >= LENGTH;
             // A write before the file is told of again is invalidated afterwards.
-            if over && let Err(err) = queue.unhush(&hushed.file) {
+            if over && let Err(err) = queue.unthrottle(&hushed.file) {
                 log::debug!("watch: telling of a file again: {err}");
             }
             work.extend(volume.known_by(handle).map(|ino| Work::Inode(ino, true)));
