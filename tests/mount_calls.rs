@@ -115,14 +115,14 @@ fn asking_for_attributes_takes_few_calls() {
 #[test]
 fn opening_and_closing_a_file_that_the_kernel_reads_takes_few_calls() {
     // A file that was made within the last two seconds is told from others by its handle: one call.
-    assert_calls("plane=passthrough", "open and release", 17, stat, |path| {
+    assert_calls("plane=passthrough,entry_timeout=1000", "open and release", 17, stat, |path| {
         File::open(path).unwrap();
     });
 }
 
 #[test]
 fn opening_and_closing_a_file_that_the_daemon_reads_takes_few_calls() {
-    assert_calls("plane=mapped", "open and release", 10, stat, |path| {
+    assert_calls("plane=mapped,entry_timeout=1000", "open and release", 10, stat, |path| {
         File::open(path).unwrap();
     });
 }
@@ -140,10 +140,9 @@ fn reading_from_the_mapping_takes_few_calls() {
 
 #[test]
 fn what_the_kernel_reads_and_writes_itself_takes_no_calls() {
-    // The open, a question for capabilities before the first write, attributes, the release; the
-    // attributes again where the watch has invalidated them meanwhile. By request the 40 calls
-    // would be 120 at least.
-    assert_calls("plane=passthrough", "40 reads and writes in one open", 40, stat, |path| {
+    // The open, a question for capabilities before the first write, attributes, the release.
+    let options = "plane=passthrough,attr_timeout=1000,entry_timeout=1000";
+    assert_calls(options, "40 reads and writes in one open", 24, stat, |path| {
         let file = open(path, OFlags::RDWR).unwrap();
         for at in 0..20 {
             std::os::unix::fs::FileExt::write_all_at(&file, b"written", at * 8192).unwrap();
