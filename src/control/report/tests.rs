@@ -193,7 +193,7 @@ fn the_json_of_an_error_has_the_members_that_the_manual_names() {
     );
     let json = Report::from(&CommandError::new(ErrorKind::Unknown, "no")).to_json().unwrap();
     assert_eq!(json, r#"{"report":"error","error":"no","errno":22,"reason":"no"}"#);
-    let manual = include_str!("../../../README.md");
+    let manual = include_str!("../../../docs/manual.md");
     for member in ["report", "error", "errno", "needs", "path", "reason"] {
         assert!(manual.contains(&format!("\n| `{member}` | ")), "{member}");
     }
