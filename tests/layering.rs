@@ -194,8 +194,17 @@ fn files_are_small() {
 
 #[test]
 fn text_is_ascii() {
-    let places =
-        ["src", "tests", "examples", "scripts", "docs", "systemd", "README.md", "CHANGELOG.md"];
+    let places = [
+        "src",
+        "tests",
+        "examples",
+        "scripts",
+        "docs",
+        "systemd",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    ];
     let mut wrong = Vec::new();
     for path in places.into_iter().flat_map(files_below) {
         let picture = path.extension().is_some_and(|extension| extension == "png");
