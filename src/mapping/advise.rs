@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -18,6 +19,11 @@ use crate::sys::residency::CacheStat;
 
 /// MADV_WILLNEED reads at most the device's readahead per call, so it is asked for in parts.
 const WILLNEED_CHUNK: usize = 128 << 10;
+
+/// Time from one try to evict pages to the next. The kernel keeps pages that it is just done with
+/// (the end of a write-back, a reader, compaction) for a moment, which is long on a busy machine.
+const EVICTION_PAUSES: [Duration; 3] =
+    [Duration::from_millis(1), Duration::from_millis(4), Duration::from_millis(16)];
 
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS: u64 = 0x794c_7630;
@@ -108,6 +114,14 @@ impl BackingFile {
         }
         // A page in our page table would be kept for us.
         sys::advise::advise(region, pages.clone(), Advice::DontNeed)?;
+        for pause in EVICTION_PAUSES {
+            sys::residency::fadvise_dontneed(file, range.start..range.end)?;
+            match self.resident(range) {
+                Some(0) => return Ok(()),
+                Some(_) => thread::sleep(pause),
+                None => break,
+            }
+        }
         sys::residency::fadvise_dontneed(file, range.start..range.end)?;
         if self.resident(range) == Some(0) {
             return Ok(());
