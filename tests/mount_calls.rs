@@ -78,8 +78,8 @@ fn assert_calls(options: &str, what: &str, bound: usize, prepare: impl Fn(&Path)
     for at in 0..TIMES {
         fs::write(dir.path().join(format!("{at}")), pattern(200_000)).unwrap();
     }
-    // Looks for a next request belong to none.
-    let options = format!("access=write,watch=off,busy_poll=0,{options}");
+    // Looks for a next request belong to none, nor does a lookup of a name whose time is over.
+    let options = format!("access=write,watch=off,busy_poll=0,entry_timeout=1000,{options}");
     let mounted = MountedFs::over(dir.path(), &options);
     let paths: Vec<_> = (0..TIMES).map(|at| mounted.path().join(format!("{at}"))).collect();
     paths.iter().for_each(|path| prepare(path));
@@ -108,21 +108,21 @@ fn looking_a_name_up_takes_few_calls() {
 #[test]
 fn asking_for_attributes_takes_few_calls() {
     // The way there is asked for, too.
-    let options = "attr_timeout=0,entry_timeout=1000";
+    let options = "attr_timeout=0";
     assert_calls(options, "getattr of a file and its directory", 7, stat, stat);
 }
 
 #[test]
 fn opening_and_closing_a_file_that_the_kernel_reads_takes_few_calls() {
     // A file that was made within the last two seconds is told from others by its handle: one call.
-    assert_calls("plane=passthrough,entry_timeout=1000", "open and release", 17, stat, |path| {
+    assert_calls("plane=passthrough", "open and release", 17, stat, |path| {
         File::open(path).unwrap();
     });
 }
 
 #[test]
 fn opening_and_closing_a_file_that_the_daemon_reads_takes_few_calls() {
-    assert_calls("plane=mapped,entry_timeout=1000", "open and release", 10, stat, |path| {
+    assert_calls("plane=mapped", "open and release", 10, stat, |path| {
         File::open(path).unwrap();
     });
 }
@@ -141,7 +141,7 @@ fn reading_from_the_mapping_takes_few_calls() {
 #[test]
 fn what_the_kernel_reads_and_writes_itself_takes_no_calls() {
     // The open, a question for capabilities before the first write, attributes, the release.
-    let options = "plane=passthrough,attr_timeout=1000,entry_timeout=1000";
+    let options = "plane=passthrough,attr_timeout=1000";
     assert_calls(options, "40 reads and writes in one open", 24, stat, |path| {
         let file = open(path, OFlags::RDWR).unwrap();
         for at in 0..20 {
