@@ -100,7 +100,7 @@ fn what_has_or_had_several_names_is_told_of_no_change_that_was_none() {
         return;
     }
     let mut kept = Kept::new("", |base| {
-        for name in ["a", "b", "c", "d", "e"] {
+        for name in ["a", "b", "c", "d", "e", "f"] {
             fs::write(base.join(name), name).unwrap();
         }
     });
@@ -116,6 +116,9 @@ fn what_has_or_had_several_names_is_told_of_no_change_that_was_none() {
     fs::remove_file(at("c")).unwrap();
     fs::hard_link(at("e"), at("e2")).unwrap();
     fs::remove_file(at("e")).unwrap();
+    fs::remove_file(at("f")).unwrap();
+    fs::write(at("f"), "made anew").unwrap();
+    fs::hard_link(at("f"), at("f2")).unwrap();
     for _ in 0..2 {
         kept.remount();
         assert_eq!(told(&kept), []);

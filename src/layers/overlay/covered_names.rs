@@ -72,6 +72,14 @@ impl Overlay {
         self.note_cover(upper, cover.filter(|_| one_name));
     }
 
+    /// The same for a file that has got another name, where it covers something at the first one: a
+    /// mark is for one name.
+    pub(super) fn note_another_name(&self, upper: Ino) {
+        if self.cover_by_marks(upper).is_some() {
+            self.note_cover(upper, None);
+        }
+    }
+
     /// The same for what is at a name of an upper directory.
     pub(super) fn note_cover_at(&self, above: Ino, name: &OsStr, cover: Option<&Fingerprint>) {
         if let Ok(entry) = self.upper.lookup(above, name) {

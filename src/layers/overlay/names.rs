@@ -7,7 +7,6 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::ino::upper_only_ino;
 use super::lookup::{LookupResult, is_whiteout};
 use super::lower_answers::Answers;
 use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
@@ -321,9 +320,7 @@ impl Overlay {
             let (entry, ()) = self.make_at((above, name), whiteout, |name| {
                 self.upper.link(upper, above, name).map(|entry| (entry, ()))
             })?;
-            if upper_only_ino(upper) != node.ino {
-                self.note_cover(upper, None); // A mark is for one name.
-            }
+            self.note_another_name(upper);
             self.upper.forget(entry.attr.ino, 1);
             self.count_names(&[&parent]);
             self.nodes.named(names, &node, (&parent, name));
