@@ -17,6 +17,7 @@ use super::Overlay;
 use super::ino::original as original_number;
 use super::lookup::is_whiteout;
 use super::lower_answers::Original;
+use super::names::Upper;
 use super::namespace_lock::{Halt, NamesWrite, Step};
 use super::node::{LayerStack, LowerInode, Node};
 use super::overlay_xattrs::Links;
@@ -387,8 +388,15 @@ impl Overlay {
         };
         let above = parent.upper().ok_or(Errno::STALE)?; // It was copied up before.
         let times = self.upper.attr(above, None)?.stat;
-        let flags = RenameFlags::NOREPLACE;
-        let moved = self.upper.rename((self.work, temporary), (above, &name), flags, &self.me);
+        let move_by =
+            |flags| self.upper.rename((self.work, temporary), (above, &name), flags, &self.me);
+        let moved = match move_by(RenameFlags::NOREPLACE) {
+            // Network filesystems have no such rename, and nobody else gives a name here.
+            Err(Errno::INVAL) if self.upper_at(above, &name) == Ok(Upper::Nothing) => {
+                move_by(RenameFlags::empty())
+            }
+            moved => moved,
+        };
         if moved == Err(Errno::EXIST) {
             // Another copy than that of the node: no file is lost for it.
             log::error!("{}: there is a copy already", self.path_of(node).shown());
