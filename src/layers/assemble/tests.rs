@@ -340,3 +340,23 @@ fn whatever_is_planted_in_a_scratch_hangs_nothing_and_changes_no_base() {
         );
     }
 }
+
+#[test]
+fn a_listing_merges_a_directory_anew_that_was_moved_in_the_base() {
+    let world = World::new();
+    let overlay = world.open().unwrap();
+    open_write(&overlay, find(&overlay, "dir/c").1, 0, b"WWWW").unwrap();
+    let dir = find(&overlay, "dir").1;
+    fs::rename(world.path("base/dir"), world.path("base/away")).unwrap();
+    assert!(names(&overlay, dir).contains(&OsString::from("sub")));
+    let root = overlay.open_dir(Ino::ROOT).unwrap();
+    let mut listed = Vec::new();
+    let end = overlay.list((Ino::ROOT, root), 0, true, &mut |item| {
+        listed.extend(item.entry.map(|entry| entry.attr.ino));
+        false
+    });
+    overlay.release_dir(root).unwrap();
+    assert_eq!(end, Ok(true));
+    assert!(listed.contains(&dir));
+    assert_eq!(names(&overlay, dir), ["c"]);
+}

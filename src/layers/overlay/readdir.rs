@@ -92,6 +92,18 @@ impl Overlay {
         look_up: bool,
         add: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Result<bool, Errno> {
+        let listed = self.list_open((ino, id), offset, look_up, add);
+        self.merge_outdated();
+        listed
+    }
+
+    fn list_open(
+        &self,
+        (ino, id): (Ino, HandleId),
+        offset: u64,
+        look_up: bool,
+        add: &mut dyn FnMut(&DirItem<'_>) -> bool,
+    ) -> Result<bool, Errno> {
         if id != HandleId::NONE {
             let dir = self.handles.dir(id)?;
             let node = self.node(dir.ino)?;
