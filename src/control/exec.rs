@@ -183,10 +183,15 @@ impl Executor {
         let range = resolve(&found, range, path)?;
         let reverts = destroy && self.tree.mode_at(&found).copies();
         let (reach, why) = reach::of(advice, self.tree.why_mapped(&found), reverts);
-        let effect = self
-            .tree
-            .advise(&found, range, advice, destroy)
-            .map_err(|why| not_advised(path, advice, why))?;
+        let effect = self.tree.advise(&found, range, advice, destroy).map_err(|why| {
+            match (&why, self.tree.fate_of_base(&found)) {
+                (NotAdvised::Failed(Errno::IO), Some(fate)) => {
+                    let kind = ErrorKind::Io(Errno::IO.raw_os_error());
+                    CommandError::new(kind, format!("{advice}: {fate}")).about(path)
+                }
+                _ => not_advised(path, advice, why),
+            }
+        })?;
         let left = match effect.resident_after {
             Some(pages @ 1..) if advice == Advice::PageOut => {
                 let state = self.tree.page_state(&found, effect.range);

@@ -307,6 +307,9 @@ pub struct FileReport {
     /// Number of them in the scratch; only for a mount with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch_pages: Option<u64>,
+    /// The fate of its base, where that is not as it was at the first touch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// Its pages in the page cache of the backing file.
     pub resident: Option<u64>,
     /// Its pages in the kernel's cache of the mount, which has a copy of its own unless the plane

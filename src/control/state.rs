@@ -166,6 +166,7 @@ impl Executor {
             mapped_bytes: 0,
             pages: found.stat.size.div_ceil(page),
             scratch_pages: None,
+            base: None,
             resident: None,
             mount_resident: None,
             dirty: None,
@@ -190,6 +191,7 @@ impl Executor {
         (report.resident, report.dirty) = (state.resident, state.dirty);
         report.writeback = state.writeback;
         report.scratch_pages = self.tree.own_pages(found);
+        report.base = self.tree.fate_of_base(found);
         if report.plane != "mapped" {
             return Ok(report);
         }

@@ -64,6 +64,12 @@ impl ChangedFiles {
         self.0.lock().remove(path);
     }
 
+    /// The fate of the base of one, where it has changed or may have.
+    #[must_use]
+    pub fn of(&self, path: &Path) -> Option<Fate> {
+        self.0.lock().get(path).copied()
+    }
+
     /// All of them, with what became of their base.
     #[must_use]
     pub fn all(&self) -> Vec<(PathBuf, String)> {

@@ -412,6 +412,12 @@ pub trait Managed: Tree {
         None
     }
 
+    /// What has become of the base of a file in a scratch since the first touch, where that is not
+    /// as it was.
+    fn fate_of_base(&self, _found: &Found) -> Option<String> {
+        None
+    }
+
     /// Whether a regular file can be mapped, found out by doing it.
     ///
     /// # Errors

@@ -123,6 +123,32 @@ fn a_mount_over_a_base_that_has_changed_can_be_refused() {
 }
 
 #[test]
+fn the_status_of_a_file_whose_base_has_changed_says_so_with_all_that_is_known() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mut kept = changed("", |base| {
+        write_in_place(&base.join("a"));
+        fs::remove_file(base.join("b")).unwrap();
+    });
+    kept.mount();
+    for (name, fate) in
+        [("a", Some("its base has changed")), ("b", Some("its base is gone")), ("c", None)]
+    {
+        let status = ask(kept.root(), format!("json status {name}")).json();
+        assert_eq!(status["base"].as_str(), fate, "{status}");
+        assert_eq!(status["scratch_pages"], 1, "{status}");
+        assert_eq!(status["size"], 20_000, "{status}");
+    }
+    let text = ask(kept.root(), "status b").text();
+    assert!(text.contains("base       its base is gone"), "{text}");
+    let refused = ask(kept.root(), "advise willneed b").fails_with(Errno::IO);
+    assert!(refused.contains("willneed: its base is gone"), "{refused}");
+    // What was written is flushed all the same.
+    ask(kept.root(), "flush sync b").text();
+}
+
+#[test]
 fn a_base_whose_attributes_alone_have_changed_is_shown_and_told() {
     if !(require_fuse() && require_root()) {
         return;

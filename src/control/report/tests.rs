@@ -80,6 +80,7 @@ fn file() -> FileReport {
         mapped_bytes: 1 << 20,
         pages: 256,
         scratch_pages: None,
+        base: None,
         resident: Some(64),
         mount_resident: None,
         dirty: None,

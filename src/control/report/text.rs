@@ -285,6 +285,9 @@ impl Display for FileReport {
         if self.scratch_pages.is_some() {
             row(f, "scratch", Share(self.scratch_pages, self.pages))?;
         }
+        if let Some(fate) = &self.base {
+            row(f, "base", Clean(fate))?;
+        }
         row(f, "resident", Share(self.resident, self.pages))?;
         if self.mount_resident.is_some() {
             let share = Share(self.mount_resident, self.pages);

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::node::{Node, Numbers};
+use super::node::{LowerInode, Node, Numbers};
 use super::write_through::WRITE_THROUGH;
 use crate::advice::Advice;
 use crate::config::rules::RuleSet;
 use crate::flags::MapMode;
+use crate::layers::changed::Fate;
 use crate::mapping::{AdviceEffect, BackingFile, FlushEffect};
 use crate::range::ByteRange;
 use crate::sys::advise::SyncMode;
@@ -217,6 +218,14 @@ impl Managed for Overlay {
         let count =
             |node: &Arc<Node>| Ok::<_, Errno>(self.stack(node, &found.path)?.at_stake(whole));
         self.at_node(found, count).ok()
+    }
+
+    fn fate_of_base(&self, found: &Found) -> Option<String> {
+        let is_gone = |node: &Arc<Node>| {
+            Ok::<_, Errno>(node.stack().lowers.first() == Some(&LowerInode::GONE)) // Whatever its name is now.
+        };
+        let gone = self.at_node(found, is_gone).is_ok_and(|gone| gone).then_some(Fate::Missing);
+        gone.or_else(|| self.guard.changed().of(&found.path)).map(|fate| fate.to_string())
     }
 
     fn mappable(&self, found: &Found) -> Result<(), Errno> {

@@ -35,6 +35,8 @@ pub(super) struct Stack<'a> {
     below: Option<Part<'a>>,
     /// Which pages are whose; none when all of them are of one layer.
     merged: Option<Arc<Merged>>,
+    /// Pages of a base show that is gone.
+    lacks_base: bool,
 }
 
 /// Whether an advice takes pages away that no layer below has.
@@ -83,6 +85,14 @@ impl<'a> Stack<'a> {
         states.fold(PageState::NONE, PageState::and)
     }
 
+    /// Checks that there is a base where pages of one show.
+    ///
+    /// # Errors
+    /// EIO where it is gone.
+    fn check_base(&self) -> Result<(), Errno> {
+        if self.lacks_base { Err(Errno::IO) } else { Ok(()) }
+    }
+
     pub(super) fn mappable(&self) -> Result<(), Errno> {
         self.parts().try_for_each(|part| part.view.mappable())
     }
@@ -90,6 +100,7 @@ impl<'a> Stack<'a> {
     pub(super) fn set_locked(&self, range: ByteRange, lock: bool) -> Result<ByteRange, Errno> {
         let page = sys::page_size() as u64;
         if lock {
+            self.check_base()?;
             let range = range.outward(page);
             for (part, _, run) in self.runs(range) {
                 if let Err(err) = part.view.set_locked(run, true) {
@@ -165,14 +176,15 @@ impl Overlay {
         }
         let parts = node.stack();
         let below = |at: &LowerInode| self.part(self.layer(*at)?, at.ino, path, false);
-        let below = parts.lowers.first().map(below).transpose()?;
+        let lacks_base = parts.lowers.first() == Some(&LowerInode::GONE);
+        let below = parts.lowers.first().filter(|_| !lacks_base).map(below).transpose()?;
         let upper = parts.upper.map(|upper| self.part(&self.upper, upper, path, false));
         let upper = upper.transpose()?;
-        let merged = match (&upper, &below) {
+        let merged = match (&upper, parts.lowers.first()) {
             (Some(_), Some(_)) => self.merged_if_any(node)?,
             _ => None,
         };
-        Ok(Stack { upper, below, merged })
+        Ok(Stack { upper, below, merged, lacks_base })
     }
 
     /// The backing files of a node that are in use, without taking any into use.
@@ -256,6 +268,7 @@ impl Overlay {
             self.drop_cached(node, range);
         }
         let stack = self.stack(node, &found.path)?;
+        stack.check_base()?;
         if throws_away(advice) && !destroy {
             match stack.at_stake(range) {
                 0 if advice.effect() == Effect::Destroy => return Err(NotAdvised::Destroys),
