@@ -4,6 +4,7 @@
 //! least as many are in use, without a count of those that the whole process has.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use rustix::io::Errno;
@@ -21,12 +22,18 @@ pub(super) struct Spare {
     last: u64,
     /// The other volumes of the mount.
     others: OnceLock<Vec<Weak<Volume>>>,
+    /// Few were left at some time since that was asked for.
+    were_few: AtomicBool,
 }
 
 impl Default for Spare {
     fn default() -> Spare {
         let limit = sys::file::descriptor_limit().0;
-        Spare { last: limit - LEFT.min(limit / 4), others: OnceLock::new() }
+        Spare {
+            last: limit - LEFT.min(limit / 4),
+            others: OnceLock::new(),
+            were_few: AtomicBool::new(false),
+        }
     }
 }
 
@@ -68,7 +75,14 @@ impl Volume {
         is_last
     }
 
+    /// Whether few descriptors were left since the last call, so that others who hold some let go.
+    pub fn had_few_descriptors(&self) -> bool {
+        self.spare.were_few.load(Ordering::Relaxed)
+            && self.spare.were_few.swap(false, Ordering::Relaxed)
+    }
+
     fn close_spare(&self) {
+        self.spare.were_few.store(true, Ordering::Relaxed);
         self.close_own_spare();
         let others = self.spare.others.get().into_iter().flatten();
         others.filter_map(Weak::upgrade).for_each(|other| other.close_own_spare());

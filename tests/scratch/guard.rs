@@ -255,6 +255,33 @@ fn many_bases_are_changed_one_after_the_other_and_each_waits_for_its_own_copy() 
 }
 
 #[test]
+fn bases_of_files_that_nobody_has_open_are_given_up_where_descriptors_are_short() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    const FILES: usize = 100;
+    let kept = Kept::new("copy_up=0", |base| {
+        (0..3 * FILES).for_each(|n| fs::write(base.join(n.to_string()), lines(3000)).unwrap());
+    });
+    for n in 0..FILES {
+        append_line(&kept.at(&n.to_string()));
+    }
+    assert_eq!(guard(&kept, "leased"), FILES);
+    let used = ask(kept.root(), "json status").json()["memory"]["descriptors"].as_u64().unwrap();
+    let pid = rustix::process::Pid::from_raw(kept.mounted().pid() as i32);
+    let few = rustix::process::Rlimit { current: Some(used + 10), maximum: Some(used + 10) };
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, few).unwrap();
+    let open = |n: usize| File::open(kept.at(&n.to_string())).unwrap();
+    let files: Vec<File> = (FILES..FILES + 150).map(open).collect();
+    for file in files {
+        assert!(std::io::read_to_string(file).unwrap() == lines(3000));
+    }
+    for n in 0..FILES {
+        assert!(fs::read_to_string(kept.at(&n.to_string())).unwrap() == lines(3000) + "x\n");
+    }
+}
+
+#[test]
 fn a_base_whose_times_are_set_keeps_its_pages() {
     if !(require_fuse() && require_root()) {
         return;

@@ -33,6 +33,8 @@ use crate::volume::{GuardCounts, Ino};
 const SHARE_OF_DESCRIPTORS: u64 = 4;
 /// How many they may hold at most.
 const MOST_IDLE: u64 = 16_384;
+/// How many of these are given up at a time where few descriptors are left.
+const GIVEN_UP: usize = 64;
 /// How many files are copied at a time.
 const MOST_THREADS: usize = 4;
 /// How much earlier than the kernel takes a lease away it counts as gone.
@@ -245,7 +247,16 @@ impl Guard {
     /// Lets go of what was used least lately and is too much. Returns the nodes, which may be
     /// unused now.
     pub(super) fn evict(&self) -> Vec<Ino> {
-        let most = Guard::most_idle();
+        self.evict_beyond(Guard::most_idle())
+    }
+
+    /// The same where descriptors are needed for something else.
+    pub(super) fn give_up_some(&self) -> Vec<Ino> {
+        let idle = self.held.lock().idle.len();
+        self.evict_beyond(idle.saturating_sub(GIVEN_UP))
+    }
+
+    fn evict_beyond(&self, most: usize) -> Vec<Ino> {
         let mut gone = Vec::new();
         let mut locked = self.held.lock();
         let held = &mut *locked;

@@ -51,21 +51,18 @@ impl Overlay {
         }
         let begins_anew = self.has_just_changed(&node);
         if how.write && !self.is_open(&node) {
-            self.clone_complete(&node)?;
+            self.with_descriptors(|| self.clone_complete(&node))?;
             if self.is_worth_copying(&node)? {
                 self.copy_complete(&node)?;
             }
         }
         let mut shared = None;
         loop {
-            let opening = self.with_names(|names| {
-                self.open_locked(
-                    names,
-                    (&node, ino),
-                    (how, begins_anew),
-                    caller,
-                    (register, &mut shared),
-                )
+            let opening = self.with_descriptors(|| {
+                self.with_names(|names| {
+                    let lent = (register, &mut shared);
+                    self.open_locked(names, (&node, ino), (how, begins_anew), caller, lent)
+                })
             });
             match opening? {
                 Opening::Done(opened) => {

@@ -239,6 +239,25 @@ impl Overlay {
     pub(super) fn evict_bases(&self) {
         self.guard.evict().into_iter().for_each(|ino| self.drop_unused(ino));
     }
+
+    /// Opens something with nothing locked. Bases of files that nobody has open are given up where
+    /// few descriptors are left, and where none is to be had it is opened once more without them.
+    pub(super) fn with_descriptors<T>(
+        &self,
+        mut open: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let opened = open();
+        let lacks = matches!(opened, Err(Errno::MFILE | Errno::NFILE));
+        let volumes = self.lowers.iter().chain([&self.upper]);
+        let few = volumes.filter(|volume| volume.had_few_descriptors()).count() > 0;
+        if !few && !lacks {
+            return opened;
+        }
+        let given_up = self.guard.give_up_some();
+        let again = lacks && !given_up.is_empty();
+        given_up.into_iter().for_each(|ino| self.drop_unused(ino));
+        if again { open() } else { opened }
+    }
 }
 
 /// Waits for leases to be asked for.

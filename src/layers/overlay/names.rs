@@ -35,11 +35,13 @@ impl Overlay {
             return Err(Errno::NOENT);
         }
         let parent = self.node(parent)?;
-        let answers = Answers::none(self);
-        if parent.upper().is_none() {
-            answers.expect_entry(parent.stack().lowers.first(), name);
-        }
-        let found = self.look_up(&answers, &parent, name);
+        let found = self.with_descriptors(|| {
+            let answers = Answers::none(self);
+            if parent.upper().is_none() {
+                answers.expect_entry(parent.stack().lowers.first(), name);
+            }
+            self.look_up(&answers, &parent, name)
+        });
         self.merge_outdated();
         found
     }
