@@ -1,22 +1,22 @@
-//! What a merged file lies over: a plain file, or another merged one.
+//! The file that a merged one lies over: a whole file, or one with pages in several frozen layers.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::merged::Merged;
+use super::frozen_file::FrozenFile;
 use super::pages::read_at;
 use crate::volume::SeekTo;
 
-/// The file below a merged file. It is read only, and by pread(2): whoever opens it sees to it that
-/// reading moves no times (O_NOATIME).
+/// The file below a merged file. It is only read, by pread(2), and opened so that reading moves no
+/// times (O_NOATIME).
 #[derive(Debug, Clone)]
 pub enum Base {
     /// One whole layer.
     File(Arc<OwnedFd>),
-    /// A stack of layers, the topmost of them frozen.
-    Layers(Arc<Merged>),
+    /// Pages in several layers, all of them frozen.
+    Layers(Arc<FrozenFile>),
 }
 
 impl Base {
@@ -27,18 +27,51 @@ impl Base {
     pub fn size(&self) -> Result<u64, Errno> {
         match self {
             Base::File(file) => size_of(file),
-            Base::Layers(merged) => merged.size(),
+            Base::Layers(frozen) => Ok(frozen.size()),
         }
     }
 
-    /// What `st_blocks` of it says, in units of 512 bytes.
+    /// `st_blocks` in units of 512 bytes.
     ///
     /// # Errors
     /// Those of fstat(2).
     pub fn blocks(&self) -> Result<u64, Errno> {
         match self {
             Base::File(file) => blocks_of(file),
-            Base::Layers(merged) => merged.blocks(),
+            Base::Layers(frozen) => frozen.blocks(),
+        }
+    }
+
+    /// The whole file, below all layers with some of the pages.
+    ///
+    /// # Errors
+    /// EIO, which does not come.
+    pub fn whole(&self) -> Result<&Arc<OwnedFd>, Errno> {
+        match self {
+            Base::File(file) => Ok(file),
+            Base::Layers(frozen) => frozen.whole(),
+        }
+    }
+
+    /// Reads into a buffer, and returns how many bytes: fewer at the end of the file.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read_some(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Base::File(file) => read_at(file, offset, buffer),
+            Base::Layers(frozen) => frozen.read(offset, buffer),
+        }
+    }
+
+    /// lseek(2) for data or a hole.
+    ///
+    /// # Errors
+    /// ENXIO at or behind the end, and for data when only holes follow; those of lseek(2).
+    pub fn seek_from(&self, offset: u64, to: SeekTo) -> Result<u64, Errno> {
+        match self {
+            Base::File(file) => rustix::fs::seek(file, to.starting_at(offset)),
+            Base::Layers(frozen) => frozen.seek(offset, to),
         }
     }
 
@@ -50,22 +83,19 @@ impl Base {
         if buffer.is_empty() {
             return Ok(());
         }
-        let count = match self {
-            Base::File(file) => read_at(file, offset, buffer)?,
-            Base::Layers(merged) => merged.read(offset, buffer)?,
-        };
+        let count = self.read_some(offset, buffer)?;
         if count < buffer.len() { Err(Errno::IO) } else { Ok(()) }
     }
 
     /// The next data or hole at or after an offset inside `offset..end`; None when there is none
-    /// before `end`. What a base that is too short should have is taken for data, so that somebody
-    /// reads it and is told.
+    /// before `end`. Bytes behind the end of a base that is too short are taken for data, so that a
+    /// reader is told.
     pub(super) fn seek(&self, offset: u64, end: u64, to: SeekTo) -> Result<Option<u64>, Errno> {
         let size = self.size()?;
         let found = match self {
             _ if size <= offset => Err(Errno::NXIO),
             Base::File(file) => seek_in(file, offset, to),
-            Base::Layers(merged) => merged.seek(offset, to),
+            Base::Layers(frozen) => frozen.seek(offset, to),
         };
         let found = match (found, to) {
             (Ok(found), SeekTo::Hole) if found >= size => end,

@@ -13,8 +13,10 @@ mod assemble;
 mod base;
 pub mod base_state;
 pub mod changed;
+pub mod frozen_file;
 pub mod merged;
 pub mod overlay;
+mod page_owners;
 pub mod pages;
 pub mod scratch;
 

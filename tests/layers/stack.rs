@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mmapfs::layers::frozen_file::{FrozenFile, FrozenPart};
 use mmapfs::layers::merged::{Base, Merged};
 use mmapfs::layers::pages::{Fingerprint, MapAccess, MapId, PageMap};
 use mmapfs::sys::cred::Caller;
@@ -78,19 +79,13 @@ impl Stack {
     /// Freezes the top layer and puts an empty one over it.
     pub fn add_layer(&mut self) {
         self.top = None;
-        let (base, fingerprint) = match self.layers {
-            0 => {
-                let file = descriptor(&self.base_path(), false);
-                let fingerprint = Fingerprint::of(&file).unwrap();
-                (Base::File(file), fingerprint)
-            }
-            layer => {
-                let frozen = self.open(layer, false);
-                let fingerprint = Fingerprint::of(frozen.upper()).unwrap();
-                (Base::Layers(frozen), fingerprint)
-            }
+        let below = match self.layers {
+            0 => self.base_path(),
+            layer => self.upper_path(layer),
         };
+        let fingerprint = Fingerprint::of(descriptor(&below, false)).unwrap();
         self.layers += 1;
+        let base = self.below(self.layers);
         File::create_new(self.upper_path(self.layers)).unwrap();
         let upper = descriptor(&self.upper_path(self.layers), true);
         let id = MapId(self.layers);
@@ -101,18 +96,23 @@ impl Stack {
     /// Opens everything anew from disk.
     pub fn reopen(&mut self) {
         self.top = None;
-        self.top = Some(self.open(self.layers, true));
+        let map = PageMap::open(self.maps(), MapId(self.layers), MapAccess::Write).unwrap();
+        let upper = descriptor(&self.upper_path(self.layers), true);
+        self.top = Some(Arc::new(Merged::new(self.below(self.layers), upper, map).unwrap()));
     }
 
-    fn open(&self, layer: u64, write: bool) -> Arc<Merged> {
-        let base = match layer {
-            1 => Base::File(descriptor(&self.base_path(), false)),
-            _ => Base::Layers(self.open(layer - 1, false)),
+    /// The file below a layer: the base, with the frozen layers over it.
+    fn below(&self, layer: u64) -> Base {
+        let whole = descriptor(&self.base_path(), false);
+        let part = |layer| FrozenPart {
+            file: descriptor(&self.upper_path(layer), false),
+            map: PageMap::open(self.maps(), MapId(layer), MapAccess::Read).unwrap(),
         };
-        let access = if write { MapAccess::Write } else { MapAccess::Read };
-        let map = PageMap::open(self.maps(), MapId(layer), access).unwrap();
-        let upper = descriptor(&self.upper_path(layer), write);
-        Arc::new(Merged::new(base, upper, map).unwrap())
+        let parts: Vec<FrozenPart> = (1..layer).rev().map(part).collect();
+        match parts.is_empty() {
+            true => Base::File(whole),
+            false => Base::Layers(Arc::new(FrozenFile::new(parts, whole, None).unwrap())),
+        }
     }
 
     /// All bytes.

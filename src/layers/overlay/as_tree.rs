@@ -241,7 +241,7 @@ impl Tree for Overlay {
     fn close_passthrough(&self, reason: Option<String>) {
         let kept = || String::from("scratch_max= is kept by the daemon");
         let reason = reason.or_else(|| self.quota.as_ref().map(|_| kept()));
-        self.lowers.iter().for_each(|volume| volume.close_passthrough(reason.clone()));
+        self.plain_volumes().for_each(|volume| volume.close_passthrough(reason.clone()));
         self.upper.close_passthrough(reason);
     }
 }

@@ -117,7 +117,7 @@ impl Overlay {
     /// The volume of the base.
     #[must_use]
     pub fn base(&self) -> Arc<Volume> {
-        Arc::clone(self.lowers.last().unwrap_or(&self.upper))
+        Arc::clone(self.plain_volumes().last().unwrap_or(&self.upper))
     }
 
     /// The nodes that may have something below, to be let go of with no lock held.
@@ -125,8 +125,8 @@ impl Overlay {
         self.nodes.over(at).filter_map(|ino| self.held(ino)).collect()
     }
 
-    fn at_base(&self, ino: Ino) -> LowerInode {
-        LowerInode { layer: self.lowers.len().saturating_sub(1), ino }
+    pub(super) fn at_base(&self, ino: Ino) -> LowerInode {
+        LowerInode { layer: self.layers.len().saturating_sub(1), ino }
     }
 
     /// How long the kernel may use which names a directory has below.
@@ -156,7 +156,7 @@ impl Overlay {
             // What is merged may change, and with it what is in it.
             Some(_) if stack.redirect.is_some() => {
                 let told = |volume: &Arc<Volume>| volume.watches_filesystem();
-                if self.lowers.iter().all(told) {
+                if self.plain_volumes().all(told) {
                     Validity::UntilInvalidated
                 } else {
                     Validity::Timeout

@@ -243,7 +243,7 @@ impl Managed for Overlay {
                 *path = below.to_owned();
             }
         }
-        self.lowers.iter().for_each(|volume| files.extend(volume.files_in_use()));
+        self.plain_volumes().for_each(|volume| files.extend(volume.files_in_use()));
         files
     }
 
@@ -252,7 +252,7 @@ impl Managed for Overlay {
     }
 
     fn held_files(&self) -> u64 {
-        let below: u64 = self.lowers.iter().map(|volume| volume.held_files()).sum();
+        let below: u64 = self.plain_volumes().map(|volume| volume.held_files()).sum();
         self.upper.held_files() + below
     }
 
@@ -260,7 +260,7 @@ impl Managed for Overlay {
         let (inodes, lookups) = self.nodes.counts();
         let (files, directories) = self.handles.counts();
         let mut mappings = self.upper.counts().mappings;
-        for volume in &self.lowers {
+        for volume in self.plain_volumes() {
             let below = volume.counts().mappings;
             mappings.count += below.count;
             mappings.bytes += below.bytes;
@@ -287,18 +287,18 @@ impl Managed for Overlay {
     }
 
     fn watch_counts(&self) -> &WatchCounts {
-        self.lowers.last().unwrap_or(&self.upper).watch_counts()
+        self.plain_volumes().last().unwrap_or(&self.upper).watch_counts()
     }
 
     fn directories_open_silently(&self) -> bool {
-        let mut all = self.lowers.iter().chain([&self.upper]);
+        let mut all = self.plain_volumes().chain([&self.upper]);
         let keeps = |of: &Arc<Volume>| of.watches_filesystem() && of.cookies_outlive_opens();
         !self.is_mixed() && all.all(keeps)
     }
 
     fn set_rules(&self, rules: RuleSet) {
         let below = rules.clone().with_modes(|mode| mode.in_base());
-        self.lowers.iter().for_each(|volume| volume.set_rules(below.clone()));
+        self.plain_volumes().for_each(|volume| volume.set_rules(below.clone()));
         self.policy.write().rules = rules;
         // Other names may be those of the base itself now.
         self.nodes.directories().into_iter().for_each(|dir| self.drop_listing(dir));
@@ -320,7 +320,7 @@ impl Managed for Overlay {
         let caches: Arc<dyn Invalidate> = Arc::from(invalidate);
         let inner = Outward { numbers: Some(self.nodes.numbers()), caches: Arc::clone(&caches) };
         self.upper.connect(Box::new(inner));
-        for volume in &self.lowers {
+        for volume in self.plain_volumes() {
             let shown = Outward { numbers: None, caches: Arc::clone(&caches) };
             volume.connect(Box::new(shown)); // Files of the base have their own numbers.
         }
@@ -331,7 +331,7 @@ impl Managed for Overlay {
 
     fn expire(&self) {
         std::thread::scope(|scope| {
-            for volume in &self.lowers {
+            for volume in self.plain_volumes() {
                 scope.spawn(|| volume.expire());
             }
             scope.spawn(|| self.expire_listings());
@@ -341,7 +341,7 @@ impl Managed for Overlay {
 
     fn end(&self) {
         self.end_guard();
-        self.lowers.iter().for_each(|volume| volume.end());
+        self.plain_volumes().for_each(|volume| volume.end());
         self.upper.end();
         self.sweeper.end();
         let Some(scratch) = self.scratch.lock().take() else { return };

@@ -136,9 +136,8 @@ impl Overlay {
     /// Every file that clients have open. No lower layer is asked.
     pub(super) fn open_nodes(&self) -> Vec<OpenInode> {
         let open = self.handles.open_nodes();
-        let base =
-            self.lowers.last().filter(|_| open.iter().any(|(node, _)| node.is_write_through()));
-        let in_base = base.map(|base| base.open_files()).unwrap_or_default();
+        let asks = open.iter().any(|(node, _)| node.is_write_through());
+        let in_base = if asks { self.base().open_files() } else { Vec::new() };
         let in_base: HashMap<Ino, Option<WhyMapped>> =
             in_base.into_iter().map(|file| (file.ino, file.why_mapped)).collect();
         let listed = open.into_iter().map(|(node, handles)| {

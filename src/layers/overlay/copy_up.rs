@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::ino::original as original_number;
-use super::lookup::is_whiteout;
+use super::layer::is_whiteout;
 use super::lower_answers::Original;
 use super::names::Upper;
 use super::namespace_lock::{Halt, NamesWrite, Step};
@@ -87,7 +87,7 @@ impl Overlay {
             .copy_attributes(original, upper)
             .and_then(|()| {
                 let (origin, number) = (&original.fingerprint, original_number(node.ino));
-                self.xattrs.keep_origin(&self.upper, upper, origin, number)
+                self.top.xattrs.keep_origin(&self.upper, upper, origin, number)
             })
             .and_then(|()| self.put_in_place(names, node, &temporary, (upper, &stat)));
         let links = match finished {
@@ -153,7 +153,7 @@ impl Overlay {
         }
         let mut entry = self.upper.make_node(parent, name, new, rustix::fs::makedev(0, 1))?;
         let inner = entry.attr.ino;
-        self.xattrs.write(&self.upper, inner, "mmapfs.null", b"").inspect_err(|_| {
+        self.top.xattrs.write(&self.upper, inner, "mmapfs.null", b"").inspect_err(|_| {
             let _ = self.upper.remove(parent, name, false);
             self.upper.forget(inner, 1);
         })?;
@@ -282,7 +282,8 @@ impl Overlay {
         }
         let path = self.path_below(node);
         let pages = self.new_page_map(base, limit, upper)?;
-        let mark = |name: &str, value: &[u8]| self.xattrs.write(&self.upper, upper, name, value);
+        let mark =
+            |name: &str, value: &[u8]| self.top.xattrs.write(&self.upper, upper, name, value);
         let marked = mark("mmapfs.pages", pages.to_string().as_bytes())
             .and_then(|()| self.write_redirect(upper, &path))
             .and_then(|path| mark("overlay.metacopy", b"").map(|()| path));
@@ -296,11 +297,12 @@ impl Overlay {
         use std::os::unix::ffi::OsStrExt;
         let bytes = path.as_os_str().as_bytes();
         if bytes.len() <= LONGEST_IN_MARK {
-            self.xattrs.write(&self.upper, upper, "overlay.redirect", bytes)?;
+            self.top.xattrs.write(&self.upper, upper, "overlay.redirect", bytes)?;
             return Ok(None);
         }
-        let id = PathId::store(&self.pages, bytes)?;
-        let named = self.xattrs.write(&self.upper, upper, "mmapfs.path", id.to_string().as_bytes());
+        let id = PathId::store(&self.top.pages, bytes)?;
+        let named =
+            self.top.xattrs.write(&self.upper, upper, "mmapfs.path", id.to_string().as_bytes());
         named.inspect_err(|_| self.drop_path(id))?;
         self.count_own();
         Ok(Some(id))
@@ -308,7 +310,7 @@ impl Overlay {
 
     /// Removes a path that nothing names any more.
     pub(super) fn drop_path(&self, id: PathId) {
-        if let Err(err) = id.remove(&self.pages) {
+        if let Err(err) = id.remove(&self.top.pages) {
             log::warn!("path {id}: removing it: {err}"); // It goes at the next mount.
         }
     }
@@ -367,13 +369,13 @@ impl Overlay {
         // The index has one more link of it, by which its other names find it. Until all links are
         // made their number says nothing.
         let all = i64::from(stat.nlink);
-        self.xattrs.write_links(&self.upper, upper, Links::All(all))?;
+        self.top.xattrs.write_links(&self.upper, upper, Links::All(all))?;
         self.enter_in_index(names, node, upper)?;
         let more = all - if node.is_linked() { 2 } else { 1 };
         self.move_up(node, temporary).inspect_err(|_| {
             let _ = self.leave_index(node, upper);
         })?;
-        if let Err(err) = self.xattrs.write_links(&self.upper, upper, Links::More(more)) {
+        if let Err(err) = self.top.xattrs.write_links(&self.upper, upper, Links::More(more)) {
             log::warn!("{}: writing how many names it has: {err}", self.path_of(node).shown());
         }
         Ok(Some(more))

@@ -15,7 +15,7 @@ use std::thread;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::lookup::is_whiteout;
+use super::layer::is_whiteout;
 use super::namespace_lock::{NamesRead, Step};
 use super::node::{LowerInode, Node};
 use crate::layers::changed::Fate;
@@ -43,7 +43,7 @@ impl Overlay {
 
     /// The same by the marks of a file or whiteout. Those that cannot be read tell nothing.
     fn cover_by_marks(&self, upper: Ino) -> Option<Fingerprint> {
-        let marks = self.xattrs.read(&self.upper, upper).ok()?;
+        let marks = self.top.xattrs.read(&self.upper, upper).ok()?;
         marks.covers.unwrap_or(marks.origin)
     }
 
@@ -59,7 +59,7 @@ impl Overlay {
     /// with `None`. A mark that cannot be written tells nothing.
     pub(super) fn note_cover(&self, upper: Ino, cover: Option<&Fingerprint>) {
         let packed = cover.map(Fingerprint::pack).unwrap_or_default();
-        if let Err(err) = self.xattrs.write(&self.upper, upper, COVERS, &packed) {
+        if let Err(err) = self.top.xattrs.write(&self.upper, upper, COVERS, &packed) {
             log::debug!("marking what is covered: {err}");
         }
     }
@@ -188,7 +188,7 @@ impl Overlay {
     /// that is not known.
     fn fate_of(&self, upper: Ino, lowers: &[LowerInode], name: &OsStr) -> Option<Fate> {
         let entry = self.upper.lookup(upper, name).ok()?;
-        let marks = self.xattrs.read(&self.upper, entry.attr.ino);
+        let marks = self.top.xattrs.read(&self.upper, entry.attr.ino);
         self.upper.forget(entry.attr.ino, 1);
         let (marks, stat) = (marks.ok()?, entry.attr.stat);
         if marks.pages.is_some() && marks.covers.is_none() {

@@ -383,7 +383,8 @@ impl Overlay {
         if let Some(shown) = &*node.shown.lock() {
             return Some(shown.load(Ordering::Relaxed));
         }
-        let map = PageMap::open(&self.pages, MapId(node.stack().pages?), MapAccess::Read).ok()?;
+        let map =
+            PageMap::open(&self.top.pages, MapId(node.stack().pages?), MapAccess::Read).ok()?;
         let mut known = node.shown.lock();
         // Whoever has opened the file meanwhile knows better.
         let shown = known.get_or_insert_with(|| Arc::clone(map.shown()));

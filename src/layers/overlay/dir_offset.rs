@@ -29,9 +29,9 @@ pub(super) const UPPER: u64 = 1;
 /// something else to those above.
 pub(super) const MOST_LOWERS: usize = (1 << (63 - COOKIE_BITS)) - 3;
 
-/// The part of a lower layer by its index.
+/// The part of a lower layer by its index in the stack, 1 for the topmost of them.
 pub(super) fn lower(layer: usize) -> u64 {
-    UPPER + 1 + layer as u64
+    UPPER + layer as u64
 }
 
 /// The place in a part.
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn no_place_is_among_the_largest_numbers() {
-        let last = encode(lower(MOST_LOWERS - 1), (1 << COOKIE_BITS) - 1);
+        let last = encode(lower(MOST_LOWERS), (1 << COOKIE_BITS) - 1);
         assert!(last < (i64::MAX as u64) - (1 << (COOKIE_BITS - 1)));
         assert!(encode(UPPER, 0) > AFTER_DOTS);
     }

@@ -52,7 +52,7 @@ impl Overlay {
         if moved != 0 {
             // No file comes to the disk without its map.
             merged.sync_map()?;
-            rustix::fs::fsync(&self.pages)?;
+            rustix::fs::fsync(&self.top.pages)?;
         }
         merged.sync(data_only && moved == 0)?;
         self.settle(node, moved)
@@ -65,7 +65,7 @@ impl Overlay {
             return Ok(());
         }
         if node.stack().links.is_some() {
-            self.sync_upper_dir(self.index.dir)?;
+            self.sync_upper_dir(self.top.index.dir)?;
         }
         let mut settled = Vec::new();
         let mut next = node.parent();

@@ -60,10 +60,10 @@ impl Overlay {
     /// its names: one that it may have lost since in the base.
     pub(super) fn below(&self, whence: LookupScope<'_>, name: &OsStr) -> Step<LookupResult> {
         let sought = self.directly_below(whence.names, whence.dirs, name)?;
-        if sought.stat.is_dir() || !self.index.has(sought.ino) {
+        if sought.stat.is_dir() || !self.top.index.has(sought.ino) {
             return Ok(sought);
         }
-        let joined = match self.upper.lookup(self.index.dir, OsStr::new(&key(sought.ino))) {
+        let joined = match self.upper.lookup(self.top.index.dir, OsStr::new(&key(sought.ino))) {
             Ok(entry) => self.in_index(whence, name, &entry, &sought),
             Err(Errno::NOENT) => Ok(None),
             Err(err) => Err(Halt::Failed(err)),
@@ -126,7 +126,7 @@ impl Overlay {
         inner: Ino,
         below: &LookupResult,
     ) -> Step<Option<bool>> {
-        let origin = self.xattrs.origin(&self.upper, inner).map_err(|err| err.errno())?;
+        let origin = self.top.xattrs.origin(&self.upper, inner).map_err(|err| err.errno())?;
         let (Some(origin), Some(at)) = (origin, below.stack.lowers.first()) else {
             return Ok(None);
         };
@@ -141,16 +141,16 @@ impl Overlay {
         upper: Ino,
     ) -> Result<(), Errno> {
         let name = key(node.ino);
-        let linked = match self.upper.link(upper, self.index.dir, OsStr::new(&name)) {
+        let linked = match self.upper.link(upper, self.top.index.dir, OsStr::new(&name)) {
             // All names of the file that it is of are gone, and so is its inode.
             Err(Errno::EXIST) => {
                 self.retire(names, OsStr::new(&name))?;
-                self.upper.link(upper, self.index.dir, OsStr::new(&name))
+                self.upper.link(upper, self.top.index.dir, OsStr::new(&name))
             }
             linked => linked,
         };
         self.upper.forget(linked?.attr.ino, 1);
-        self.index.entries.write().insert(original(node.ino));
+        self.top.index.entries.write().insert(original(node.ino));
         Ok(())
     }
 
@@ -160,21 +160,21 @@ impl Overlay {
     /// Errors of unlink(2).
     pub(super) fn leave_index(&self, node: &Node, upper: Ino) -> Result<(), Errno> {
         let name = key(node.ino);
-        match self.upper.peek(self.index.dir, OsStr::new(&name)) {
+        match self.upper.peek(self.top.index.dir, OsStr::new(&name)) {
             // It made room for the copy of a later file.
             Ok((_, inner)) if inner != Some(upper) => return Ok(()),
             Err(Errno::NOENT) => return Ok(()),
             found => found?,
         };
-        self.upper.remove(self.index.dir, OsStr::new(&name), false)?;
-        self.index.entries.write().remove(&original(node.ino));
+        self.upper.remove(self.top.index.dir, OsStr::new(&name), false)?;
+        self.top.index.entries.write().remove(&original(node.ino));
         Ok(())
     }
 
     /// Removes an entry whose file is gone from the base: the copy keeps the names that it has of
     /// its own, and is a file like any other then.
     fn retire(&self, names: &NamesWrite<'_>, name: &OsStr) -> Result<(), Errno> {
-        let entry = self.upper.lookup(self.index.dir, name)?;
+        let entry = self.upper.lookup(self.top.index.dir, name)?;
         let (inner, links) = (entry.attr.ino, i64::from(entry.attr.stat.nlink) - 1);
         let retired = self.retire_copy(names, name, inner, links);
         self.upper.forget(inner, 1);
@@ -190,9 +190,9 @@ impl Overlay {
     ) -> Result<(), Errno> {
         let shown = self.nodes.numbers().shown(inner);
         let node = self.nodes.get(shown).filter(|node| node.upper() == Some(inner));
-        let marks = self.xattrs.read(&self.upper, inner).ok();
-        self.xattrs.write_links(&self.upper, inner, Links::All(links))?;
-        self.upper.remove(self.index.dir, name, false)?;
+        let marks = self.top.xattrs.read(&self.upper, inner).ok();
+        self.top.xattrs.write_links(&self.upper, inner, Links::All(links))?;
+        self.upper.remove(self.top.index.dir, name, false)?;
         log::debug!("index/{}: its file is gone from the base", name.shown());
         match node {
             Some(node) => {
@@ -209,6 +209,6 @@ impl Overlay {
             }
             None => {}
         }
-        self.xattrs.remove(&self.upper, inner, "mmapfs.links")
+        self.top.xattrs.remove(&self.upper, inner, "mmapfs.links")
     }
 }

@@ -142,7 +142,7 @@ impl Overlay {
         let Some((at, pages)) = needs().filter(|_| !is_open()) else { return Ok(()) };
         let base = self.open_below(at)?;
         let expected =
-            PageMap::fingerprint(&self.pages, MapId(pages)).map_err(|err| err.errno())?;
+            PageMap::fingerprint(&self.top.pages, MapId(pages)).map_err(|err| err.errno())?;
         let slot = node.shared_open.lock();
         if slot.strong_count() > 0 || needs() != Some((at, pages)) {
             return Ok(()); // Somebody was faster.
@@ -174,10 +174,12 @@ impl Overlay {
     fn expect(&self, node: &Node, now: &Fingerprint) {
         let stack = node.stack();
         let (Some(upper), Some(pages)) = (stack.upper, stack.pages) else { return };
-        let known = PageMap::open(&self.pages, MapId(pages), MapAccess::Write)
+        let known = PageMap::open(&self.top.pages, MapId(pages), MapAccess::Write)
             .map_err(|err| err.errno())
             .and_then(|mut map| map.set_base(*now))
-            .and_then(|()| self.xattrs.keep_origin(&self.upper, upper, now, original(node.ino)));
+            .and_then(|()| {
+                self.top.xattrs.keep_origin(&self.upper, upper, now, original(node.ino))
+            });
         if let Err(err) = known {
             log::warn!("{}: noting the times of its base: {err}", self.path_of(node).shown());
         }
@@ -187,10 +189,10 @@ impl Overlay {
     fn is_found_again(&self, node: &Arc<Node>) -> bool {
         let found = self.with_names(|names| {
             let stack = node.stack();
-            let marks = stack.upper.and_then(|upper| self.xattrs.read(&self.upper, upper).ok());
+            let marks = stack.upper.and_then(|upper| self.top.xattrs.read(&self.upper, upper).ok());
             let marked = marks.and_then(|marks| marks.redirect).filter(|path| path.is_absolute());
             let path = marked.unwrap_or_else(|| self.path_below(node));
-            let found = self.below_path(names, &self.lower_roots(), &path)?;
+            let found = self.below_path(names, &self.roots_below(0), &path)?;
             self.let_go(&found.stack);
             Ok(found.stack.lowers.first() == stack.lowers.first())
         });
@@ -248,7 +250,7 @@ impl Overlay {
     ) -> Result<T, Errno> {
         let opened = open();
         let lacks = matches!(opened, Err(Errno::MFILE | Errno::NFILE));
-        let volumes = self.lowers.iter().chain([&self.upper]);
+        let volumes = self.plain_volumes().chain([&self.upper]);
         let few = volumes.filter(|volume| volume.had_few_descriptors()).count() > 0;
         if !few && !lacks {
             return opened;

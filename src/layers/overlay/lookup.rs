@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::ino::{FIRST_NUMBER, TWIN, upper_only_ino};
+use super::layer::{LayerEntry, is_whiteout};
 use super::namespace_lock::{Halt, NamesRead, Step};
 use super::node::{LayerStack, LowerInode, Node};
 use super::overlay_xattrs::{Links, MOST_NAMES, NO_NUMBER, OverlayXattrs, XattrError};
@@ -33,11 +34,6 @@ pub(super) struct LookupScope<'a> {
     pub(super) dirs: &'a [LowerInode],
 }
 
-/// Whether it stands for nothing (a character device 0/0).
-pub(super) fn is_whiteout(stat: &Stat) -> bool {
-    stat.kind() == libc::S_IFCHR && stat.rdev == 0
-}
-
 impl Overlay {
     /// Finds what a name leads to.
     ///
@@ -55,14 +51,10 @@ impl Overlay {
         let stack = parent.stack();
         let whence = LookupScope { names, parent, dirs: &stack.lowers };
         if let Some(upper) = stack.upper {
-            match self.upper.lookup(upper, name) {
-                Ok(entry) if is_whiteout(&entry.attr.stat) => {
-                    self.upper.forget(entry.attr.ino, 1);
-                    return Err(Halt::Failed(Errno::NOENT));
-                }
-                Ok(entry) => return self.above(whence, name, &entry, false),
-                Err(Errno::NOENT) => {}
-                Err(err) => return Err(Halt::Failed(err)),
+            match self.layers.first().ok_or(Errno::IO)?.lookup(upper, name)? {
+                LayerEntry::Whiteout => return Err(Halt::Failed(Errno::NOENT)),
+                LayerEntry::Present(entry) => return self.above(whence, name, &entry, false),
+                LayerEntry::Absent => {}
             }
         }
         self.below(whence, name)
@@ -174,7 +166,7 @@ impl Overlay {
             Some(Links::All(all)) => {
                 // The daemon was killed in between.
                 let more = all - i64::from(stat.nlink);
-                self.xattrs.write_links(&self.upper, inner, Links::More(more))?;
+                self.top.xattrs.write_links(&self.upper, inner, Links::More(more))?;
                 Some(more)
             }
         };
@@ -195,7 +187,7 @@ impl Overlay {
     /// The marks of an upper file, which fit each other and its attributes.
     pub(super) fn xattrs_of(&self, inner: Ino, stat: &Stat) -> Result<OverlayXattrs, XattrError> {
         let bad = |mark, reason| Err(XattrError::Bad { mark, reason });
-        let mut marks = self.xattrs.read(&self.upper, inner)?;
+        let mut marks = self.top.xattrs.read(&self.upper, inner)?;
         if let Some(links) = marks.links {
             let names = match links {
                 Links::More(more) => i64::from(stat.nlink) + more,
@@ -213,7 +205,7 @@ impl Overlay {
         }
         if let Some(id) = marks.path {
             let reason = "the file with the path cannot be read";
-            let path = id.read(&self.pages);
+            let path = id.read(&self.top.pages);
             let path = path.map_err(|_| XattrError::Bad { mark: "mmapfs.path", reason })?;
             marks.redirect = Some(super::overlay_xattrs::redirect(path)?);
         }
@@ -297,9 +289,9 @@ impl Overlay {
     /// A file that names its page map and nothing below is whole, and was to lose the name of the
     /// map next. Else a mark was lost.
     fn check_complete(&self, whence: LookupScope<'_>, name: &OsStr, id: u64) -> Result<(), Errno> {
-        let map = PageMap::open(&self.pages, MapId(id), MapAccess::Read);
+        let map = PageMap::open(&self.top.pages, MapId(id), MapAccess::Read);
         let reason = match map {
-            _ if self.contested.contains(&MapId(id)) => "another file names it".to_owned(),
+            _ if self.top.contested.contains(&MapId(id)) => "another file names it".to_owned(),
             Ok(map) if map.is_complete() => return Ok(()),
             Ok(_) => "the mark of what is below it is lost".to_owned(),
             Err(err) => err.to_string(),
@@ -320,7 +312,7 @@ impl Overlay {
         let root: Vec<LowerInode>;
         let mut dirs = match path.is_absolute() {
             true => {
-                root = self.lower_roots();
+                root = self.roots_below(0);
                 &root[..]
             }
             false => dirs,
@@ -394,7 +386,7 @@ impl Overlay {
 
     /// Whether it says that there is nothing: the base, which is no overlay, has no whiteouts.
     pub(super) fn hides(&self, at: LowerInode, stat: &Stat) -> bool {
-        at.layer + 1 < self.lowers.len() && is_whiteout(stat)
+        self.layer_of(at).is_ok_and(|layer| layer.hides(stat))
     }
 
     /// The number that a file of a lower layer is shown with.
@@ -402,8 +394,7 @@ impl Overlay {
         if at.ino == Ino::ROOT {
             return Ino::ROOT;
         }
-        // Frozen layers are below prefixes of their own.
-        if at.layer == self.lowers.len() - 1 { at.ino } else { upper_only_ino(at.ino) }
+        if self.is_plain(at) { at.ino } else { upper_only_ino(at.ino) }
     }
 
     /// The path from the root of the lower layers of what a node has below: where it was before

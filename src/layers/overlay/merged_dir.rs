@@ -201,7 +201,7 @@ impl Overlay {
                 continue;
             }
             let whole = look_up && !mixed && stack.lowers.len() == 1 && self.is_base(*at);
-            let volume = self.lowers.get(at.layer).ok_or(Errno::IO)?;
+            let volume = &self.layer_of(*at)?.volume;
             let stream = reading.stream(part, volume, at.ino)?;
             let ended = stream.each(begin(part), whole, &mut |item, next| {
                 let found = self.found_below(node, &stack, index, item, &mut above, mixed);
@@ -222,9 +222,9 @@ impl Overlay {
         Ok(true)
     }
 
-    /// Whether it is in the base, which is no overlay.
+    /// Whether a file or directory is of the base, the lowest layer.
     pub(super) fn is_base(&self, at: LowerInode) -> bool {
-        at.layer + 1 == self.lowers.len()
+        at.layer + 1 == self.layers.len()
     }
 
     /// Whether an entry of an upper directory is listed as such: it is to be seen, and nowhere

@@ -164,7 +164,7 @@ impl Overlay {
             Some(id) => id,
             None => self.map_of_others(names, node, upper)?,
         };
-        if self.contested.contains(&MapId(id)) {
+        if self.top.contested.contains(&MapId(id)) {
             log::error!(
                 "{}: another file names its page map {}",
                 self.path_of(node).shown(),
@@ -176,7 +176,7 @@ impl Overlay {
             log::error!("{}: page map {}: {err}", self.path_of(node).shown(), MapId(id));
             err.errno()
         };
-        let map = PageMap::open(&self.pages, MapId(id), MapAccess::Write).map_err(told)?;
+        let map = PageMap::open(&self.top.pages, MapId(id), MapAccess::Write).map_err(told)?;
         let file = self.upper.open_descriptor(upper, OpenMode::Write)?.shared_writer()?;
         if !self.used_maps.lock().contains(&id) {
             // Everything since is this daemon's own.
@@ -197,7 +197,8 @@ impl Overlay {
         let below = below.ok_or(Errno::IO)?;
         let base = names.below().fingerprint(below)?;
         let pages = self.new_page_map(&base, base.size, upper)?;
-        self.xattrs
+        self.top
+            .xattrs
             .write(&self.upper, upper, "mmapfs.pages", pages.to_string().as_bytes())
             .inspect_err(|_| self.drop_page_map(pages))?;
         node.change_stack(|stack| stack.pages = Some(pages));
@@ -257,7 +258,7 @@ impl Overlay {
         let upper = UpperId::of(&Fingerprint::of(self.upper.open_path(upper)?)?);
         loop {
             let id = MapId::random();
-            match PageMap::create(&self.pages, id, *base, limit, upper) {
+            match PageMap::create(&self.top.pages, id, *base, limit, upper) {
                 Ok(_) => {
                     self.used_maps.lock().insert(id.0);
                     self.stats.partial_files.fetch_add(1, Ordering::Relaxed);
@@ -272,7 +273,7 @@ impl Overlay {
     pub(super) fn drop_page_map(&self, id: u64) {
         self.uncount_map(id);
         self.used_maps.lock().remove(&id);
-        if let Err(err) = PageMap::remove(&self.pages, MapId(id)) {
+        if let Err(err) = PageMap::remove(&self.top.pages, MapId(id)) {
             log::warn!("page map {}: removing it: {err}", MapId(id));
         }
         self.count_own();
@@ -282,7 +283,7 @@ impl Overlay {
     pub(super) fn sync_page_maps(&self) -> Result<(), Errno> {
         let used = std::mem::take(&mut *self.used_maps.lock());
         for id in used {
-            match PageMap::open(&self.pages, MapId(id), MapAccess::Write) {
+            match PageMap::open(&self.top.pages, MapId(id), MapAccess::Write) {
                 Ok(mut map) => {
                     if let Some(seen) = map.unsynced() {
                         map.sync_bits(&seen)?;
@@ -328,7 +329,7 @@ impl Overlay {
             merged.sync_written()?; // The map that says where its pages are is about to go.
         }
         for mark in ["overlay.metacopy", "overlay.redirect", "mmapfs.path", "mmapfs.pages"] {
-            self.xattrs.remove(&self.upper, upper, mark)?;
+            self.top.xattrs.remove(&self.upper, upper, mark)?;
         }
         let mut left = LayerStack::default();
         let mut pages = None;

@@ -26,6 +26,7 @@ mod handles;
 mod hardlink_index;
 mod held_node;
 mod ino;
+mod layer;
 mod lease_break;
 mod lookup;
 mod lower_answers;
@@ -44,7 +45,7 @@ mod write_through;
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
@@ -59,6 +60,7 @@ use crate::layers::scratch::{MetadataReserve, Scratch, TEMPORARY};
 use crate::sys::cred::Caller;
 use crate::volume::short_lived_fds::{ShortLived, Sweeper};
 use crate::volume::{BackingRegistration, Ino, Invalidate, NewNode, Policy, Volume};
+use layer::{Layer, LayerKind, OverlayParts};
 use node::{LayerStack, LowerInode, NodeTable};
 use overlay_xattrs::XattrStore;
 use stats::ScratchStats;
@@ -83,14 +85,14 @@ pub struct OverlayOptions {
 
 /// A tree of layers.
 pub struct Overlay {
+    /// The volume over the directory of the scratch, in which all overlay layers lie.
     upper: Arc<Volume>,
+    /// The layers, topmost first. The first one is written, no other ever is.
+    layers: Vec<Arc<Layer>>,
+    /// The parts of the topmost layer.
+    top: OverlayParts,
     /// The directory of the upper volume where copies are made, of which one lookup is held.
     work: Ino,
-    index: hardlink_index::Index,
-    pages: OwnedFd,
-    /// Page maps that several files name.
-    contested: HashSet<MapId>,
-    lowers: Vec<Arc<Volume>>,
     nodes: NodeTable,
     /// The lock of the names, with the number of their changes; see [`namespace_lock`].
     names: RwLock<u64>,
@@ -98,7 +100,6 @@ pub struct Overlay {
     /// Listings under way of directories that the kernel has opened without asking.
     listings: ShortLived<readdir::OpenDir>,
     sweeper: Sweeper,
-    xattrs: XattrStore,
     policy: RwLock<Policy>,
     share: bool,
     revocations: share::Revocations,
@@ -126,6 +127,12 @@ pub struct Overlay {
     caches: OnceLock<Arc<dyn Invalidate>>,
 }
 
+/// The roots of the layers below one.
+fn roots_below(layers: &[Arc<Layer>], layer: usize) -> Vec<LowerInode> {
+    let below = layers.iter().enumerate().skip(layer + 1);
+    below.map(|(layer, found)| LowerInode { layer, ino: found.root }).collect()
+}
+
 fn never_registered(_: BorrowedFd<'_>) -> std::io::Result<BackingRegistration> {
     Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
 }
@@ -145,21 +152,29 @@ impl Overlay {
         Volume::share_descriptors(&volumes);
         let find =
             |name: &str| upper.lookup(Ino::ROOT, OsStr::new(name)).map(|entry| entry.attr.ino);
-        let (top, work, index) = (find("upper")?, find("work")?, find("index")?);
-        let pages = scratch.pages()?;
-        let roots = (0..lowers.len()).map(|layer| LowerInode { layer, ino: Ino::ROOT }).collect();
-        let root = LayerStack { upper: Some(top), lowers: roots, ..LayerStack::default() };
+        let (root, work, index) = (find("upper")?, find("work")?, find("index")?);
+        let top = OverlayParts {
+            xattrs: XattrStore { namespace: scratch.xattr_namespace() },
+            pages: scratch.pages()?,
+            index: hardlink_index::Index::read(&upper, index)?,
+            contested: scratch.contested().clone(),
+        };
+        let kind = LayerKind::Overlay;
+        let mut layers = vec![Arc::new(Layer { volume: Arc::clone(&upper), root, kind })];
+        let plain = |volume| Layer { volume, root: Ino::ROOT, kind: LayerKind::Plain };
+        layers.extend(lowers.into_iter().map(|volume| Arc::new(plain(volume))));
+        let root = LayerStack {
+            upper: Some(root),
+            lowers: roots_below(&layers, 0),
+            ..LayerStack::default()
+        };
         let overlay = Overlay {
             work,
-            index: hardlink_index::Index::read(&upper, index)?,
-            pages,
-            contested: scratch.contested().clone(),
             nodes: NodeTable::new(root),
             names: RwLock::new(0),
             handles: handles::HandleTable::default(),
             listings: ShortLived::new(64),
             sweeper: Sweeper::default(),
-            xattrs: XattrStore { namespace: scratch.xattr_namespace() },
             policy: RwLock::new(policy),
             share,
             me: Caller {
@@ -176,7 +191,8 @@ impl Overlay {
             mixes_bases: base_changed == BaseChanged::Mix,
             used_maps: Mutex::default(),
             caches: OnceLock::new(),
-            lowers,
+            layers,
+            top,
             upper,
             revocations: share::Revocations::default(),
             copy_up: scratch.copy_up(),
@@ -193,28 +209,45 @@ impl Overlay {
     #[must_use]
     pub fn changed_bases(&self) -> Vec<Changed> {
         let scratch = self.scratch.lock();
-        let (Some(scratch), Some(base)) = (&*scratch, self.lowers.last()) else {
-            return Vec::new();
-        };
-        let found = changed::find(scratch, &self.pages, base.watch_point());
+        let Some(scratch) = &*scratch else { return Vec::new() };
+        let found = changed::find(scratch, &self.top.pages, self.base().watch_point());
         self.guard.note_changed(&found);
         found
     }
 
-    /// A lower layer, which is asked something. It may be long before it answers: nothing that
-    /// others need is locked by the caller.
+    /// The layer of a file or directory.
+    fn layer_of(&self, at: LowerInode) -> Result<&Arc<Layer>, Errno> {
+        self.layers.get(at.layer).ok_or(Errno::IO)
+    }
+
+    /// The volume of a lower layer, which is asked something. A plain layer may take long to
+    /// answer: the caller holds no lock that others need.
     fn layer(&self, at: LowerInode) -> Result<&Volume, Errno> {
-        namespace_lock::may_ask();
-        self.lower(at)
+        let layer = self.layer_of(at)?;
+        if layer.is_plain() {
+            namespace_lock::may_ask();
+        }
+        Ok(&layer.volume)
     }
 
-    /// A lower layer, for what needs no answer of it.
+    /// The volume of a lower layer, for calls that need no answer of its filesystem.
     fn lower(&self, at: LowerInode) -> Result<&Volume, Errno> {
-        self.lowers.get(at.layer).map(|volume| &**volume).ok_or(Errno::IO)
+        self.layer_of(at).map(|layer| &*layer.volume)
     }
 
-    fn lower_roots(&self) -> Vec<LowerInode> {
-        (0..self.lowers.len()).map(|layer| LowerInode { layer, ino: Ino::ROOT }).collect()
+    /// The volumes of the plain layers, topmost first.
+    fn plain_volumes(&self) -> impl Iterator<Item = &Arc<Volume>> {
+        self.layers.iter().filter(|layer| layer.is_plain()).map(|layer| &layer.volume)
+    }
+
+    /// Whether a file or directory is of a plain layer.
+    fn is_plain(&self, at: LowerInode) -> bool {
+        self.layer_of(at).is_ok_and(|layer| layer.is_plain())
+    }
+
+    /// The roots of the layers below one.
+    fn roots_below(&self, layer: usize) -> Vec<LowerInode> {
+        roots_below(&self.layers, layer)
     }
 
     /// The path of a node from the root, for messages.

@@ -7,7 +7,8 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::lookup::{LookupResult, is_whiteout};
+use super::layer::is_whiteout;
+use super::lookup::LookupResult;
 use super::lower_answers::Answers;
 use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
 use super::node::Node;
@@ -154,7 +155,7 @@ impl Overlay {
                 self.upper.rename((above, &beside), (above, name), none, &self.me)
             }
             // A directory takes the whiteout's place, and not what that stands for.
-            true => self.xattrs.make_opaque(&self.upper, entry.attr.ino).and_then(|()| {
+            true => self.top.xattrs.make_opaque(&self.upper, entry.attr.ino).and_then(|()| {
                 let exchange = RenameFlags::EXCHANGE;
                 self.upper.rename((above, &beside), (above, name), exchange, &self.me)?;
                 if let Err(err) = self.upper.remove(above, &beside, false) {
@@ -461,7 +462,7 @@ impl Overlay {
         if left.is_empty() {
             return Ok(());
         }
-        self.xattrs.make_opaque(&self.upper, upper)?;
+        self.top.xattrs.make_opaque(&self.upper, upper)?;
         // What a daemon that was killed was about to make is among them.
         left.iter().try_for_each(|(name, dir)| self.upper.remove(upper, name, *dir))?;
         let whiteouts = left.iter().filter(|(name, _)| self.visible(upper, name)).count();

@@ -20,7 +20,7 @@ use crate::volume::Ino;
 /// Something in a lower layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LowerInode {
-    /// Index of the layer, 0 is the topmost of the lower ones.
+    /// Index of the layer in the stack, 0 is the one on top.
     pub(super) layer: usize,
     /// Its number in that layer's volume, of which one lookup is held.
     pub(super) ino: Ino,

@@ -176,8 +176,8 @@ impl Overlay {
     }
 
     fn own_bytes(&self) -> Result<u64, Errno> {
-        let mut blocks = rustix::fs::fstat(&self.pages)?.st_blocks as u64;
-        for directory in [self.work, self.index.dir] {
+        let mut blocks = rustix::fs::fstat(&self.top.pages)?.st_blocks as u64;
+        for directory in [self.work, self.top.index.dir] {
             blocks += self.upper.attr(directory, None)?.stat.blocks;
         }
         Ok(blocks * 512)
@@ -201,7 +201,7 @@ impl Overlay {
     pub(super) fn bytes_of(&self, blocks: u64, pages: Option<u64>) -> u64 {
         let map = pages.filter(|_| self.quota.is_some()).and_then(|id| {
             let name = MapId(id).to_string();
-            rustix::fs::statat(&self.pages, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+            rustix::fs::statat(&self.top.pages, name, AtFlags::SYMLINK_NOFOLLOW).ok()
         });
         (blocks + map.map_or(0, |map| map.st_blocks as u64)) * 512
     }

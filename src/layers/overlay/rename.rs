@@ -224,6 +224,7 @@ impl Overlay {
         let new = NewNode { mode: libc::S_IFCHR, umask: 0, caller };
         let device = self.make_device(dir, &beside, &new, 0)?.attr.ino;
         let moved = self
+            .top
             .xattrs
             .write(&self.upper, device, "mmapfs.place", name.as_bytes())
             .and_then(|()| rename())
@@ -235,7 +236,7 @@ impl Overlay {
             Ok(()) => {
                 self.stats.whiteouts(-1);
                 self.stats.made(libc::S_IFCHR, 1);
-                if let Err(err) = self.xattrs.remove(&self.upper, device, "mmapfs.place") {
+                if let Err(err) = self.top.xattrs.remove(&self.upper, device, "mmapfs.place") {
                     log::warn!("{}: removing a mark: {err}", name.shown()); // It says nothing now.
                 }
             }
@@ -257,7 +258,7 @@ impl Overlay {
         let upper = node.upper().ok_or(Errno::STALE)?;
         if node.is_dir() {
             if node.stack().lowers.is_empty() {
-                return self.xattrs.make_opaque(&self.upper, upper);
+                return self.top.xattrs.make_opaque(&self.upper, upper);
             }
             let path = self.path_below(node);
             if node.stack().redirect.as_ref() == Some(&path) {
@@ -302,11 +303,11 @@ impl Overlay {
             return Ok(());
         }
         let all = i64::from(self.upper.attr(upper, None)?.stat.nlink) + more;
-        self.xattrs.write_links(&self.upper, upper, Links::All(all))?;
+        self.top.xattrs.write_links(&self.upper, upper, Links::All(all))?;
         let linked = self.upper.link(upper, above, name);
         let more = if linked.is_ok() { more - 1 } else { more };
         node.change_stack(|stack| stack.links = Some(more));
-        self.xattrs.write_links(&self.upper, upper, Links::More(more))?;
+        self.top.xattrs.write_links(&self.upper, upper, Links::More(more))?;
         self.upper.forget(linked?.attr.ino, 1);
         Ok(())
     }

@@ -113,7 +113,7 @@ impl Overlay {
 
     /// Takes a page map that is about to go out of the counts.
     pub(super) fn uncount_map(&self, id: u64) {
-        let map = PageMap::open(&self.pages, MapId(id), MapAccess::Read);
+        let map = PageMap::open(&self.top.pages, MapId(id), MapAccess::Read);
         let pages = map.map_or(0, |map| map.count());
         self.stats.pages.fetch_sub(pages, Ordering::Relaxed);
         self.stats.partial_files.fetch_sub(1, Ordering::Relaxed);
@@ -123,7 +123,7 @@ impl Overlay {
     /// those that were made here, as after the next mount.
     pub(super) fn count_copy(&self, node: &Node) {
         let marked = matches!(node.kind, libc::S_IFREG | libc::S_IFDIR)
-            || self.xattrs.namespace == XattrNamespace::Trusted;
+            || self.top.xattrs.namespace == XattrNamespace::Trusted;
         node.change_stack(|stack| stack.new = !marked);
         match (marked, node.is_linked()) {
             (_, false) => {}

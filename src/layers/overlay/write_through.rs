@@ -69,7 +69,7 @@ impl Overlay {
 
     /// What a node has in the base.
     pub(super) fn in_base(&self, node: &Node) -> Option<LowerInode> {
-        node.stack().lowers.last().copied().filter(|at| at.layer + 1 == self.lowers.len())
+        node.stack().lowers.last().copied().filter(|at| self.is_base(*at))
     }
 
     /// Finds a name in the base alone.
@@ -179,8 +179,7 @@ impl Overlay {
             true => Err(Errno::XDEV), // What is in it would come under other rules.
             false => {
                 let (old, new) = ((old.dir.ino, from.1), (new.dir.ino, to.1));
-                self.layer(LowerInode { layer: self.lowers.len() - 1, ino: old.0 })?
-                    .rename(old, new, flags, caller)
+                self.layer(self.at_base(old.0))?.rename(old, new, flags, caller)
             }
         };
         if renamed.is_ok() && !flags.contains(RenameFlags::EXCHANGE) {
