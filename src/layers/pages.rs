@@ -1,34 +1,35 @@
-//! Which pages of an upper file are its own, on disk and in memory.
+//! Page maps: the set of pages that a partial copy has, on disk and in memory.
 //!
-//! A page map is one file, `pages/ID` of a scratch, ID being 16 lower case hexadecimal digits.
-//! docs/scratch-format.md has its layout: two headers, of which the later one counts, and turns of
-//! both bitmaps, each of them a record of 512 bytes with a checksum. A record is written by one
-//! pwrite(2) inside a block, so that it is the old one or the new one whenever this process is
-//! killed, and a sector, so that it is after most power cuts. A page is 4096 bytes on every machine.
+//! A page map is one file, `pages/ID` of a scratch, where ID is 16 lower case hexadecimal digits.
+//! docs/scratch-format.md has its layout: two headers, of which the later one counts, and turns. A
+//! turn holds both bits of 1984 pages. Headers and turns are records of 512 bytes with a checksum.
+//! One pwrite(2) writes a record. The record lies inside one block, so a killed process leaves it
+//! old or new; it is one sector, so most power cuts do the same. A page is 4096 bytes on every
+//! machine.
 //!
-//! There are two bitmaps: the bits themselves, and those that are synced. The base may show itself
-//! below `lower_visible_len` only. A page that starts there or behind is the upper file's own without a
-//! bit, and bits of such pages mean nothing. In a page below whose bit is clear, the bytes before
-//! `lower_visible_len` are the base's and those behind it are zeros, whatever the upper file has there.
-//! So truncating is one number, and growth needs no bits.
+//! Each page has a present bit and a synced bit. The base is visible below `lower_visible_len`
+//! only. A page that starts at this limit or behind it is present without a bit, and its bits are
+//! ignored. In a page below the limit whose present bit is clear, the bytes before
+//! `lower_visible_len` are the base's and the bytes behind it are zeros; the upper file's bytes in
+//! that page are ignored. So a truncation changes one number, and growth needs no bits.
 //!
-//! A set bit promises that the page's data is in the upper file: data is written first, the bit
-//! after it. Both are written by pwrite(2), so they are in the page cache when the call returns and
-//! outlive this process. A map that is killed at any moment is a good one. A `lower_visible_len` behind
-//! the end of the upper file is that of a truncation which was not finished, and counts as the
-//! file's size.
+//! A present bit promises that the page's data is in the upper file: data is written first, the
+//! bit after it. Both are written by pwrite(2), so they are in the page cache when the call
+//! returns and outlive this process. The map is valid at whichever moment the process is killed. A
+//! `lower_visible_len` behind the end of the upper file belongs to an unfinished truncation, and
+//! counts as the file's size.
 //!
-//! When the machine stops, a bit may have reached the disk before its data. A synced bit says that
-//! the data had been synchronised, or that the page is zeros, which a hole is as well. A page with
-//! a bit that is not synced, and a hole in the upper file, was never written for good: then
-//! [`PageMap::recover`] takes the bit away. Found at any other time, it is an error
-//! ([`PageMap::check_data`]).
+//! When the machine stops, a present bit may have reached the disk before its data. A synced bit
+//! says that the data had been synchronised, or that the page is zeros, as a hole is too. A page
+//! that is present and not synced, and is a hole in the upper file, never reached the disk: after
+//! the machine has stopped [`PageMap::recover`] clears its bit. At any other time such a page is an
+//! error ([`PageMap::check_data`]).
 //!
-//! Zeros are a turn that was never written. The header counts those that were, each after it was
-//! written for the first time, so that zeros in the place of one are told.
+//! A turn that was never written is all zeros. The header counts the turns that were written, each
+//! after its first write, so zeros in place of a written turn are detected.
 //!
-//! In memory there are the turns that have a bit set: 512 bytes for 8 MiB of file.
-//! Nothing is mapped, so nothing here raises SIGBUS.
+//! Memory holds the turns that have a bit set: 512 bytes for 8 MiB of file. Nothing is mapped, so
+//! nothing here raises SIGBUS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -53,34 +54,34 @@ use format::{Bits, Header, TURN_PAGES, Turn};
 pub use format::{MapError, MapId, PAGE, UpperId};
 pub use recover::Recovered;
 
-/// Whether a page map is to be changed.
+/// Access mode of an open page map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapAccess {
-    /// That of a frozen layer: every change fails with EBADF.
+    /// For a frozen layer: every change fails with EBADF.
     Read,
-    /// That of the top layer.
+    /// For the top layer.
     Write,
 }
 
-/// What becomes of pages.
+/// New state of a range of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
-    /// Their data is in the upper file.
-    Own,
-    /// They are zeros, in the upper file or in no file.
+    /// Present: the data is in the upper file.
+    Present,
+    /// Present and zeros: the upper file has a hole there, or zeros.
     Zeros,
-    /// They are the base's.
+    /// Not present: the base gives the pages.
     Base,
 }
 
-/// The bits and the limit at a moment, before the data is synchronised.
+/// Present bits and limit that a synchronisation of the data makes durable, as it begins.
 #[derive(Debug)]
 pub struct Unsynced {
     turns: Vec<(u64, Bits)>,
     limit: u64,
 }
 
-/// Which pages of an upper file are its own.
+/// Page map of one partial copy: the pages that its upper file holds.
 #[derive(Debug)]
 pub struct PageMap {
     file: Arc<OwnedFd>,
@@ -88,112 +89,113 @@ pub struct PageMap {
     access: MapAccess,
     base: Fingerprint,
     upper: UpperId,
-    /// That of the header which counts.
+    /// Sequence number of the header that counts.
     sequence: AtomicU64,
     /// Held while a header is written.
     saving: Mutex<()>,
     lower_visible_len: u64,
-    /// The header on disk says what is here.
+    /// The header on disk is up to date.
     limit_saved: AtomicBool,
-    /// The headers were written, and count the turns that are written from then on.
+    /// Both headers were written; from then on they count the turns that are written.
     has_headers: bool,
-    /// The numbers of the turns below the limit that are on disk and no zeros there, whatever bits
-    /// they have.
+    /// Numbers of the turns below the limit whose record on disk is not all zeros. Their bits may
+    /// all be clear.
     written: BTreeSet<u64>,
     /// Something was written since the last synchronisation.
     dirty: AtomicBool,
-    /// By their number: the turns that have a bit set. No bit of their own at or behind
-    /// `base_pages` is set; those that are synced are there as they are on disk.
+    /// Turns that have a bit set, by number. No present bit at or behind `base_pages` is set; the
+    /// synced bits there are as on disk.
     turns: BTreeMap<u64, Box<Turn>>,
-    /// The turns with bits that are not synced.
+    /// Numbers of the turns with a present bit that is not synced.
     touched: BTreeSet<u64>,
-    /// The limit at the last synchronisation.
-    firm_limit: u64,
-    /// The ctime of the upper file when the limit was lowered.
+    /// Limit at the last synchronisation.
+    synced_limit: u64,
+    /// Ctime of the upper file after the change that lowered the limit.
     lowered: (i64, u32),
-    /// Bits that are set.
-    own: u64,
-    /// Pages of the base that show, for who asks without the map at hand.
+    /// Number of present bits.
+    present: u64,
+    /// Number of visible pages of the base, for readers that do not lock the map.
     shown: Arc<AtomicU64>,
-    /// Where the bits of all maps are counted.
+    /// Number of present bits in all maps of the scratch.
     tally: Option<Arc<AtomicU64>>,
 }
 
 impl PageMap {
-    /// Its name.
+    /// Id of the map, which is its file name.
     pub fn id(&self) -> MapId {
         self.id
     }
 
-    /// The upper file that it was made for.
+    /// Identity of the upper file that the map was made for.
     pub fn upper(&self) -> UpperId {
         self.upper
     }
 
-    /// The base as it was at first touch.
+    /// Fingerprint of the base at first touch.
     pub fn base(&self) -> &Fingerprint {
         &self.base
     }
 
-    /// The bytes of the base that may show.
+    /// Length in bytes of the part of the base that may be visible.
     pub fn lower_visible_len(&self) -> u64 {
         self.lower_visible_len
     }
 
-    /// The pages of which some byte of the base may show; those behind have no bit.
+    /// Number of pages in which a byte of the base may be visible. Pages behind have no bit.
     pub fn base_pages(&self) -> u64 {
         self.lower_visible_len.div_ceil(PAGE)
     }
 
-    /// How many pages below the limit are the upper file's own.
+    /// Number of present pages below the limit.
     pub fn count(&self) -> u64 {
-        self.own
+        self.present
     }
 
-    /// How many pages of the base show, now and after every change of this map.
+    /// Number of visible pages of the base; every change of this map updates the counter.
     pub fn shown(&self) -> &Arc<AtomicU64> {
         &self.shown
     }
 
-    /// Whether nothing of the base shows any more.
+    /// Whether no page of the base is visible any more.
     pub fn is_complete(&self) -> bool {
-        self.own == self.base_pages()
+        self.present == self.base_pages()
     }
 
-    /// Whether a page is the upper file's own.
+    /// Whether a page is present.
     pub fn is_present(&self, page: u64) -> bool {
         self.run(page, 1).0
     }
 
-    /// Whether a page is the upper file's own, and for how many pages from it on, `max` at most,
-    /// that stays so.
+    /// Whether a page is present, and the length in pages of the run of equal pages that it
+    /// begins, at most `max`.
     pub fn run(&self, page: u64, max: u64) -> (bool, u64) {
         let pages = self.base_pages();
         if page >= pages {
             return (true, max);
         }
         let (number, word, bit) = place(page);
-        let own = self.turns.get(&number).is_some_and(|turn| turn.own[word] >> bit & 1 == 1);
+        let turn = self.turns.get(&number);
+        let present = turn.is_some_and(|turn| turn.present[word] >> bit & 1 == 1);
         let stop = page.saturating_add(max).min(pages);
-        let end = self.end_of_run(page, stop, own);
-        // What is behind the limit goes on with the run.
-        if own && end == pages { (own, max) } else { (own, end - page) }
+        let end = self.end_of_run(page, stop, present);
+        // Pages behind the limit are present: they go on with the run.
+        if present && end == pages { (present, max) } else { (present, end - page) }
     }
 
-    /// The first page from `from` on, below `stop`, that is not as `own` says; else `stop`.
-    fn end_of_run(&self, from: u64, stop: u64, own: bool) -> u64 {
+    /// First page in `from..stop` whose present bit differs from `present`; else `stop`.
+    fn end_of_run(&self, from: u64, stop: u64, present: bool) -> u64 {
         let mut at = from;
         while at < stop {
             let (number, word, bit) = place(at);
             let Some(turn) = self.turns.get(&number) else {
-                if own {
+                if present {
                     return at;
                 }
                 let next = self.turns.range(number..).next();
                 at = next.map_or(stop, |(number, _)| number * TURN_PAGES);
                 continue;
             };
-            let others = if own { !turn.own[word] } else { turn.own[word] } >> bit;
+            let others = if present { !turn.present[word] } else { turn.present[word] } >> bit;
             if others != 0 {
                 return stop.min(at + u64::from(others.trailing_zeros()));
             }
@@ -202,16 +204,16 @@ impl PageMap {
         stop
     }
 
-    /// Makes pages the upper file's own, whose data is there. Pages behind the limit need no bit
-    /// and get none.
+    /// Marks pages present whose data is in the upper file. Pages behind the limit need no bit and
+    /// get none.
     ///
     /// # Errors
-    /// Those of pwrite(2): a part of the pages, from the first on, may be set then.
+    /// Errors of pwrite(2): a part of the pages, from the first on, may be present then.
     pub fn set(&mut self, pages: Range<u64>) -> Result<(), Errno> {
-        self.change(pages, Change::Own)
+        self.change(pages, Change::Present)
     }
 
-    /// Makes pages the upper file's own that are zeros, whether it has a hole there or data.
+    /// Marks pages present and synced that are zeros, as a hole or as data.
     ///
     /// # Errors
     /// As [`PageMap::set`].
@@ -230,10 +232,11 @@ impl PageMap {
         Ok(())
     }
 
-    /// Lowers the limit to so many bytes; a higher one than the present changes nothing. From this
-    /// moment on it counts, also when it could not be saved. It is not saved in a map that is open
-    /// for reading. `changed` is the ctime that the upper file has by the change that lowers it:
-    /// where that is not on the disk when the machine stops, the limit does not count.
+    /// Lowers `lower_visible_len` to `limit` bytes; a limit that is not lower changes nothing. The
+    /// new limit holds from this call on, also when it could not be saved. A map that is open for
+    /// reading does not save it. `changed` is the ctime of the upper file after the change that
+    /// lowers the limit: if the disk has an earlier ctime after a power cut, the limit does not
+    /// count.
     ///
     /// # Errors
     /// As [`PageMap::save_limit`].
@@ -252,7 +255,7 @@ impl PageMap {
         self.save_limit()
     }
 
-    /// Notes how the base is by now, whose content is what it was.
+    /// Replaces the fingerprint of the base, whose content is unchanged.
     ///
     /// # Errors
     /// As [`PageMap::save_limit`].
@@ -269,24 +272,24 @@ impl PageMap {
             upper: self.upper,
             lower_visible_len: self.lower_visible_len,
             base: self.base,
-            firm_limit: self.firm_limit,
+            synced_limit: self.synced_limit,
             lowered: self.lowered,
             turns: self.written.len() as u64,
         }
     }
 
-    /// Drops the bits from a page on, in memory. Those that are synced stay: the limit may be what it
-    /// was after a power cut.
+    /// Clears the present bits from a page on, in memory. The synced bits stay: a power cut may
+    /// bring the old limit back.
     fn forget_from(&mut self, page: u64) {
         drop(self.written.split_off(&format::turns_for(page)));
         let (first, word, bit) = place(page);
         let (mut before, mut after) = (0, 0);
         for (number, turn) in self.turns.range_mut(first..) {
-            before += ones(&turn.own);
+            before += ones(&turn.present);
             let (word, bit) = if *number == first { (word, bit) } else { (0, 0) };
-            turn.own[word] &= !(u64::MAX << bit);
-            turn.own.iter_mut().skip(word + 1).for_each(|word| *word = 0);
-            after += ones(&turn.own);
+            turn.present[word] &= !(u64::MAX << bit);
+            turn.present.iter_mut().skip(word + 1).for_each(|word| *word = 0);
+            after += ones(&turn.present);
         }
         let behind = self.turns.range(first..).filter(|(_, turn)| ***turn == Turn::NONE);
         let empty: Vec<u64> = behind.map(|(number, _)| *number).collect();
@@ -296,31 +299,31 @@ impl PageMap {
         self.count_change(before, after);
     }
 
-    /// Counts the bits of this map in a sum that has them already: what is set and cleared from
-    /// now on.
+    /// Adds every later change of the number of present bits to `sum`, which includes the present
+    /// number already.
     pub fn tally(&mut self, sum: &Arc<AtomicU64>) {
         self.tally = Some(Arc::clone(sum));
     }
 
     fn count_change(&mut self, before: u64, after: u64) {
-        self.own = self.own + after - before;
-        self.shown.store(self.base_pages().saturating_sub(self.own), Ordering::Relaxed);
+        self.present = self.present + after - before;
+        self.shown.store(self.base_pages().saturating_sub(self.present), Ordering::Relaxed);
         if let Some(tally) = &self.tally {
             tally.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
         }
     }
 
-    /// Makes pages the base's again, of which no byte of the upper file shows from then on. Pages
-    /// behind the limit have no bit and stay as they are.
+    /// Marks pages not present: the base gives them again. Pages behind the limit have no bit and
+    /// stay present.
     ///
     /// # Errors
-    /// Those of pwrite(2): a part of the pages, from the first on, may be cleared then.
+    /// Errors of pwrite(2): a part of the pages, from the first on, may be cleared then.
     pub fn clear(&mut self, pages: Range<u64>) -> Result<(), Errno> {
         self.change(pages, Change::Base)
     }
 }
 
-/// The turn of a page, the word in it, and the bit in that.
+/// Turn of a page, word in the turn, and bit in the word.
 fn place(page: u64) -> (u64, usize, u64) {
     (page / TURN_PAGES, (page % TURN_PAGES / 64) as usize, page % 64)
 }

@@ -1,4 +1,4 @@
-//! Page maps and their files: making, opening, writing, synchronising.
+//! Files of page maps: creation, opening, writing, synchronisation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -19,11 +19,11 @@ use super::{ones, place};
 use crate::sys::beneath;
 
 impl PageMap {
-    /// Makes the map of a file that shows the first `lower_visible_len` bytes of its base, and none of
-    /// whose pages is its own. The file is named in the upper file only after this.
+    /// Creates a map without a present page for a file that shows the first `lower_visible_len`
+    /// bytes of its base. The caller sets the overlay xattr that names the map after this call.
     ///
     /// # Errors
-    /// EINVAL for a limit above the base's size; EEXIST when the name is taken; those of open(2)
+    /// EINVAL for a limit above the base's size; EEXIST when a map has this id; errors of open(2)
     /// and pwrite(2).
     pub fn create(
         directory: impl AsFd,
@@ -45,7 +45,7 @@ impl PageMap {
             lower_visible_len,
             base,
             upper,
-            firm_limit: lower_visible_len,
+            synced_limit: lower_visible_len,
             lowered,
             turns: 0,
         };
@@ -62,8 +62,8 @@ impl PageMap {
     /// Opens a map.
     ///
     /// # Errors
-    /// ENOENT when there is none, those of open(2) and read(2); that it is not a map, or not a
-    /// whole one.
+    /// ENOENT when there is none; errors of open(2) and read(2); another [`MapError`] when the file
+    /// is not a valid map.
     pub fn open(directory: impl AsFd, id: MapId, access: MapAccess) -> Result<PageMap, MapError> {
         let mode = match access {
             MapAccess::Read => OFlags::RDONLY,
@@ -79,8 +79,8 @@ impl PageMap {
                 _ => Err(MapError::Short { len, least: HEADER }),
             };
         }
-        let said = sound(&headers)?;
-        let mut map = PageMap::empty(file, access, &said);
+        let header = sound(&headers)?;
+        let mut map = PageMap::empty(file, access, &header);
         map.check_id(id)?;
         map.limit_saved = AtomicBool::new(true);
         map.has_headers = true;
@@ -92,12 +92,12 @@ impl PageMap {
         let found = map.written.len() as u64;
         match torn.first() {
             Some(number) => Err(MapError::Turn { page: number * TURN_PAGES }),
-            None if found < said.turns => Err(MapError::Gone { written: said.turns, found }),
+            None if found < header.turns => Err(MapError::Gone { written: header.turns, found }),
             None => Ok(map),
         }
     }
 
-    /// A map under the name of another is that of another file.
+    /// Refuses a map whose header has another id than its file name.
     pub(super) fn check_id(&self, id: MapId) -> Result<(), MapError> {
         match self.id == id {
             true => Ok(()),
@@ -105,7 +105,7 @@ impl PageMap {
         }
     }
 
-    /// A map without a bit.
+    /// Map with this header and no bit set.
     pub(super) fn empty(file: OwnedFd, access: MapAccess, header: &Header) -> PageMap {
         PageMap {
             file: Arc::new(file),
@@ -122,9 +122,9 @@ impl PageMap {
             dirty: AtomicBool::new(true),
             turns: BTreeMap::new(),
             touched: BTreeSet::new(),
-            firm_limit: header.firm_limit,
+            synced_limit: header.synced_limit,
             lowered: header.lowered,
-            own: 0,
+            present: 0,
             shown: Arc::new(AtomicU64::new(header.lower_visible_len.div_ceil(super::PAGE))),
             tally: None,
         }
@@ -138,8 +138,8 @@ impl PageMap {
         rustix::fs::unlinkat(directory, id.to_string(), AtFlags::empty())
     }
 
-    /// Reads the turns, data only, up to `end` bytes. Returns the numbers of those whose checksum
-    /// is wrong, which are read as they are.
+    /// Reads the turns before byte `end` of the file, skipping holes. Returns the numbers of the
+    /// turns whose checksum is wrong; their bits are taken as they are.
     pub(super) fn load(&mut self, end: u64) -> Result<Vec<u64>, MapError> {
         let (mut at, mut torn) = (HEADER, Vec::new());
         while at < end {
@@ -166,13 +166,13 @@ impl PageMap {
         Ok(torn)
     }
 
-    /// Returns the number of the turn where its checksum is wrong.
+    /// Reads one turn. Returns its number if its checksum is wrong.
     fn load_turn(&mut self, number: u64, record: &Record) -> Option<u64> {
         let (turn, sound) = Turn::decode(record, self.id, number);
         if *record != NEVER_WRITTEN && Turn::is_never_zeros(self.id, number) {
             self.written.insert(number);
         }
-        self.own += ones(&turn.own);
+        self.present += ones(&turn.present);
         if has_unsynced(&turn) {
             self.touched.insert(number);
         }
@@ -182,7 +182,7 @@ impl PageMap {
         (!sound).then_some(number)
     }
 
-    /// Changes the pages `start..end`, which are not none and lie in one turn.
+    /// Changes the pages `start..end`, a range that is not empty and lies in one turn.
     pub(super) fn change_in_turn(
         &mut self,
         start: u64,
@@ -196,33 +196,33 @@ impl PageMap {
             let from = if index == first { start_bit } else { 0 };
             let to = if index == last { end_bit } else { 63 };
             let bits = u64::MAX << from & u64::MAX >> (63 - to);
-            let (own, synced) = (&mut turn.own[index], &mut turn.synced[index]);
+            let (present, synced) = (&mut turn.present[index], &mut turn.synced[index]);
             match change {
-                Change::Own => *own |= bits,
-                Change::Zeros => (*own, *synced) = (*own | bits, *synced | bits),
-                // Nothing is synced that is not set.
-                Change::Base => (*own, *synced) = (*own & !bits, *synced & !bits),
+                Change::Present => *present |= bits,
+                Change::Zeros => (*present, *synced) = (*present | bits, *synced | bits),
+                // A page that is not present is not synced.
+                Change::Base => (*present, *synced) = (*present & !bits, *synced & !bits),
             }
         }
         self.write_turn(number, turn)
     }
 
-    /// The bits of a turn.
+    /// Bits of a turn.
     pub(super) fn turn(&self, number: u64) -> Turn {
         self.turns.get(&number).map_or(Turn::NONE, |turn| **turn)
     }
 
-    /// Writes a turn where it has changed.
+    /// Writes a turn if it differs from the one in memory.
     fn write_turn(&mut self, number: u64, turn: Turn) -> Result<(), Errno> {
         if turn == self.turn(number) { Ok(()) } else { self.rewrite_turn(number, turn) }
     }
 
-    /// Writes a turn, with its checksum.
+    /// Writes a turn with its checksum, changed or not.
     pub(super) fn rewrite_turn(&mut self, number: u64, turn: Turn) -> Result<(), Errno> {
         self.dirty.store(true, Ordering::Release);
         write_at(&self.file, offset_of(number), &turn.encode(self.id, number))?;
         self.count_turn(number);
-        self.count_change(ones(&self.turn(number).own), ones(&turn.own));
+        self.count_change(ones(&self.turn(number).present), ones(&turn.present));
         match has_unsynced(&turn) {
             true => self.touched.insert(number),
             false => self.touched.remove(&number),
@@ -234,8 +234,8 @@ impl PageMap {
         Ok(())
     }
 
-    /// Notes in the header that a turn was written for the first time, which zeros in its place would
-    /// say it was not. Where that fails the next header has it.
+    /// Counts a turn in the header at its first write, so that zeros in its place are detected. If
+    /// the header cannot be written, the next one has the count.
     fn count_turn(&mut self, number: u64) {
         if self.written.contains(&number) || !Turn::is_never_zeros(self.id, number) {
             return;
@@ -246,56 +246,58 @@ impl PageMap {
         }
         self.limit_saved.store(false, Ordering::Release);
         if let Err(err) = self.save_limit() {
-            log::debug!("counting the records of a page map: {err}");
+            log::debug!("writing the number of turns to a page map: {err}");
         }
     }
 
-    /// What is not synced at this moment; the data is to be synchronised after it, and then
-    /// [`PageMap::sync_bits`] is due. `None` when there is nothing.
+    /// Present bits and limit that are not synced; `None` when all are. The caller synchronises the
+    /// data of the upper file after this call, and then calls [`PageMap::sync_bits`].
     pub fn unsynced(&self) -> Option<Unsynced> {
-        let none = self.touched.is_empty() && self.firm_limit == self.lower_visible_len;
+        let none = self.touched.is_empty() && self.synced_limit == self.lower_visible_len;
         if none || self.access == MapAccess::Read {
             return None;
         }
-        let turns = self.touched.iter().map(|number| (*number, self.turn(*number).own)).collect();
+        let turns =
+            self.touched.iter().map(|number| (*number, self.turn(*number).present)).collect();
         Some(Unsynced { turns, limit: self.lower_visible_len })
     }
 
-    /// Makes synced what was set when the synchronisation of the data began, and is still.
+    /// Sets the synced bits of pages that are in `seen` and still present, and the synced limit.
     ///
     /// # Errors
-    /// Those of pwrite(2).
+    /// Errors of pwrite(2).
     pub fn sync_bits(&mut self, seen: &Unsynced) -> Result<(), Errno> {
-        if self.firm_limit != seen.limit {
-            self.firm_limit = seen.limit;
+        if self.synced_limit != seen.limit {
+            self.synced_limit = seen.limit;
             self.limit_saved.store(false, Ordering::Release);
             self.save_limit()?;
             let behind = seen.limit.div_ceil(super::PAGE);
             if let Err(err) = rustix::fs::ftruncate(&self.file, length_for(behind)) {
-                log::debug!("shortening a page map: {err}"); // It is longer than it need be.
+                log::debug!("shortening a page map: {err}"); // A longer map is valid.
             }
         }
         for (number, then) in &seen.turns {
             let mut turn = self.turn(*number);
-            for (synced, (then, own)) in turn.synced.iter_mut().zip(then.iter().zip(&turn.own)) {
-                *synced |= then & own;
+            let present = then.iter().zip(&turn.present);
+            for (synced, (then, now)) in turn.synced.iter_mut().zip(present) {
+                *synced |= then & now;
             }
             self.write_turn(*number, turn)?;
         }
         Ok(())
     }
 
-    /// Sees to it that the limit on disk is the present one, as it has to be before the upper file
-    /// grows again.
+    /// Writes a header if the one on disk is out of date. The limit on disk has to be up to date
+    /// before the upper file grows again.
     ///
     /// # Errors
-    /// Those of pwrite(2).
+    /// Errors of pwrite(2).
     pub fn save_limit(&self) -> Result<(), Errno> {
         if self.limit_saved.load(Ordering::Acquire) {
             return Ok(());
         }
-        // One header at a time: the other stays what it is, should the machine stop in the middle
-        // of this one, and a number counts once its header is written.
+        // The older header is overwritten, so the other one stays valid if the machine stops in the
+        // middle of the write. The sequence number moves after the write has succeeded.
         let _saving = self.saving.lock();
         if self.limit_saved.load(Ordering::Acquire) {
             return Ok(());
@@ -317,10 +319,10 @@ impl PageMap {
         self.save_limit()
     }
 
-    /// Makes the map durable, if it was changed. The data of the upper file comes first.
+    /// Makes a changed map durable. The caller has synchronised the data of the upper file.
     ///
     /// # Errors
-    /// Those of pwrite(2) and fsync(2).
+    /// Errors of pwrite(2) and fsync(2).
     pub fn sync(&self, data_only: bool) -> Result<(), Errno> {
         let Some(file) = self.take_unsynced()? else { return Ok(()) };
         let synced = sync_file(&file, data_only);
@@ -330,32 +332,36 @@ impl PageMap {
         synced
     }
 
-    /// The file, if it was changed since it was taken the last time: to be synchronised by who
-    /// does not want to hold the map so long. When that fails, [`PageMap::still_unsynced`] is due.
+    /// Returns the file of the map if it was changed since the last call. The caller synchronises
+    /// it without holding the map, and calls [`PageMap::still_unsynced`] if that fails.
     pub(in crate::layers) fn take_unsynced(&self) -> Result<Option<Arc<OwnedFd>>, Errno> {
         self.save_limit()?;
         let taken = self.dirty.swap(false, Ordering::AcqRel);
         Ok(taken.then(|| Arc::clone(&self.file)))
     }
 
+    /// Marks the map as changed since its last synchronisation.
     pub(in crate::layers) fn still_unsynced(&self) {
         self.dirty.store(true, Ordering::Release);
     }
 
-    /// Bytes that the map takes on its filesystem.
+    /// Allocated size of the map's file, in bytes.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Errors of fstat(2).
     pub fn stored(&self) -> Result<u64, Errno> {
         Ok(u64::try_from(rustix::fs::fstat(&self.file)?.st_blocks).unwrap_or(0) * 512)
     }
 }
 
 fn has_unsynced(turn: &Turn) -> bool {
-    turn.own.iter().zip(&turn.synced).any(|(own, synced)| own & !synced != 0)
+    turn.present.iter().zip(&turn.synced).any(|(present, synced)| present & !synced != 0)
 }
 
-/// The header that counts, of a map of which both are whole.
+/// The later of two valid headers of one map.
+///
+/// # Errors
+/// One of them is not valid, or they do not belong together.
 pub(super) fn sound(headers: &[Record; 2]) -> Result<Header, MapError> {
     let missing = MapError::Damaged { what: "one of its headers is missing" };
     let first = decode(&headers[0])?.ok_or(MapError::Magic)?;
@@ -374,9 +380,9 @@ pub(super) fn sound(headers: &[Record; 2]) -> Result<Header, MapError> {
     }
 }
 
-/// The later header of those that are whole, after the machine has stopped; `None` where neither
-/// was ever written. And whether both are.
-pub(super) fn whole(headers: &[Record; 2]) -> Result<(Option<Header>, bool), MapError> {
+/// The later valid header after the machine has stopped, and whether both are valid. The header is
+/// `None` if neither was ever written.
+pub(super) fn latest_valid(headers: &[Record; 2]) -> Result<(Option<Header>, bool), MapError> {
     let found = [decode(&headers[0]), decode(&headers[1])];
     let both = sound(headers).is_ok();
     let later = found.iter().flatten().flatten().max_by_key(|header| header.sequence).copied();
@@ -387,7 +393,7 @@ pub(super) fn whole(headers: &[Record; 2]) -> Result<(Option<Header>, bool), Map
     }
 }
 
-/// pread(2) until the buffer is full or the file ends.
+/// Reads with pread(2) until the buffer is full or the file ends; returns the bytes read.
 pub(in crate::layers) fn read_at(
     file: &OwnedFd,
     offset: u64,
@@ -405,7 +411,7 @@ pub(in crate::layers) fn read_at(
     Ok(done)
 }
 
-/// pwrite(2) until all is written.
+/// Writes with pwrite(2) until all is written.
 fn write_at(file: &OwnedFd, offset: u64, data: &[u8]) -> Result<(), Errno> {
     let mut done = 0;
     while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
@@ -419,10 +425,10 @@ fn write_at(file: &OwnedFd, offset: u64, data: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Opens the file of a map: somebody may have put anything in its place.
+/// Opens the file of a map. Its file type and link count are checked: anything may lie there.
 ///
 /// # Errors
-/// It is not a regular file, or one that has other names; those of open(2).
+/// `Damaged` if it is not a regular file or has another hard link; errors of open(2).
 pub(super) fn open_file(
     directory: impl AsFd,
     id: MapId,
@@ -439,7 +445,7 @@ pub(super) fn open_file(
     if is_file && found.st_nlink <= 1 { Ok(file) } else { Err(damaged) }
 }
 
-/// fsync(2), or fdatasync(2) when only the data matters.
+/// Calls fdatasync(2) if `data_only`, else fsync(2).
 pub(in crate::layers) fn sync_file(file: &OwnedFd, data_only: bool) -> Result<(), Errno> {
     if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
 }

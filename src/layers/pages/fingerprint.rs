@@ -1,4 +1,4 @@
-//! The identity of a base file at a moment, by which a later change of it is told.
+//! Fingerprints of base files, by which a later change is detected.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,19 +18,19 @@ const BTRFS: u64 = 0x9123_683e;
 const TMPFS: u64 = 0x0102_1994;
 const OVERLAYFS: u64 = 0x794c_7630;
 
-/// The first Linux with multigrain times.
+/// First version of Linux with multigrain timestamps.
 const FINE_TIMES: (u32, u32) = (6, 13);
 
-/// The longest tick of the clock by which the kernel stamps changes (CONFIG_HZ=100).
+/// Longest resolution of the clock for coarse timestamps (CONFIG_HZ=100).
 const TICK: Duration = Duration::from_millis(10);
 
-/// The unit of times without nanoseconds: ext with small inodes has seconds, FAT two of them.
+/// Coarsest unit of timestamps without nanoseconds: ext with small inodes has 1 s, FAT 2 s.
 const COARSE_UNIT: Duration = Duration::from_secs(2);
 
 const BIRTH_KNOWN: u32 = 1 << 0;
 const RACY: u32 = 1 << 1;
 
-/// A base file at a moment.
+/// Identity and version of a base file at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Fingerprint {
     /// Size in bytes.
@@ -39,58 +39,58 @@ pub struct Fingerprint {
     pub mtime: Moment,
     /// Last change of the inode.
     pub ctime: Moment,
-    /// Birth; `None` where the filesystem does not tell, or tells another one after a copy-up of
-    /// its own (overlayfs).
+    /// Birth time; `None` where the filesystem has none, or changes it at a copy-up of its own
+    /// (overlayfs).
     pub birth: Option<Moment>,
     /// Inode number. The device number is left out: it changes with a reboot.
     pub ino: u64,
-    /// The file was changed so shortly before that a later change may have left the same times.
+    /// The last change is so recent that a later one may get the same ctime.
     pub racy: bool,
 }
 
-/// Two fingerprints of what may be one file, compared.
+/// Result of the comparison of an earlier fingerprint with a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// The file has the content that it had.
+    /// The content of the file is unchanged.
     Same,
     /// The file was written, replaced or resized.
     Changed,
-    /// The fingerprints do not tell.
+    /// The fingerprints do not decide it.
     Unknown(Doubt),
 }
 
-/// Why fingerprints do not tell whether a file has changed.
+/// Reason why fingerprints do not decide whether a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
-    /// All is equal, and the earlier fingerprint was taken within the tick of a change.
+    /// All fields are equal, and the earlier fingerprint is racy.
     Racy,
-    /// The ctime alone moved: attributes, names or links were changed, or the file was written and
-    /// its mtime put back.
+    /// Only the ctime differs: attributes, names or links changed, or the file was written and its
+    /// mtime set back.
     OnlyCtime,
 }
 
 impl Fingerprint {
-    /// Bytes of [`Fingerprint::encode`].
+    /// Length of the encoding of [`Fingerprint::encode`], in bytes.
     pub const LEN: usize = 56;
 
-    /// That of an open file at this moment; a descriptor for paths (O_PATH) does as well.
+    /// Fingerprint of an open file at this moment; an O_PATH descriptor is enough.
     ///
     /// # Errors
-    /// Those of statx(2) and fstatfs(2).
+    /// Errors of statx(2) and fstatfs(2).
     pub fn of(file: impl AsFd) -> Result<Fingerprint, Errno> {
-        // The clock is read first: a change that comes between is within a tick of it.
+        // The clock is read before the file: a change in between is within a tick of `now`.
         let now = SystemTime::now();
         let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, mask)?;
         let filesystem = rustix::fs::fstatfs(&file)?.f_type as u64 & 0xffff_ffff;
         let moment = |time: StatxTimestamp| (time.tv_sec, time.tv_nsec);
-        let told = stat.stx_mask & StatxFlags::BTIME.bits() != 0 && filesystem != OVERLAYFS;
+        let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0 && filesystem != OVERLAYFS;
         let ctime = moment(stat.stx_ctime);
         Ok(Fingerprint {
             size: stat.stx_size,
             mtime: moment(stat.stx_mtime),
             ctime,
-            birth: told.then(|| moment(stat.stx_btime)).filter(|birth| *birth != (0, 0)),
+            birth: has_birth.then(|| moment(stat.stx_btime)).filter(|birth| *birth != (0, 0)),
             ino: stat.stx_ino,
             racy: is_within_tick(ctime, now, has_fine_times(filesystem)),
         })
@@ -114,9 +114,9 @@ impl Fingerprint {
         }
     }
 
-    /// The fingerprint as bytes, as page maps and attributes have it: little endian, size, inode
-    /// number, seconds of mtime, ctime and birth (8 bytes each), nanoseconds of the three and
-    /// flags (4 bytes each). Flags: 1 the birth is known, 2 racy.
+    /// Encodes the fingerprint as page maps store it, little endian: size, inode number, seconds of
+    /// mtime, ctime and birth (8 bytes each), nanoseconds of the three times and flags (4 bytes
+    /// each). Flags: 1 birth known, 2 racy.
     pub fn encode(&self) -> [u8; Fingerprint::LEN] {
         let birth = self.birth.unwrap_or_default();
         let known = if self.birth.is_some() { BIRTH_KNOWN } else { 0 };
@@ -134,17 +134,17 @@ impl Fingerprint {
         bytes
     }
 
-    /// Whether a later fingerprint is of the same file, changed or not: by its inode number and,
-    /// where both know it, its birth, since a number is given to a later file again.
+    /// Whether a later fingerprint belongs to the same file, changed or not: the inode numbers are
+    /// equal, and so are the birth times where both are known, since inode numbers are reused.
     pub fn is_of_file(&self, later: &Fingerprint) -> bool {
         let other_birth =
             matches!((self.birth, later.birth), (Some(then), Some(now)) if then != now);
         self.ino == later.ino && !other_birth
     }
 
-    /// The fingerprint in as few bytes as it takes, so that it fits into an inode of ext4: the flags
+    /// Encodes the fingerprint as an xattr stores it, short enough for an inode of ext4: the flags
     /// of [`Fingerprint::encode`], size, inode number, and seconds and nanoseconds of mtime, ctime
-    /// and, where it is known, birth; each as LEB128, seconds with the sign in the lowest bit.
+    /// and, if known, birth. Each number is in LEB128, seconds with the sign in the lowest bit.
     pub fn pack(&self) -> Vec<u8> {
         let known = if self.birth.is_some() { BIRTH_KNOWN } else { 0 };
         let flags = known | if self.racy { RACY } else { 0 };
@@ -166,7 +166,7 @@ impl Fingerprint {
         bytes
     }
 
-    /// A fingerprint of what [`Fingerprint::pack`] makes; `None` for anything else.
+    /// Decodes the encoding of [`Fingerprint::pack`]; `None` for anything else.
     pub fn unpack(bytes: &[u8]) -> Option<Fingerprint> {
         let mut rest = bytes.iter();
         let mut next = || {
@@ -193,7 +193,7 @@ impl Fingerprint {
         (i64::try_from(size).is_ok() && found.pack() == bytes).then_some(found)
     }
 
-    /// A fingerprint of its bytes; `None` where they are not what [`Fingerprint::encode`] makes.
+    /// Decodes the encoding of [`Fingerprint::encode`]; `None` for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Fingerprint> {
         let bytes: &[u8; Fingerprint::LEN] = bytes.try_into().ok()?;
         let (first, second) = bytes.split_at(40);
@@ -221,8 +221,8 @@ fn numbers<T, const COUNT: usize, const SIZE: usize>(
     all.try_into().ok()
 }
 
-/// Whether a change at `now` may get the same ctime. Where times are fine, the look at the file
-/// has seen to it that the next change gets another.
+/// Whether a change at `now` may get the same ctime. With multigrain timestamps (`fine`) the next
+/// change gets another one, since statx(2) has read this one.
 fn is_within_tick(ctime: Moment, now: SystemTime, fine: bool) -> bool {
     let tick = match ctime.1 {
         0 => COARSE_UNIT,
@@ -234,8 +234,8 @@ fn is_within_tick(ctime: Moment, now: SystemTime, fine: bool) -> bool {
     free.is_none_or(|free| now <= free)
 }
 
-/// Whether a filesystem stamps a change finely when the last stamp was looked at: multigrain times,
-/// which these have since Linux 6.13.
+/// Whether a filesystem has multigrain timestamps: a change after the last timestamp was read gets
+/// a fine-grained one.
 fn has_fine_times(filesystem: u64) -> bool {
     sys::kernel_version() >= FINE_TIMES && [EXT, XFS, BTRFS, TMPFS].contains(&filesystem)
 }

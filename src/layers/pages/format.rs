@@ -1,4 +1,4 @@
-//! What a page map looks like on disk: its name, its header, and what can be wrong with it.
+//! On-disk format of a page map: name, headers, turns, and the errors of a damaged map.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -8,49 +8,49 @@ use rustix::io::Errno;
 
 use super::fingerprint::{Fingerprint, Moment};
 
-/// The first bytes of every page map.
+/// Magic number at the start of a header.
 const MAGIC: [u8; 8] = *b"mmapfspm";
 
-/// The newest version that is understood.
+/// Format version; the only one that is read.
 const VERSION: u32 = 3;
 
-/// Bytes that are written together and checked together: a sector of a disk, which power cuts
-/// leave old or new.
+/// Bytes of a record, which has one checksum. It is one disk sector, which most power cuts leave
+/// old or new.
 pub(super) const RECORD: u64 = 512;
 
-/// Bytes of both headers; the bitmaps follow them.
+/// Bytes of both headers; the turns follow them.
 pub(super) const HEADER: u64 = 2 * RECORD;
 
 /// Bytes of a page, on every machine.
 pub const PAGE: u64 = 4096;
 
-/// Words of each of the two bitmaps in a turn.
+/// 64-bit words of each of the two bitmaps in a turn.
 pub(super) const WORDS: usize = 31;
 
-/// Bytes of those.
+/// Bytes of each of the two bitmaps in a turn.
 const BITS: usize = WORDS * 8;
 
-/// Pages that a turn speaks of.
+/// Number of pages whose bits a turn holds.
 pub(super) const TURN_PAGES: u64 = WORDS as u64 * 64;
 
-/// Where the checksum of a record is.
+/// Offset of the checksum in a record.
 const SUM: usize = RECORD as usize - 4;
 
-/// The bits of [`TURN_PAGES`] pages.
+/// One bit for each of [`TURN_PAGES`] pages.
 pub(super) type Bits = [u64; WORDS];
 
-/// A header or a turn as it is on disk.
+/// Header or turn as stored on disk.
 pub(super) type Record = [u8; RECORD as usize];
 
-/// What is there before a record is written.
+/// Record that was never written.
 pub(super) const NEVER_WRITTEN: Record = [0; RECORD as usize];
 
-/// The name of a page map: 16 hexadecimal digits.
+/// Id of a page map. Its file name is the id in 16 lower case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MapId(pub u64);
 
 impl MapId {
-    /// A random one. It may be taken, which [`super::PageMap::create`] tells by EEXIST.
+    /// A random id. If a map has it already, [`super::PageMap::create`] fails with EEXIST.
     pub fn random() -> MapId {
         MapId(RandomState::new().hash_one(0))
     }
@@ -74,63 +74,63 @@ impl FromStr for MapId {
     }
 }
 
-/// Why a page map cannot be used. A file whose map cannot be used cannot be read: its pages are
-/// not known, and guessing would show the wrong ones.
+/// Reason why a page map cannot be used. The file of such a map cannot be read: its present pages
+/// are unknown, and a guess would show wrong bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MapError {
     /// A system call failed.
     Io(Errno),
-    /// The name is not that of a page map.
+    /// The name is not the name of a page map.
     Name {
-        /// As it was given.
+        /// The name as it was given.
         name: String,
     },
     /// The file is not a page map.
     Magic,
-    /// It was made by an older version of the program, and says less than has to be known.
+    /// An older version of the program made the map, and it lacks necessary fields.
     Older {
-        /// Its version.
+        /// Format version of the map.
         version: u32,
     },
-    /// It was made by a newer version of the program.
+    /// A newer version of the program made the map.
     Newer {
-        /// Its version.
+        /// Format version of the map.
         version: u32,
     },
-    /// It is shorter than what its header says.
+    /// The file is shorter than its header requires.
     Short {
-        /// Its length in bytes.
+        /// Length of the file in bytes.
         len: u64,
-        /// The shortest length that is possible, in bytes.
+        /// Shortest valid length in bytes.
         least: u64,
     },
-    /// A checksum of the bitmaps is wrong.
+    /// The checksum of a turn is wrong.
     Turn {
-        /// The first page that it is about.
+        /// First page of the turn.
         page: u64,
     },
-    /// Turns of the bitmaps that were written are zeros.
+    /// Turns that were written are zeros.
     Gone {
-        /// How many were written.
+        /// Number of turns that were written, by the header.
         written: u64,
-        /// How many are there.
+        /// Number of turns that are not zeros.
         found: u64,
     },
-    /// Pages that were written have no data in the upper file.
+    /// A present page that is not synced has no data in the upper file.
     Missing {
-        /// The first of them.
+        /// The first such page.
         page: u64,
     },
-    /// Its headers contradict themselves or each other.
+    /// The file is no valid map for another reason.
     Damaged {
-        /// The field, and what is wrong with it.
+        /// The fault, as in the message.
         what: &'static str,
     },
 }
 
 impl MapError {
-    /// What a system call on the file whose map this is should fail with: the errno of the call
-    /// that failed, EIO for a map that cannot be used.
+    /// Errno for a system call on the file of this map: the errno of the call that failed, else
+    /// EIO.
     pub fn errno(&self) -> Errno {
         match self {
             MapError::Io(err) => *err,
@@ -181,50 +181,50 @@ impl fmt::Display for MapError {
 
 impl std::error::Error for MapError {}
 
-/// Bytes of a whole page map whose base part has so many pages.
+/// Length in bytes of a page map for `base_pages` pages.
 pub(super) fn length_for(base_pages: u64) -> u64 {
     HEADER + turns_for(base_pages) * RECORD
 }
 
-/// Where a turn is in its file.
+/// Offset of a turn in its file, in bytes.
 pub(super) fn offset_of(turn: u64) -> u64 {
     HEADER + turn * RECORD
 }
 
-/// The file that a page map is of, as far as it is known by anything but its marks.
+/// Identity of the upper file of a page map, independent of its overlay xattrs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct UpperId {
-    /// Inode number. A copy of the scratch has another.
+    /// Inode number. The file has another one in a copy of the scratch.
     pub ino: u64,
-    /// Birth, by which a later file of the same number is told; 0 where it is not known.
+    /// Birth time, which differs for a later file with the same number; 0 where unknown.
     pub birth: Moment,
 }
 
 impl UpperId {
-    /// That of a file.
+    /// Identity of the file with this fingerprint.
     pub fn of(file: &Fingerprint) -> UpperId {
         UpperId { ino: file.ino, birth: file.birth.unwrap_or_default() }
     }
 }
 
-/// What the header of a map says.
+/// Decoded header of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) id: MapId,
-    /// The higher one of the two headers counts.
+    /// The header with the higher number counts.
     pub(super) sequence: u64,
     pub(super) lower_visible_len: u64,
     pub(super) base: Fingerprint,
     pub(super) upper: UpperId,
-    pub(super) firm_limit: u64,
+    pub(super) synced_limit: u64,
     pub(super) lowered: (i64, u32),
-    /// The turns below the limit that were written at least.
+    /// Lower bound of the number of turns below the limit that were written.
     pub(super) turns: u64,
 }
 
-/// Where the parts of a header are, in bytes.
+// Offsets of the fields of a header, in bytes.
 const BASE_LIMIT: usize = 16;
-const FIRM_LIMIT: usize = 24;
+const SYNCED_LIMIT: usize = 24;
 const LOWERED: usize = 32;
 const ID: usize = 48;
 const BASE: usize = 56;
@@ -232,14 +232,14 @@ const UPPER: usize = BASE + Fingerprint::LEN;
 const SEQUENCE: usize = UPPER + 24;
 const TURNS: usize = SEQUENCE + 8;
 
-/// The bytes of a header.
+/// Encodes a header.
 pub(super) fn encode(said: &Header) -> Record {
     let mut header = [0; RECORD as usize];
     put(&mut header, 0, &MAGIC);
     put(&mut header, 8, &VERSION.to_le_bytes());
     put(&mut header, 12, &(PAGE as u32).to_le_bytes());
     put(&mut header, BASE_LIMIT, &said.lower_visible_len.to_le_bytes());
-    put(&mut header, FIRM_LIMIT, &said.firm_limit.to_le_bytes());
+    put(&mut header, SYNCED_LIMIT, &said.synced_limit.to_le_bytes());
     put(&mut header, LOWERED, &said.lowered.0.to_le_bytes());
     put(&mut header, LOWERED + 8, &said.lowered.1.to_le_bytes());
     put(&mut header, ID, &said.id.0.to_le_bytes());
@@ -254,7 +254,7 @@ pub(super) fn encode(said: &Header) -> Record {
     header
 }
 
-/// What a header says; `None` where nothing was ever written.
+/// Decodes a header; `None` if it was never written.
 pub(super) fn decode(header: &Record) -> Result<Option<Header>, MapError> {
     if *header == NEVER_WRITTEN {
         return Ok(None);
@@ -283,11 +283,11 @@ pub(super) fn decode(header: &Record) -> Result<Option<Header>, MapError> {
         lower_visible_len: long(header, BASE_LIMIT),
         base,
         upper: UpperId { ino: long(header, UPPER), birth },
-        firm_limit: long(header, FIRM_LIMIT),
+        synced_limit: long(header, SYNCED_LIMIT),
         lowered: (long(header, LOWERED) as i64, word(header, LOWERED + 8)),
         turns: long(header, TURNS),
     };
-    if said.lower_visible_len.max(said.firm_limit) > base.size {
+    if said.lower_visible_len.max(said.synced_limit) > base.size {
         return Err(MapError::Damaged { what: "its base limit is behind the end of the base" });
     }
     Ok(Some(said))
@@ -298,39 +298,39 @@ pub(super) fn turns_for(base_pages: u64) -> u64 {
     base_pages.div_ceil(TURN_PAGES)
 }
 
-/// The bits of a turn, and those that are synced.
+/// Present bits and synced bits of [`TURN_PAGES`] pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
-    pub(super) own: Bits,
+    pub(super) present: Bits,
     pub(super) synced: Bits,
 }
 
 impl Turn {
-    pub(super) const NONE: Turn = Turn { own: [0; WORDS], synced: [0; WORDS] };
+    pub(super) const NONE: Turn = Turn { present: [0; WORDS], synced: [0; WORDS] };
 
-    /// The bytes of the turn with this number in the map with this id: the checksum is of both as
-    /// well, so that no turn is taken for another.
+    /// Encodes the turn `number` of the map `id`. The checksum covers both, so that a record in a
+    /// wrong place is detected.
     pub(super) fn encode(&self, id: MapId, number: u64) -> Record {
         let mut record = [0; RECORD as usize];
-        put(&mut record, 0, self.own.map(u64::to_le_bytes).as_flattened());
+        put(&mut record, 0, self.present.map(u64::to_le_bytes).as_flattened());
         put(&mut record, BITS, self.synced.map(u64::to_le_bytes).as_flattened());
         let sum = sum_of_turn(&record, id, number);
         put(&mut record, SUM, &sum.to_le_bytes());
         record
     }
 
-    /// Whether the record of a turn with this number is never zeros, also without a bit: one in 2^32
-    /// has the checksum 0.
+    /// Whether the record of turn `number` differs from zeros also when no bit is set. For one turn
+    /// in 2^32 it does not: its checksum is 0.
     pub(super) fn is_never_zeros(id: MapId, number: u64) -> bool {
         Turn::NONE.encode(id, number) != NEVER_WRITTEN
     }
 
-    /// The turn that a record has, and whether its checksum is right. Zeros are a turn that was
-    /// never written.
+    /// Decodes a record; the second value is whether its checksum is right. A record of zeros is
+    /// valid: the turn was never written.
     pub(super) fn decode(record: &Record, id: MapId, number: u64) -> (Turn, bool) {
-        let (own, rest) = record.split_at(BITS);
+        let (present, rest) = record.split_at(BITS);
         let synced = rest.get(..BITS).unwrap_or_default();
-        let turn = Turn { own: words_of(own), synced: words_of(synced) };
+        let turn = Turn { present: words_of(present), synced: words_of(synced) };
         let sound = word(record, SUM) == sum_of_turn(record, id, number);
         (turn, sound || *record == NEVER_WRITTEN)
     }

@@ -1,4 +1,4 @@
-//! A look at the header of a page map alone.
+//! Reading the header of a page map without its bits.
 
 use std::os::fd::AsFd;
 
@@ -9,15 +9,15 @@ use super::format::{HEADER, Header, RECORD};
 use super::{Fingerprint, MapError, MapId, PageMap, UpperId, read_at};
 
 impl PageMap {
-    /// The base at first touch, as a map says it whose bits are not looked at.
+    /// Fingerprint of the base at first touch, from the header. The bits are not checked.
     ///
     /// # Errors
-    /// Those of open(2) and read(2); that it is not a map.
+    /// Errors of open(2) and read(2); another [`MapError`] when the headers are not valid.
     pub fn fingerprint(directory: impl AsFd, id: MapId) -> Result<Fingerprint, MapError> {
         Ok(peek(directory, id)?.base)
     }
 
-    /// The upper file that a map was made for, as a map says it whose bits are not looked at.
+    /// Identity of the upper file of a map, from the header. The bits are not checked.
     ///
     /// # Errors
     /// As [`PageMap::fingerprint`].

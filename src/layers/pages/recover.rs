@@ -1,36 +1,37 @@
-//! Page maps after the machine has stopped: bits whose data never reached the disk are taken away.
+//! Recovery of page maps after the machine has stopped: clears the present bits of pages whose data
+//! never reached the disk.
 //!
-//! A page of the upper file whose blocks were never written is a hole then, since filesystems show
-//! blocks only when their data is there (ext4 in its default mode, xfs, btrfs).
+//! A page of the upper file whose data never reached the disk is a hole then, since filesystems
+//! expose blocks only after their data is written (ext4 in its default mode, xfs, btrfs).
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::disk::{open_file, read_at, whole};
-use super::format::{Bits, Header, RECORD, TURN_PAGES, WORDS, length_for};
+use super::disk::{latest_valid, open_file, read_at};
+use super::format::{Bits, Header, RECORD, TURN_PAGES, Turn, WORDS, length_for};
 use super::{Fingerprint, MapAccess, MapError, MapId, PAGE, PageMap, UpperId};
 use crate::layers::base::{ctime_of, size_of};
 
-/// What the disk had of a page map.
+/// Result of the recovery of a page map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovered {
-    /// All that counts.
+    /// The map was valid as it was.
     Whole,
-    /// So many pages were not written before the machine stopped, and are the base's again; or the
-    /// limit is what it was.
+    /// The map was corrected. This many present pages had no data on the disk, and are the base's
+    /// again; it is 0 where only a header, a turn or the limit was corrected.
     Without(u64),
-    /// Nothing: it had never been synchronised, and the pages of the upper file are all there is.
+    /// No header was on the disk; the map was made anew from the data of the upper file.
     Anew,
 }
 
 impl PageMap {
-    /// Puts a map in order after the machine has stopped, for the upper file that it is of. `base`
-    /// is asked for where the map itself is not on the disk.
+    /// Recovers the map of `upper` after the machine has stopped. `base` gives the fingerprint of
+    /// the base if no header of the map is on the disk.
     ///
     /// # Errors
-    /// As [`PageMap::open`], and those of `base`, pwrite(2) and fsync(2).
+    /// As [`PageMap::open`]; errors of `base`, pwrite(2) and fsync(2).
     pub fn recover(
         directory: impl AsFd,
         id: MapId,
@@ -40,26 +41,28 @@ impl PageMap {
         let file = open_file(directory, id, OFlags::RDWR)?;
         let mut headers = [[0; RECORD as usize]; 2];
         read_at(&file, 0, headers.as_flattened_mut())?;
-        let (Some(said), both) = whole(&headers)? else {
+        let (Some(header), both) = latest_valid(&headers)? else {
             let base = base()?;
             return PageMap::anew(file, id, upper, base).map(|()| Recovered::Anew);
         };
         let changed = ctime_of(upper)?;
-        // What lowers the limit is on the disk with the time that it left on the upper file.
-        let lowered = changed >= said.lowered;
-        let lower_visible_len = if lowered { said.lower_visible_len } else { said.firm_limit };
-        let mut map = PageMap::empty(file, MapAccess::Write, &Header { lower_visible_len, ..said });
+        // The change that lowered the limit is on the disk if its ctime is.
+        let lowered = changed >= header.lowered;
+        let lower_visible_len =
+            if lowered { header.lower_visible_len } else { header.synced_limit };
+        let mut map =
+            PageMap::empty(file, MapAccess::Write, &Header { lower_visible_len, ..header });
         map.check_id(id)?;
-        let least = length_for(map.base_pages().max(said.firm_limit.div_ceil(PAGE)));
+        let least = length_for(map.base_pages().max(header.synced_limit.div_ceil(PAGE)));
         if u64::try_from(rustix::fs::fstat(&map.file)?.st_size).unwrap_or(0) < least {
             rustix::fs::ftruncate(&map.file, least)?;
         }
         let torn = map.load(least)?;
-        // Records that the header counts may not have reached the disk.
-        let counted = map.written.len() as u64 >= said.turns;
-        let (lost, changed) = map.take_unwritten(upper, &torn)?;
+        // Turns that the header counts may not have reached the disk.
+        let counted = map.written.len() as u64 >= header.turns;
+        let (lost, changed) = map.clear_unwritten(upper, &torn)?;
         if counted
-            && lower_visible_len == said.lower_visible_len
+            && lower_visible_len == header.lower_visible_len
             && both
             && torn.is_empty()
             && !changed
@@ -71,7 +74,7 @@ impl PageMap {
         Ok(Recovered::Without(lost))
     }
 
-    /// A map that says what the upper file has.
+    /// Makes the map anew: each page that is data in the upper file is present.
     fn anew(file: OwnedFd, id: MapId, upper: &OwnedFd, base: Fingerprint) -> Result<(), MapError> {
         let lower_visible_len = base.size.min(size_of(upper)?);
         let lowered = (i64::MIN, 0);
@@ -82,7 +85,7 @@ impl PageMap {
             lower_visible_len,
             base,
             upper: owner,
-            firm_limit: lower_visible_len,
+            synced_limit: lower_visible_len,
             lowered,
             turns: 0,
         };
@@ -91,8 +94,8 @@ impl PageMap {
         rustix::fs::ftruncate(&map.file, length_for(map.base_pages()))?;
         let (mut at, pages) = (0, map.base_pages());
         while at < pages {
-            let (written, stop) = written(upper, at, pages)?;
-            if written {
+            let (is_data, stop) = data_run(upper, at, pages)?;
+            if is_data {
                 map.set(at..stop)?;
             }
             at = stop;
@@ -101,11 +104,11 @@ impl PageMap {
         Ok(map.sync(false)?)
     }
 
-    /// Sets the bits that are synced, and takes those away that are not and whose pages were not
-    /// written. A turn that is `torn` is partly that before a change and partly that after it:
-    /// there a synced bit without its bit says nothing. Returns how many bits went, and whether
-    /// anything was changed.
-    fn take_unwritten(&mut self, upper: &OwnedFd, torn: &[u64]) -> Result<(u64, bool), Errno> {
+    /// Sets the present bit of each synced page, and clears it for each page that is neither synced
+    /// nor data in the upper file. A `torn` turn is a mix of its old and its new version: there a
+    /// synced bit without its present bit proves nothing. Returns the number of present bits that
+    /// were cleared, and whether a turn was rewritten.
+    fn clear_unwritten(&mut self, upper: &OwnedFd, torn: &[u64]) -> Result<(u64, bool), Errno> {
         let pages = self.base_pages();
         let (mut lost, mut changed) = (0, false);
         let numbers: Vec<u64> = self.turns.keys().copied().chain(torn.iter().copied()).collect();
@@ -114,19 +117,19 @@ impl PageMap {
             let mut turn = self.turn(number);
             let before = turn;
             let doubtful = torn.contains(&number);
-            for page in bits(number, &before.own, &before.synced, |own, synced| own ^ synced) {
+            for page in bits(number, &before, |present, synced| present ^ synced) {
                 let (word, bit) = ((page % TURN_PAGES / 64) as usize, 1 << (page % 64));
                 if page >= pages {
                     continue;
                 }
-                let own = before.own[word] & bit != 0;
-                let keeps = (!own && !doubtful) || known.has(upper, page, pages)?;
+                let present = before.present[word] & bit != 0;
+                let keeps = (!present && !doubtful) || known.has(upper, page, pages)?;
                 match keeps {
-                    true => turn.own[word] |= bit,
+                    true => turn.present[word] |= bit,
                     false => {
-                        turn.own[word] &= !bit;
+                        turn.present[word] &= !bit;
                         turn.synced[word] &= !bit;
-                        lost += u64::from(own);
+                        lost += u64::from(present);
                     }
                 }
             }
@@ -138,17 +141,17 @@ impl PageMap {
         Ok((lost, changed))
     }
 
-    /// Makes sure that pages which are not synced have data in the upper file. Where the machine has
-    /// not stopped they have, unless somebody has damaged it.
+    /// Checks that present pages which are not synced have data in the upper file. They have it
+    /// unless the machine has stopped or the scratch is damaged.
     ///
     /// # Errors
-    /// The first page that has none; those of lseek(2).
+    /// [`MapError::Missing`] for the first page without data; errors of lseek(2).
     pub fn check_data(&self, upper: &OwnedFd) -> Result<(), MapError> {
         let pages = self.base_pages().min(size_of(upper)?.div_ceil(PAGE));
         let mut data_to = 0;
         for number in &self.touched {
             let turn = self.turn(*number);
-            for page in bits(*number, &turn.own, &turn.synced, |own, synced| own & !synced) {
+            for page in bits(*number, &turn, |present, synced| present & !synced) {
                 if page < data_to || page >= pages {
                     continue;
                 }
@@ -162,14 +165,9 @@ impl PageMap {
     }
 }
 
-/// The pages of a turn for which `word` of its bits and of the synced ones is set.
-fn bits(
-    number: u64,
-    own: &Bits,
-    synced: &Bits,
-    word: impl Fn(u64, u64) -> u64,
-) -> impl Iterator<Item = u64> {
-    let words: Bits = std::array::from_fn(|index| word(own[index], synced[index]));
+/// Pages of turn `number` whose bit is set in `word(present bits, synced bits)`.
+fn bits(number: u64, turn: &Turn, word: impl Fn(u64, u64) -> u64) -> impl Iterator<Item = u64> {
+    let words: Bits = std::array::from_fn(|index| word(turn.present[index], turn.synced[index]));
     (0..WORDS).flat_map(move |index| {
         let word = words[index];
         let first = number * TURN_PAGES + index as u64 * 64;
@@ -177,7 +175,7 @@ fn bits(
     })
 }
 
-/// The data or the hole that was found last.
+/// Run of data pages or other pages that was found last.
 #[derive(Default)]
 struct Extent {
     data: bool,
@@ -186,23 +184,23 @@ struct Extent {
 }
 
 impl Extent {
-    /// Whether all of a page is there as data; the pages up to `stop` may be asked for next.
+    /// Whether all of a page is data. Runs are looked up as far as page `stop`.
     fn has(&mut self, upper: &OwnedFd, page: u64, stop: u64) -> Result<bool, Errno> {
         if page < self.start || page >= self.end {
-            let (data, end) = written(upper, page, stop)?;
+            let (data, end) = data_run(upper, page, stop)?;
             *self = Extent { data, start: page, end };
         }
         Ok(self.data)
     }
 }
 
-/// The end of the run of pages from this one on that have data, each of them some: a part of a page
-/// may have been punched where blocks are smaller. `None` where the page has none.
+/// End of the run of pages from `page` on each of which has some data; `None` if `page` has none.
+/// Where blocks are smaller than pages, a part of a page may be a hole.
 fn data_at(upper: &OwnedFd, page: u64) -> Result<Option<u64>, Errno> {
     let data = match rustix::fs::seek(upper, SeekFrom::Data(page * PAGE)) {
         Ok(data) => data,
         Err(Errno::NXIO) => return Ok(None),
-        // Without a way to ask all of it counts as data.
+        // A filesystem without SEEK_DATA: the whole file counts as data.
         Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(u64::MAX)),
         Err(errno) => return Err(errno),
     };
@@ -213,8 +211,9 @@ fn data_at(upper: &OwnedFd, page: u64) -> Result<Option<u64>, Errno> {
     Ok(Some(hole.div_ceil(PAGE)))
 }
 
-/// Whether all of a page is there as data, and up to which page, `stop` at most, that stays so.
-fn written(upper: &OwnedFd, page: u64, stop: u64) -> Result<(bool, u64), Errno> {
+/// Whether all of a page is data, and the end of the run of pages for which that is equal, at most
+/// `stop`.
+fn data_run(upper: &OwnedFd, page: u64, stop: u64) -> Result<(bool, u64), Errno> {
     let size = size_of(upper)?;
     let start = page * PAGE;
     let end = (start + PAGE).min(size);
@@ -223,13 +222,13 @@ fn written(upper: &OwnedFd, page: u64, stop: u64) -> Result<(bool, u64), Errno> 
     }
     let hole = match rustix::fs::seek(upper, SeekFrom::Hole(start)) {
         Ok(hole) => hole,
-        // Without a way to ask all of it counts as data.
+        // A filesystem without SEEK_HOLE: the whole file counts as data.
         Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((true, stop)),
         Err(errno) => return Err(errno),
     };
     if hole >= end {
-        let whole = if hole >= size { size.div_ceil(PAGE) } else { hole / PAGE };
-        return Ok((true, whole.clamp(page + 1, stop.max(page + 1))));
+        let end = if hole >= size { size.div_ceil(PAGE) } else { hole / PAGE };
+        return Ok((true, end.clamp(page + 1, stop.max(page + 1))));
     }
     let data = match rustix::fs::seek(upper, SeekFrom::Data(start)) {
         Ok(data) => data / PAGE,

@@ -9,7 +9,7 @@ mod damage;
 const ID: MapId = MapId(0xfeed);
 const UPPER: UpperId = UpperId { ino: 77, birth: (5, 6) };
 const GIB: u64 = 1 << 30;
-/// Before every change of a file.
+/// Ctime that is earlier than every change of a file.
 const NEVER: (i64, u32) = (i64::MIN, 0);
 
 fn base(size: u64) -> Fingerprint {
@@ -48,7 +48,7 @@ impl Place {
     }
 }
 
-/// Every run of own pages.
+/// Runs of present pages.
 fn runs(map: &PageMap, end: u64) -> Vec<Range<u64>> {
     let (mut runs, mut at) = (Vec::new(), 0);
     while at < end {
@@ -114,13 +114,13 @@ fn the_bytes_on_disk_are_those_that_are_documented() {
     map.set(12..13).unwrap();
     map.set(1984..1986).unwrap();
     map.set_base_limit(1999 * PAGE + 5, (77, 8)).unwrap();
-    let header = |limit: u64, firm_limit: u64, lowered: (i64, u32), sequence: u64| {
+    let header = |limit: u64, synced_limit: u64, lowered: (i64, u32), sequence: u64| {
         // Both turns were written before it.
         let turns = 2_u64;
         let mut bytes = b"mmapfspm".to_vec();
         bytes.extend_from_slice(&[3, 0, 0, 0, 0, 16, 0, 0]);
         bytes.extend_from_slice(&limit.to_le_bytes());
-        bytes.extend_from_slice(&firm_limit.to_le_bytes());
+        bytes.extend_from_slice(&synced_limit.to_le_bytes());
         bytes.extend_from_slice(&lowered.0.to_le_bytes());
         bytes.extend_from_slice(&lowered.1.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
@@ -201,7 +201,7 @@ fn the_limit_only_shrinks_and_takes_the_pages_behind_it_along() {
 fn bits_behind_the_limit_mean_nothing() {
     let place = Place::new();
     drop(place.create(10 * PAGE));
-    let turn = Turn { own: [u64::MAX; format::WORDS], ..Turn::NONE };
+    let turn = Turn { present: [u64::MAX; format::WORDS], ..Turn::NONE };
     place.file().write_all_at(&turn.encode(ID, 0), 1024).unwrap();
     let map = place.open().unwrap();
     assert_eq!((map.count(), map.is_complete()), (10, true));
@@ -231,7 +231,7 @@ fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
     }
     let header = |lower_visible_len, sequence| {
         let base = base(GIB);
-        let (id, firm_limit) = (ID, lower_visible_len);
+        let (id, synced_limit) = (ID, lower_visible_len);
         let lowered = NEVER;
         Header {
             id,
@@ -239,7 +239,7 @@ fn a_map_that_cannot_be_trusted_is_refused_with_the_reason() {
             lower_visible_len,
             base,
             upper: UPPER,
-            firm_limit,
+            synced_limit,
             lowered,
             turns: 0,
         }

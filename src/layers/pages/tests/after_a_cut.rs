@@ -1,4 +1,4 @@
-//! The machine has stopped: bits are on the disk, and their data is not.
+//! Recovery after a power cut: present bits are on the disk, and their data is not.
 
 use super::*;
 
@@ -8,7 +8,7 @@ struct Cut {
 }
 
 impl Cut {
-    /// An upper file that is all hole, as long as its base.
+    /// Upper file that is one hole of the base's length.
     fn new(pages: u64) -> Cut {
         let place = Place::new();
         let path = place.0.path().join("upper");
@@ -62,14 +62,14 @@ fn what_was_synchronised_and_what_is_zeros_stays_whatever_the_upper_file_has() {
     assert_eq!(cut.recover(), Recovered::Without(1));
     assert_eq!(cut.is_present(), [10..12, 50..60]);
 
-    // A truncation took the bit itself, and is not on the disk.
+    // A truncation cleared the present bit, and the truncation itself is not on the disk.
     let mut turn = cut.place.open().unwrap().turn(0);
-    turn.own[0] = 0;
+    turn.present[0] = 0;
     cut.place.file().write_all_at(&turn.encode(ID, 0), 1024).unwrap();
     assert_ne!(cut.recover(), Recovered::Whole);
     assert_eq!(cut.is_present(), [10..12, 50..60]);
 
-    // And pages that are given up are not synced.
+    // Pages that are cleared are not synced.
     let mut map = cut.place.open().unwrap();
     map.clear(11..55).unwrap();
     assert_eq!(cut.recover(), Recovered::Whole);
@@ -150,7 +150,7 @@ fn a_header_that_is_torn_counts_as_the_one_before() {
         cut.place.file().write_all_at(&[1], slot * 512 + 300).unwrap();
         assert!(cut.place.open().is_err());
         assert_eq!(cut.recover(), Recovered::Without(0));
-        // The later one is the second.
+        // The later header is the second one.
         let limit = if slot == 0 { 50 } else { 100 };
         assert_eq!(cut.place.open().unwrap().lower_visible_len(), limit * PAGE);
         assert_eq!(cut.recover(), Recovered::Whole);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A small generator of numbers (xorshift), to be begun anew with a seed that was printed.
+/// Random number generator (xorshift); a printed seed repeats a run.
 struct Random(u64);
 
 impl Random {
@@ -21,7 +21,7 @@ fn seed() -> u64 {
     seed
 }
 
-/// Changes a map in a random way, and what is to be found in it.
+/// Changes a map at random, and its model `own` in the same way.
 fn change(random: &mut Random, map: &mut PageMap, own: &mut [bool]) {
     let pages = map.base_pages();
     if pages == 0 {
@@ -143,7 +143,7 @@ fn zeros_in_the_place_of_a_turn_are_told_also_where_no_daemon_has_ended_well() {
         place.file().write_all_at(&bytes, 0).unwrap();
         assert_eq!(place.open().unwrap_err(), MapError::Gone { written: 3, found: 2 });
     }
-    // A map of before counts none.
+    // A map of an older program has the count 0.
     let mut bytes = whole.clone();
     for sequence in [2, 3] {
         let header = Header { turns: 0, sequence, ..map.header() };
@@ -152,7 +152,7 @@ fn zeros_in_the_place_of_a_turn_are_told_also_where_no_daemon_has_ended_well() {
     }
     place.file().write_all_at(&bytes, 0).unwrap();
     assert_eq!(pages(&place.open().unwrap()), pages(&map));
-    // And counts them with the next one.
+    // The next header that is written has the count.
     let mut map = place.open().unwrap();
     map.set(4000..4001).unwrap();
     place.file().write_all_at(&[0; 512], 1024).unwrap();
