@@ -13,7 +13,7 @@ use crate::volume::SeekTo;
 /// times (O_NOATIME).
 #[derive(Debug, Clone)]
 pub enum Base {
-    /// One whole layer.
+    /// A complete file of one layer.
     File(Arc<OwnedFd>),
     /// Pages in several layers, all of them frozen.
     Layers(Arc<FrozenFile>),
@@ -23,7 +23,7 @@ impl Base {
     /// Size in bytes at this moment.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Errors of fstat(2).
     pub fn size(&self) -> Result<u64, Errno> {
         match self {
             Base::File(file) => size_of(file),
@@ -34,7 +34,7 @@ impl Base {
     /// `st_blocks` in units of 512 bytes.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Errors of fstat(2).
     pub fn blocks(&self) -> Result<u64, Errno> {
         match self {
             Base::File(file) => blocks_of(file),
@@ -78,7 +78,7 @@ impl Base {
     /// Fills a buffer from `offset`.
     ///
     /// # Errors
-    /// EIO when the base ends before the buffer is full; those of pread(2).
+    /// EIO when the base ends before the buffer is full; errors of pread(2).
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         if buffer.is_empty() {
             return Ok(());
@@ -108,7 +108,7 @@ impl Base {
     }
 }
 
-/// lseek(2) for data or a hole. A filesystem that does not know holes has none.
+/// Calls lseek(2) for data or a hole. A file is all data where the filesystem cannot tell.
 pub(super) fn seek_in(file: &OwnedFd, offset: u64, to: SeekTo) -> Result<u64, Errno> {
     match (rustix::fs::seek(file, to.starting_at(offset)), to) {
         (Err(Errno::INVAL | Errno::OPNOTSUPP), SeekTo::Data) => Ok(offset),
@@ -125,7 +125,7 @@ pub(super) fn blocks_of(file: &OwnedFd) -> Result<u64, Errno> {
     Ok(u64::try_from(rustix::fs::fstat(file)?.st_blocks).unwrap_or(0))
 }
 
-/// The ctime of a file, in seconds and nanoseconds.
+/// Ctime of a file, in seconds and nanoseconds.
 pub(super) fn ctime_of(file: &OwnedFd) -> Result<(i64, u32), Errno> {
     let stat = rustix::fs::fstat(file)?;
     Ok((stat.st_ctime as i64, stat.st_ctime_nsec as u32))

@@ -1,8 +1,8 @@
-//! Whether the base of a file with pages in two layers is still as it was at first touch.
+//! Detection of a change of the base below a partial copy since its first touch.
 //!
-//! While the base is under a lease nobody can have changed it. Without one its fingerprint is
-//! compared after each read: bytes that were read before a change are right, and what is read
-//! after one is refused (EIO), never mixed with the pages of the upper file.
+//! While a read lease is held, the content of the base cannot change. Without one, the fingerprint
+//! is compared after each read of the base: bytes that were read before a change are valid, and a
+//! read after a change fails with EIO, so changed pages never mix with pages of the upper file.
 
 use crate::shown::Show;
 use std::collections::BTreeMap;
@@ -18,59 +18,59 @@ use rustix::io::Errno;
 use super::changed::Fate;
 use super::pages::{Comparison, Doubt, Fingerprint};
 
-/// The lease on a base that was found as expected.
+/// Lease on a base whose content was found unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lease {
     None,
     Held,
-    /// Somebody waits for it; the kernel takes it away at this moment.
+    /// A writer waits for it; the lease counts as gone from this moment on.
     Until(Instant),
 }
 
-/// The base of one file.
+/// State of the base of one partial copy.
 #[derive(Debug)]
 pub struct BaseState {
-    /// For messages.
+    /// Path of the file under the mount.
     path: PathBuf,
     expected: Mutex<Fingerprint>,
     lease: Mutex<Lease>,
-    /// The first copy is under way, and no page is a client's yet.
+    /// The first copy of the whole base is under way, and no page was written by a client.
     copying: AtomicBool,
     changed: AtomicBool,
-    /// It was said that it cannot be told.
+    /// The log has said that a change cannot be ruled out.
     doubted: AtomicBool,
-    /// A base that has changed is shown as it is (`base_changed=mix`).
+    /// Pages of a changed base are shown (`base_changed=mix`).
     mix: bool,
-    told: Arc<ChangedFiles>,
+    changed_files: Arc<ChangedFiles>,
 }
 
-/// The files whose base has changed, or may have, where they are shown.
+/// Files whose base has changed or may have changed, by their path under the mount.
 #[derive(Debug, Default)]
 pub struct ChangedFiles(Mutex<BTreeMap<PathBuf, Fate>>);
 
 impl ChangedFiles {
-    /// Takes note of one.
+    /// Notes the fate of a file's base.
     pub fn note(&self, path: &Path, fate: Fate) {
         self.0.lock().insert(path.to_owned(), fate);
     }
 
-    /// Takes note of one, unless more is known of it.
+    /// Notes the fate of a file's base unless the file has one.
     pub fn note_also(&self, path: &Path, fate: Fate) {
         self.0.lock().entry(path.to_owned()).or_insert(fate);
     }
 
-    /// Takes note that nothing of the base of a file shows any more.
+    /// Removes a file that does not show its base any more.
     pub fn forget(&self, path: &Path) {
         self.0.lock().remove(path);
     }
 
-    /// The fate of the base of one, where it has changed or may have.
+    /// Fate of the base of a file that has changed or may have changed; `None` for others.
     #[must_use]
     pub fn of(&self, path: &Path) -> Option<Fate> {
         self.0.lock().get(path).copied()
     }
 
-    /// All of them, with what became of their base.
+    /// All files, each with the fate of its base in words.
     #[must_use]
     pub fn all(&self) -> Vec<(PathBuf, String)> {
         self.0.lock().iter().map(|(path, fate)| (path.clone(), fate.to_string())).collect()
@@ -78,12 +78,12 @@ impl ChangedFiles {
 }
 
 impl BaseState {
-    /// Of a file that is shown at a path, whose base was so at first touch.
+    /// State for the file at `path` under the mount; `expected` is its base at first touch.
     pub fn new(
         path: PathBuf,
         expected: Fingerprint,
         mix: bool,
-        told: Arc<ChangedFiles>,
+        changed_files: Arc<ChangedFiles>,
     ) -> BaseState {
         BaseState {
             path,
@@ -93,24 +93,24 @@ impl BaseState {
             changed: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
             mix,
-            told,
+            changed_files,
         }
     }
 
-    /// Whether it was found changed.
+    /// Whether [`BaseState::check`] has found a change.
     pub fn is_changed(&self) -> bool {
         self.changed.load(Ordering::Acquire)
     }
 
-    /// Where the file is shown.
+    /// Path under the mount.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Checks that what was read of the base before this call is of the base as it was.
+    /// Checks that bytes which were read from the base before this call are of the unchanged base.
     ///
     /// # Errors
-    /// EIO when it has changed; those of statx(2).
+    /// EIO if the base has changed; errors of statx(2).
     pub fn check(&self, base: &OwnedFd) -> Result<(), Errno> {
         if self.mix || self.is_leased() || self.copying.load(Ordering::Acquire) {
             return Ok(());
@@ -118,7 +118,7 @@ impl BaseState {
         match self.compare(&Fingerprint::of(base)?) {
             Comparison::Changed => {
                 if !self.changed.swap(true, Ordering::AcqRel) {
-                    self.told.note(&self.path, Fate::Changed);
+                    self.changed_files.note(&self.path, Fate::Changed);
                     log::error!(
                         "{}: its base has changed since the first touch: pages of the base are \
                          refused (EIO), those of the scratch are shown",
@@ -129,7 +129,7 @@ impl BaseState {
             }
             Comparison::Unknown(doubt) => {
                 if !self.doubted.swap(true, Ordering::AcqRel) {
-                    self.told.note(&self.path, Fate::Unknown(doubt));
+                    self.changed_files.note(&self.path, Fate::Unknown(doubt));
                     log::warn!("{}: {}", self.path.shown(), in_words(doubt));
                 }
                 Ok(())
@@ -142,7 +142,7 @@ impl BaseState {
         self.expected.lock().compare(now)
     }
 
-    /// Whether a lease has been held since the base was found as expected, and is held.
+    /// Whether a lease is held, and has been since the base was found unchanged.
     pub fn is_leased(&self) -> bool {
         match *self.lease.lock() {
             Lease::None => false,
@@ -151,19 +151,19 @@ impl BaseState {
         }
     }
 
-    /// Whether the base is as it was, or is shown whatever it is. Under a lease it stays so.
+    /// Whether the base is not found changed, or is shown changed or not (`base_changed=mix`).
     pub fn is_as_it_was(&self, base: impl AsFd) -> bool {
         let now = Fingerprint::of(base);
         self.mix || now.is_ok_and(|now| self.compare(&now) != Comparison::Changed)
     }
 
-    /// Takes note that a lease is held, and was when the base was found as it was or an earlier
-    /// state of it was under the lease.
+    /// Notes that a lease is held. The caller has found the base unchanged under this lease, or an
+    /// earlier state of the file was under it.
     pub fn lease_goes_on(&self) {
         *self.lease.lock() = Lease::Held;
     }
 
-    /// Takes note that somebody waits for the lease, which the kernel takes away at `end`.
+    /// Notes that a writer waits for the lease, which counts as gone from `end` on.
     pub fn lease_is_asked_for(&self, end: Instant) {
         let mut lease = self.lease.lock();
         if *lease == Lease::Held {
@@ -171,18 +171,18 @@ impl BaseState {
         }
     }
 
-    /// The base as it is at this moment, where that is not as expected and a lease says that its
-    /// content is: times, modes, owners or numbers of names have changed.
+    /// Present fingerprint of the base if it differs from the expected one although the lease
+    /// proves the content unchanged: times, mode, owner or link count have changed.
     pub fn moved(&self, base: impl AsFd) -> Option<Fingerprint> {
         let now = Fingerprint::of(base).ok()?;
         let expected = *self.expected.lock();
         let same = (expected.size, expected.ino) == (now.size, now.ino);
-        // Asked last: nobody has changed the content before that.
+        // The lease is checked last: it proves that the content did not change before this point.
         Some(now).filter(|now| same && *now != expected && self.is_leased())
     }
 
-    /// Takes note that the lease ends soon after this call. The content is as it was until then:
-    /// times, modes, owners and numbers of names may have changed, and are expected from now on.
+    /// Notes that the lease ends soon after this call. The content is unchanged until then; times,
+    /// mode, owner and link count may have changed, and become the expected ones.
     pub fn lease_ends(&self, base: impl AsFd) {
         if let Some(now) = self.moved(base) {
             *self.expected.lock() = now;
@@ -190,8 +190,8 @@ impl BaseState {
         *self.lease.lock() = Lease::None;
     }
 
-    /// Has the base taken as it comes while `copy` makes the first copy of all of it, of which no
-    /// page is a client's: a copy like that of cp(1).
+    /// Runs `copy`, the first copy of the whole base, without checks of the base. No page was
+    /// written by a client, so the copy is as good as one by cp(1).
     pub fn during_first_copy<T>(&self, copy: impl FnOnce() -> T) -> T {
         self.copying.store(true, Ordering::Release);
         let copied = copy();
@@ -200,7 +200,7 @@ impl BaseState {
     }
 }
 
-/// Why it is not known whether a base has changed.
+/// Message for a doubt.
 fn in_words(doubt: Doubt) -> &'static str {
     match doubt {
         Doubt::Racy => {

@@ -1,4 +1,4 @@
-//! Partial copies whose base was changed while the scratch was not mounted.
+//! Detection of partial copies whose base has changed while the scratch was not mounted.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,17 +13,17 @@ use crate::config::BaseChanged;
 use crate::error::Failure;
 use crate::shown::Show;
 
-/// How many files a message names.
+/// Largest number of files that a message names.
 const NAMED: usize = 3;
 
-/// The fate of the base of a partial copy, or of a base file that the scratch covers.
+/// Fate of the base of a partial copy, or of a base file that the scratch covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It was written, resized or replaced.
     Changed,
-    /// Nothing is where it was, or no file.
+    /// Its path leads to nothing in the base.
     Missing,
-    /// It cannot be told.
+    /// A change cannot be ruled out.
     Unknown(Doubt),
     /// The scratch has a file or directory in its place, and it has changed.
     CoveredChanged,
@@ -47,11 +47,12 @@ impl fmt::Display for Fate {
     }
 }
 
-/// A file with a partial copy, where it is shown, and what became of its base.
+/// Path under the mount of a partial copy, and the fate of its base.
 pub type Changed = (PathBuf, Fate);
 
-/// Compares the base of each partial copy with what it was at first touch. What cannot be read of a
-/// page map is told when the file is opened.
+/// Compares the base of each partial copy with its fingerprint at first touch. Returns the files
+/// whose base is not known to be unchanged, sorted by path. A file whose page map cannot be read is
+/// left out: its open fails with a message.
 pub fn find(scratch: &Scratch, pages: impl AsFd, base: BorrowedFd<'_>) -> Vec<Changed> {
     let mut found = Vec::new();
     for Partial { path, below, pages: id } in scratch.partial() {
@@ -80,10 +81,10 @@ fn fingerprint(base: BorrowedFd<'_>, below: &Path) -> Result<Fingerprint, Errno>
     Fingerprint::of(rustix::fs::openat2(base, below, flags, Mode::empty(), resolve)?)
 }
 
-/// Tells what was found, and refuses the mount where that is asked for.
+/// Logs the files that were found, or refuses the mount, by `base_changed=`.
 ///
 /// # Errors
-/// With `base_changed=refuse` when a base has changed, or may have.
+/// With `base_changed=refuse`, when `found` is not empty.
 pub fn judge(found: &[Changed], choice: BaseChanged, scratch: &Path) -> Result<(), Failure> {
     if found.is_empty() {
         return Ok(());

@@ -1,28 +1,28 @@
 //! A file with pages in several layers.
 //!
-//! The upper file is sparse, has its pages at the offsets of the base, and its size is the size of
-//! the whole. Its page map says which pages it holds; the rest are the base's, up to the map's
-//! limit, and zeros behind it. What the upper file has below a clear bit is never looked at: it may
-//! be what a write left that was killed, or found no room for the rest of its page.
+//! The upper file is sparse, has its pages at the same offsets as the base, and its size is the
+//! size of the merged file. Its page map lists the present pages; the others are the base's up to
+//! the map's limit, and zeros behind it. Bytes of the upper file in a page that is not present are
+//! never read: they may be left over from a write that was killed or found no room.
 //!
-//! No operation moves a page that it need not move:
+//! No operation copies a page without need:
 //!
-//! | operation                  | read from the base            | written to the upper file        |
-//! |----------------------------|-------------------------------|----------------------------------|
-//! | write of whole pages       | nothing                       | the pages, one pwrite(2)         |
-//! | write of parts of pages    | the rest of those pages       | the whole pages, one pwritev(2)  |
-//! | truncate, punch to the end | nothing                       | nothing: the limit is lowered    |
-//! | growth, plain fallocate    | nothing                       | nothing, or what is reserved     |
-//! | punch or zero in between   | at most two pages at its ends | these two                        |
+//! | operation                  | read from the base            | written to the upper file       |
+//! |----------------------------|-------------------------------|---------------------------------|
+//! | write of whole pages       | nothing                       | the pages, one pwrite(2)        |
+//! | write of parts of pages    | the rest of those pages       | the whole pages, one pwritev(2) |
+//! | truncate, punch to the end | nothing                       | nothing: the limit is lowered   |
+//! | growth, plain fallocate    | nothing                       | nothing, or reserved blocks     |
+//! | punch or zero in between   | at most two pages at its ends | these two                       |
 //!
-//! Each page is the old one or the new one whenever the process is killed, and after any error.
-//! Growing writes finish the page that the base ends in before the size moves.
+//! Each page has its old or its new content whenever the process is killed, and after any error. A
+//! write that grows the file makes the page present in which the base ends before the size changes.
 //!
-//! A base that is shorter than the limit was truncated behind our back: what it should have and
-//! has not is EIO, never zeros. So is a page that is completed from there, and every page of a base
-//! that [`BaseState`] finds changed.
+//! A base that is shorter than the limit was truncated by others. Reading its missing part fails
+//! with EIO, and never gives zeros; so does a write that needs bytes of this part for the rest of a
+//! page. Reading any page of a base fails with EIO once [`BaseState`] finds the base changed.
 //!
-//! Descriptors: the upper file is open for reading and writing, without O_APPEND.
+//! The upper file is open for reading and writing, without O_APPEND.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -47,46 +47,48 @@ mod seek;
 mod write;
 
 thread_local! {
-    /// What is read, as long as the longest request so far.
+    /// Read buffer, as long as the longest request so far.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A file over a base. Reads go on side by side; what changes anything is alone.
+/// Merged file: an upper file with a page map over a base. Reads run in parallel; a change excludes
+/// all other calls.
 #[derive(Debug)]
 pub struct Merged {
     base: Base,
-    /// Whether the base is as it was; none where nothing but this can change it.
+    /// Detects changes of the base; `None` for a base that nobody else can change.
     base_state: Option<Arc<BaseState>>,
     upper: Arc<OwnedFd>,
-    /// Held for reading while bytes are read, for writing while they or the size change.
+    /// Held shared while bytes are read, exclusively while bytes or the size change.
     map: RwLock<PageMap>,
-    /// Something was changed since the last synchronisation, or may have been.
+    /// Data or map may have changed since the last synchronisation.
     written: AtomicBool,
 }
 
 impl Merged {
-    /// Takes an upper file and its map, as they were left. A truncation that was not finished is.
+    /// Merged file of an upper file and its map as found on disk. An unfinished truncation is
+    /// finished.
     ///
     /// # Errors
-    /// Those of fstat(2), and of pwrite(2) to the map.
+    /// Errors of fstat(2), and of pwrite(2) to the map.
     pub fn new(base: Base, upper: Arc<OwnedFd>, mut map: PageMap) -> Result<Merged, Errno> {
         map.set_base_limit(size_of(&upper)?, ctime_of(&upper)?)?;
         let written = AtomicBool::new(true);
         Ok(Merged { base, base_state: None, upper, map: RwLock::new(map), written })
     }
 
-    /// The same with a base that others may change: its pages are shown as long as this says that
-    /// it is as it was.
+    /// Adds the detection of changes to a base that others may change. Its pages are shown until
+    /// `base_state` finds a change.
     #[must_use]
     pub fn over(self, base_state: Arc<BaseState>) -> Merged {
         Merged { base_state: Some(base_state), ..self }
     }
 
-    /// Puts an empty upper file over a whole base: gives it the base's size, and makes its map.
-    /// The caller then names the map in the upper file.
+    /// Puts an empty upper file over a base: gives it the base's size, and creates its page map.
+    /// The caller then sets the overlay xattr of the upper file that names the map.
     ///
     /// # Errors
-    /// Those of fstat(2), ftruncate(2) and [`PageMap::create`].
+    /// Errors of fstat(2), ftruncate(2) and [`PageMap::create`].
     pub fn start(
         base: Base,
         fingerprint: Fingerprint,
@@ -100,12 +102,12 @@ impl Merged {
         Merged::new(base, upper, map)
     }
 
-    /// The upper file, for attributes: its size, times, owner and mode are those of the whole.
+    /// Upper file. Its size, times, owner and mode are those of the merged file.
     pub fn upper(&self) -> &Arc<OwnedFd> {
         &self.upper
     }
 
-    /// The file below.
+    /// Base of the file.
     pub fn base(&self) -> &Base {
         &self.base
     }
@@ -113,47 +115,46 @@ impl Merged {
     /// Size in bytes.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Errors of fstat(2).
     pub fn size(&self) -> Result<u64, Errno> {
         size_of(&self.upper)
     }
 
-    /// The base as it was at first touch.
+    /// Fingerprint of the base at first touch.
     pub fn fingerprint(&self) -> Fingerprint {
         *self.map.read().base()
     }
 
-    /// Whether nothing of the base shows any more, so that the upper file alone is the whole.
+    /// Whether no page of the base is visible any more: the upper file is a complete copy.
     pub fn is_complete(&self) -> bool {
         self.map.read().is_complete()
     }
 
-    /// The pages below the map's limit: how many are the upper file's own, and how many there are.
+    /// Number of present pages and number of all pages below the map's limit.
     pub fn own_pages(&self) -> (u64, u64) {
         let map = self.map.read();
         (map.count(), map.base_pages())
     }
 
-    /// The parts of a range in turn, each the upper file's own or the base's.
+    /// Runs of a byte range in order; `true` for a run of present pages.
     pub fn runs(&self, range: Range<u64>) -> Vec<(bool, Range<u64>)> {
         let map = self.map.read();
         let mut runs = Vec::new();
         let mut at = range.start;
         while at < range.end {
-            let (own, stop) = run_of_bytes(&map, at, range.end);
+            let (present, stop) = run_of_bytes(&map, at, range.end);
             let stop = stop.min(range.end);
-            runs.push((own, at..stop));
+            runs.push((present, at..stop));
             at = stop;
         }
         runs
     }
 
-    /// Drops what was written in whole pages: they show the base again, and zeros where that has
-    /// nothing to show. The map is durable before the data goes, so that no power cut leaves a
-    /// page that is told to be there and is not.
+    /// Drops present pages: they show the base again, and zeros behind the limit. The map is made
+    /// durable before the data is punched, so no power cut leaves a present page without data.
     ///
     /// # Errors
-    /// Those of pwrite(2) and fdatasync(2) of the map, and of fallocate(2).
+    /// Errors of pwrite(2) and fdatasync(2) of the map, and of fallocate(2).
     pub fn revert(&self, pages: Range<u64>) -> Result<(), Errno> {
         if pages.is_empty() {
             return Ok(());
@@ -165,43 +166,43 @@ impl Merged {
         self.clear_unseen(pages.start * PAGE, end)
     }
 
-    /// Bytes that the upper file and its map take.
+    /// Allocated size of the upper file and its map, in bytes.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Errors of fstat(2).
     pub fn stored(&self) -> Result<u64, Errno> {
         Ok(blocks_of(&self.upper)? * 512 + self.map.read().stored()?)
     }
 
-    /// What `st_blocks` is to say, in units of 512 bytes: those of the upper file, and of those of
-    /// the base the share of its pages that show.
+    /// Value for `st_blocks`, in units of 512 bytes: the blocks of the upper file, and the blocks
+    /// of the base in proportion to its visible pages.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Errors of fstat(2).
     pub fn blocks(&self) -> Result<u64, Errno> {
         let map = self.map.read();
-        let own = blocks_of(&self.upper)?;
+        let upper = blocks_of(&self.upper)?;
         let shown = map.base_pages() - map.count();
         if shown == 0 {
-            return Ok(own);
+            return Ok(upper);
         }
         let pages = u128::from(map.base().size.div_ceil(PAGE).max(1));
         let share = u128::from(self.base.blocks()?) * u128::from(shown) / pages;
-        Ok(own.saturating_add(u64::try_from(share).unwrap_or(u64::MAX)))
+        Ok(upper.saturating_add(u64::try_from(share).unwrap_or(u64::MAX)))
     }
 
-    /// Reads up to `len` bytes from `offset` and hands them to `deliver`. Fewer bytes mean the end
+    /// Reads up to `len` bytes from `offset` and passes them to `deliver`. Fewer bytes mean the end
     /// of the file.
     ///
     /// # Errors
-    /// EIO when the base is too short; those of pread(2).
+    /// EIO if the base is too short or has changed; errors of pread(2).
     pub fn read_with<R>(
         &self,
         offset: u64,
         len: usize,
         deliver: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, Errno> {
-        // Taken, not borrowed: `deliver` may read another file.
+        // The buffer is taken and not borrowed: `deliver` may read another file.
         let mut buffer = BUFFER.take();
         if buffer.len() < len {
             buffer.resize(len, 0);
@@ -213,7 +214,7 @@ impl Merged {
         delivered
     }
 
-    /// Reads into a buffer, and returns how many bytes: fewer at the end of the file.
+    /// Reads into a buffer. Returns the number of bytes, which is smaller at the end of the file.
     ///
     /// # Errors
     /// As [`Merged::read_with`].
@@ -225,24 +226,24 @@ impl Merged {
         Ok(count)
     }
 
-    /// Fills a buffer from a range inside the file, run by run.
+    /// Fills a buffer from a range inside the file.
     fn fill(&self, map: &PageMap, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         let end = offset + buffer.len() as u64;
         let mut rest = buffer;
         let mut at = offset;
         while at < end {
-            let (own, stop) = run_of_bytes(map, at, end);
+            let (present, stop) = run_of_bytes(map, at, end);
             let (part, behind) = rest.split_at_mut((stop - at) as usize);
-            if own {
+            if present {
                 if read_at(&self.upper, at, part)? < part.len() {
-                    return Err(Errno::IO); // Somebody has truncated it without us.
+                    return Err(Errno::IO); // Others have truncated the upper file.
                 }
             } else {
                 let shown = map.lower_visible_len().clamp(at, stop) - at;
                 let (shown, zeros) = part.split_at_mut(shown as usize);
                 if !shown.is_empty() {
                     let read = self.base.read(at, shown);
-                    self.check_base()?; // It says why there is less to read than there was.
+                    self.check_base()?; // Its log line explains a short read, so it comes first.
                     read?;
                 }
                 zeros.fill(0);
@@ -253,10 +254,11 @@ impl Merged {
         Ok(())
     }
 
-    /// Sets the size in bytes for a caller. What is cut off is gone: growing again shows zeros.
+    /// Sets the size in bytes with the caller's credentials. Bytes that are cut off are zeros when
+    /// the file grows again.
     ///
     /// # Errors
-    /// Those of ftruncate(2), and of pwrite(2) to the map.
+    /// Errors of ftruncate(2), and of pwrite(2) to the map.
     pub fn truncate(&self, size: u64, caller: &Caller) -> Result<(), Errno> {
         let mut map = self.map_to_write();
         let _as_caller = AsCaller::enter_to_write(caller)?;
@@ -267,16 +269,16 @@ impl Merged {
         map.set_base_limit(size, ctime_of(&self.upper)?)
     }
 
-    /// Makes the map durable as it is, with the bits that it has on disk so far. Before a file is
-    /// synchronised for the first time that is due, so that no file is without its map.
+    /// Makes the map durable without new synced bits. It precedes the first synchronisation of the
+    /// upper file, so that no upper file reaches the disk without its map.
     ///
     /// # Errors
-    /// Those of pwrite(2) and fsync(2).
+    /// Errors of pwrite(2) and fsync(2).
     pub fn sync_map(&self) -> Result<(), Errno> {
         self.map.read().sync(false)
     }
 
-    /// Checks that what was just read of the base is of the base as it was.
+    /// Checks that bytes which were just read from the base are of the unchanged base.
     fn check_base(&self) -> Result<(), Errno> {
         match (&self.base, &self.base_state) {
             (Base::File(file), Some(state)) => state.check(file),
@@ -290,10 +292,10 @@ impl Merged {
         map
     }
 
-    /// The same as [`Merged::sync`] where anything was changed since.
+    /// Calls [`Merged::sync`] if the file may have changed since the last synchronisation.
     ///
     /// # Errors
-    /// Those of fsync(2).
+    /// Errors of fsync(2).
     pub fn sync_written(&self) -> Result<(), Errno> {
         if self.written.load(Ordering::Relaxed) { self.sync(false) } else { Ok(()) }
     }
@@ -301,7 +303,7 @@ impl Merged {
     /// Makes data and map durable, in this order.
     ///
     /// # Errors
-    /// Those of fsync(2).
+    /// Errors of fsync(2).
     pub fn sync(&self, data_only: bool) -> Result<(), Errno> {
         let synced = self.sync_both(data_only);
         if synced.is_err() {
@@ -311,7 +313,7 @@ impl Merged {
     }
 
     fn sync_both(&self, data_only: bool) -> Result<(), Errno> {
-        // Nothing is held meanwhile: others read and write.
+        // The map is not locked during fsync(2): others read and write.
         let seen = {
             let map = self.map.write();
             self.written.store(false, Ordering::Relaxed);
@@ -329,17 +331,17 @@ impl Merged {
         synced
     }
 
-    /// Gives back what the upper file has in a range of which nothing shows.
+    /// Punches a range of the upper file that is not visible.
     fn clear_unseen(&self, start: u64, end: u64) -> Result<(), Errno> {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&self.upper, mode, start, end - start)
     }
 }
 
-/// Whether the byte at `at` lies in a page of the upper file's own, and up to which byte, `end` at
-/// most, that stays so.
+/// Whether the byte at `at` lies in a present page, and the end of the run of equal pages, at most
+/// `end`.
 fn run_of_bytes(map: &PageMap, at: u64, end: u64) -> (bool, u64) {
     let page = at / PAGE;
-    let (own, count) = map.run(page, end.div_ceil(PAGE) - page);
-    (own, (page + count).saturating_mul(PAGE).min(end))
+    let (present, count) = map.run(page, end.div_ceil(PAGE) - page);
+    (present, (page + count).saturating_mul(PAGE).min(end))
 }

@@ -1,4 +1,4 @@
-//! fallocate(2): reserving, punching, zeroing.
+//! fallocate(2): reservation of blocks, punching and zeroing of ranges.
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -9,12 +9,14 @@ use crate::layers::pages::{PAGE, PageMap};
 use crate::sys::cred::{AsCaller, Caller};
 
 impl Merged {
-    /// fallocate(2) for a caller. A range is reserved in the upper file, whoever has its pages.
+    /// Calls fallocate(2) with the caller's credentials. Blocks are reserved in the upper file,
+    /// also for pages that the base gives.
     ///
     /// # Errors
-    /// EOPNOTSUPP for modes that the upper filesystem has not, and for COLLAPSE_RANGE and
-    /// INSERT_RANGE, which FUSE does not pass on: they would move everything behind them. EINVAL
-    /// for an empty range, EFBIG for one that ends too far; those of fallocate(2).
+    /// EOPNOTSUPP for a mode that the upper filesystem does not support, and for COLLAPSE_RANGE and
+    /// INSERT_RANGE, which would move all pages behind the range (FUSE does not pass them on).
+    /// EINVAL for an empty range, EFBIG for a range that ends behind the largest file size; errors
+    /// of fallocate(2).
     pub fn allocate(
         &self,
         offset: u64,
@@ -59,7 +61,7 @@ impl Merged {
         rustix::fs::fallocate(&self.upper, mode, offset, len)
     }
 
-    /// Zeros with room reserved for them. tmpfs has no word for both.
+    /// Zeroes a range and reserves its blocks. tmpfs has no ZERO_RANGE: there it takes two calls.
     fn zero_upper(&self, offset: u64, len: u64) -> Result<(), Errno> {
         let mode = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&self.upper, mode, offset, len) {
@@ -71,7 +73,7 @@ impl Merged {
         }
     }
 
-    /// Makes a range zeros, by `clear` in the upper file. The size stays.
+    /// Zeroes a range. `clear` zeroes it in the upper file; the size stays.
     fn zero(
         &self,
         map: &mut PageMap,
@@ -81,13 +83,14 @@ impl Merged {
     ) -> Result<(), Errno> {
         let (start, end) = (range.start, range.end);
         if end >= map.lower_visible_len() {
-            // The last page of the base is about to show what the upper file has.
+            // The last page of the base may become present by the lower limit: all of it is
+            // cleared.
             let last = map.base_pages().saturating_sub(1);
             let stop = if map.is_present(last) { end } else { end.max((last + 1) * PAGE) };
             clear(self, start, stop - start)?;
             return map.set_base_limit(start, ctime_of(&self.upper)?);
         }
-        // The pages at the ends, of which something is left, become our own first.
+        // The pages at the ends of the range keep some bytes: they become present first.
         if start % PAGE != 0 {
             self.complete(map, start / PAGE, size)?;
         }

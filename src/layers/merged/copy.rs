@@ -10,22 +10,22 @@ use crate::layers::base::{Base, size_of};
 use crate::layers::pages::{PAGE, PageMap};
 use crate::volume::SeekTo;
 
-/// What is copied before its bits are set, in bytes.
+/// Bytes that are copied before the bits of their pages are set.
 pub const STEP: u64 = 8 << 20;
 
-/// What the kernel takes away at every write, and a copy is none by a client.
+/// Xattr that the kernel removes at each write. A copy is no write by a client, and restores it.
 const CAPABILITY: &str = "security.capability";
 
-/// The buffer where the kernel does not copy by itself, in bytes.
+/// Size of the copy buffer where copy_file_range(2) fails, in bytes.
 const BUFFER: u64 = 256 << 10;
 
 impl Merged {
-    /// Copies what still shows of the base, so that the upper file alone is the whole; holes stay
-    /// holes, and the times and capabilities of the file stay. What was copied before an error stays
-    /// copied.
+    /// Copies all visible pages of the base, so that the upper file becomes a complete copy. Holes
+    /// stay holes; the times and capabilities of the file stay. Pages that were copied before an
+    /// error stay present.
     ///
     /// # Errors
-    /// ENOSPC and the others of pwrite(2); those of reading the base.
+    /// ENOSPC and other errors of pwrite(2); errors of reading the base.
     pub fn materialize(&self) -> Result<(), Errno> {
         let mut map = self.map_to_write();
         let end = map.lower_visible_len();
@@ -38,9 +38,9 @@ impl Merged {
         }
     }
 
-    /// The same of the first part from `start` on that shows the base, a step long. Returns where
-    /// the next one may begin, and how many bytes were the base's; `None` when none is left. Between
-    /// two parts others read and write.
+    /// Copies the first run of visible pages of the base from byte `start` on, at most [`STEP`]
+    /// bytes. Returns the start for the next call and the number of bytes copied; `None` when
+    /// no page of the base is visible behind `start`. Between two calls others read and write.
     ///
     /// # Errors
     /// As [`Merged::materialize`].
@@ -49,8 +49,8 @@ impl Merged {
         let end = map.lower_visible_len();
         let mut at = start - start % PAGE;
         while at < end {
-            let (own, stop) = run_of_bytes(&map, at, end);
-            if !own {
+            let (present, stop) = run_of_bytes(&map, at, end);
+            if !present {
                 let (before, stop) = (map.count(), end.min(at + STEP));
                 self.copy_with_times(&mut map, at, stop)?;
                 return Ok(Some((stop, (map.count() - before) * PAGE)));
@@ -60,11 +60,11 @@ impl Merged {
         Ok(None)
     }
 
-    /// Makes a copy of what the base shows in a range, as a write of it would; the times of the
-    /// file stay.
+    /// Makes every page of a byte range present, as a write of the same bytes would. The times of
+    /// the file stay.
     ///
     /// # Errors
-    /// ENOSPC; those of reading the base.
+    /// ENOSPC and other errors of pwrite(2); errors of reading the base.
     pub fn own(&self, range: Range<u64>) -> Result<(), Errno> {
         let mut map = self.map_to_write();
         let end = range.end.min(size_of(&self.upper)?);
@@ -74,6 +74,7 @@ impl Merged {
         }
     }
 
+    /// Calls [`Merged::copy_in`], and restores times and capabilities.
     fn copy_with_times(&self, map: &mut PageMap, start: u64, end: u64) -> Result<(), Errno> {
         let stat = rustix::fs::fstat(&self.upper)?;
         let mut capability = [0; 256];
@@ -82,7 +83,7 @@ impl Merged {
         if let Some(value) = has.and_then(|len| capability.get(..len)) {
             let none = XattrFlags::empty();
             if let Err(err) = rustix::fs::fsetxattr(&self.upper, CAPABILITY, value, none) {
-                log::warn!("a copy from the base: its capabilities: {err}");
+                log::warn!("restoring the capabilities of a copied file: {err}");
             }
         }
         let times = Timestamps {
@@ -96,14 +97,14 @@ impl Merged {
         copied.and(restored)
     }
 
-    /// Makes every page with a byte in `start..end` our own.
+    /// Makes every page with a byte in `start..end` present.
     pub(super) fn copy_in(&self, map: &mut PageMap, start: u64, end: u64) -> Result<(), Errno> {
         let size = size_of(&self.upper)?;
         let end = end.div_ceil(PAGE).min(map.base_pages()) * PAGE;
         let mut at = start - start % PAGE;
         while at < end {
-            let (own, stop) = run_of_bytes(map, at, end);
-            if !own {
+            let (present, stop) = run_of_bytes(map, at, end);
+            if !present {
                 self.copy_run(map, at, stop, size)?;
             }
             at = stop;
@@ -111,9 +112,10 @@ impl Merged {
         Ok(())
     }
 
-    /// Copies whole pages of the base, none of which is our own.
+    /// Copies a run of pages of the base, none of which is present.
     fn copy_run(&self, map: &mut PageMap, start: u64, end: u64, size: u64) -> Result<(), Errno> {
-        // The page that the limit cuts through is put together; all others are the base's.
+        // The page that contains the limit ends in zeros: `complete` copies it. All others are
+        // copied from the base as they are.
         let whole = end.min(map.lower_visible_len() / PAGE * PAGE);
         let mut at = start;
         while at < whole {
@@ -121,7 +123,7 @@ impl Merged {
             let data = data - data % PAGE;
             if at < data {
                 self.check_base()?;
-                if self.seek_own(at, data, SeekTo::Data)?.is_some() {
+                if self.seek_upper(at, data, SeekTo::Data)?.is_some() {
                     self.clear_unseen(at, data)?;
                 }
                 map.set_zeros(at / PAGE..data / PAGE)?;
@@ -138,7 +140,7 @@ impl Merged {
         if whole < end { self.complete(map, whole.max(start) / PAGE, size) } else { Ok(()) }
     }
 
-    /// Copies bytes of the base to the same place of the upper file.
+    /// Copies a byte range of the base to the same offsets of the upper file.
     fn copy_bytes(&self, start: u64, end: u64) -> Result<(), Errno> {
         let at = match &self.base {
             Base::File(file) => {
@@ -155,7 +157,7 @@ impl Merged {
                     match count {
                         Err(Errno::INTR) => {}
                         Err(err @ (Errno::NOSPC | Errno::DQUOT)) => return Err(err),
-                        // It cannot, or the base ends here, which reading tells better.
+                        // The copy is not supported, or the base ends here: reading it reports it.
                         Ok(0) | Err(_) => break,
                         Ok(_) => {}
                     }

@@ -1,4 +1,4 @@
-//! Where data and holes are.
+//! SEEK_DATA and SEEK_HOLE.
 
 use rustix::io::Errno;
 
@@ -8,11 +8,11 @@ use crate::layers::pages::PageMap;
 use crate::volume::SeekTo;
 
 impl Merged {
-    /// The next data or hole at or after an offset: in each page, where the layer has it that
-    /// gives the page. The end of the file is a hole.
+    /// Offset of the next data or hole at or after `offset`. Each page counts as in the layer that
+    /// gives it. The end of the file is a hole.
     ///
     /// # Errors
-    /// ENXIO at or behind the end, and for data when only holes follow; those of lseek(2).
+    /// ENXIO at or behind the end, and for data if only holes follow; errors of lseek(2).
     pub fn seek(&self, offset: u64, to: SeekTo) -> Result<u64, Errno> {
         let map = self.map.read();
         let size = size_of(&self.upper)?;
@@ -21,9 +21,9 @@ impl Merged {
         }
         let mut at = offset;
         while at < size {
-            let (own, stop) = run_of_bytes(&map, at, size);
-            let found = match own {
-                true => self.seek_own(at, stop, to)?,
+            let (present, stop) = run_of_bytes(&map, at, size);
+            let found = match present {
+                true => self.seek_upper(at, stop, to)?,
                 false => self.seek_below(&map, at, stop, to)?,
             };
             if let Some(found) = found {
@@ -37,7 +37,8 @@ impl Merged {
         }
     }
 
-    pub(super) fn seek_own(&self, at: u64, stop: u64, to: SeekTo) -> Result<Option<u64>, Errno> {
+    /// The next data or hole of the upper file in `at..stop`.
+    pub(super) fn seek_upper(&self, at: u64, stop: u64, to: SeekTo) -> Result<Option<u64>, Errno> {
         match seek_in(&self.upper, at, to) {
             Ok(found) => Ok(Some(found).filter(|found| *found < stop)),
             Err(Errno::NXIO) => Ok(None), // No more data.
@@ -45,7 +46,7 @@ impl Merged {
         }
     }
 
-    /// In pages of the base: behind the limit there are zeros.
+    /// The next data or hole in `at..stop`, a run of pages of the base. Behind the limit is a hole.
     fn seek_below(
         &self,
         map: &PageMap,
@@ -56,11 +57,11 @@ impl Merged {
         let shown = map.lower_visible_len().min(stop);
         let mut found = None;
         if at < shown {
-            let sought = self.base.seek(at, shown, to);
+            let in_base = self.base.seek(at, shown, to);
             found = match self.check_base() {
-                // Pages that are refused are data, so that whoever reads them is told.
+                // Pages of a changed base count as data, so that they are read and the read fails.
                 Err(Errno::IO) => Some(at).filter(|_| to == SeekTo::Data),
-                checked => checked.and(sought)?,
+                checked => checked.and(in_base)?,
             };
         }
         Ok(found.or((to == SeekTo::Hole && shown < stop).then(|| shown.max(at))))

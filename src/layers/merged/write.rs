@@ -1,4 +1,4 @@
-//! Writing: whole pages as they come, parts of pages with the rest of them from the base.
+//! Writes. A partly written page is completed with bytes of the base.
 
 use std::io::IoSlice;
 
@@ -13,11 +13,11 @@ use crate::sys::cred::{AsCaller, Caller};
 const LARGEST: u64 = i64::MAX as u64;
 
 impl Merged {
-    /// Writes for a caller, and returns how many bytes are there: fewer when what came after them
-    /// failed.
+    /// Writes with the caller's credentials. Returns the number of bytes written, which is smaller
+    /// after a failure in the middle.
     ///
     /// # Errors
-    /// When not a byte was written: EFBIG, ENOSPC and the others of pwrite(2); those of reading
+    /// Only if no byte was written: EFBIG, ENOSPC and other errors of pwrite(2); errors of reading
     /// the base.
     pub fn write(&self, offset: u64, data: &[u8], caller: &Caller) -> Result<usize, Errno> {
         let mut map = self.map_to_write();
@@ -25,7 +25,8 @@ impl Merged {
         self.write_any(&mut map, offset, data)
     }
 
-    /// Writes at the end for a caller, whoever else appends. Returns where, and how many bytes.
+    /// Appends with the caller's credentials; concurrent appends do not overlap. Returns the offset
+    /// and the number of bytes.
     ///
     /// # Errors
     /// As [`Merged::write`].
@@ -47,8 +48,8 @@ impl Merged {
             return self.write_pages(map, offset, data, size);
         }
         map.save_limit()?;
-        // The page that the base ends in is finished before the size moves: else a process killed
-        // between data and bit would leave the new size with zeros.
+        // The page in which the base ends becomes present before the size changes. Otherwise a
+        // process killed between data and bit would leave the new size with zeros.
         let last = map.base_pages().saturating_sub(1);
         let last_end = (last + 1) * PAGE;
         if map.is_present(last) || size >= last_end || offset >= last_end {
@@ -66,7 +67,8 @@ impl Merged {
         Ok(done + self.write_pages(map, size, behind, size).unwrap_or(0))
     }
 
-    /// Writes `data`, which is not empty, and makes the pages that it touches our own.
+    /// Writes `data`, which is not empty, and marks the pages of its range present. `size` is the
+    /// size of the file before.
     fn write_pages(
         &self,
         map: &mut PageMap,
@@ -99,9 +101,9 @@ impl Merged {
         let promised = promised.and_then(|()| self.note_zeros(map, offset, data, complete));
         let broken = reached / PAGE;
         if reached < stop && !map.is_present(broken) && reached > broken * PAGE {
-            // Half of a page, which does not show. The room that it takes is given back.
+            // The page is not present, so its bytes are not visible. Their block is given back.
             let cleared = self.clear_unseen(broken * PAGE, (broken + 1) * PAGE);
-            log::debug!("half a page at {}: given back: {cleared:?}", broken * PAGE);
+            log::debug!("incomplete page at {}: punched: {cleared:?}", broken * PAGE);
         }
         let shown = match map.run(first, last + 1 - first) {
             (true, count) => reached.min((first + count).saturating_mul(PAGE)),
@@ -113,8 +115,9 @@ impl Merged {
         }
     }
 
-    /// Notes the whole pages before `stop` that were written with zeros: a hole is as good, which
-    /// archivers and filesystems may make of them.
+    /// Marks pages before page `stop` present and synced that were fully written with zeros.
+    /// Archivers and filesystems may turn such a page into a hole, which must not count as
+    /// unwritten.
     fn note_zeros(
         &self,
         map: &mut PageMap,
@@ -138,7 +141,7 @@ impl Merged {
         map.set_zeros(zeros)
     }
 
-    /// Makes a page of the base our own as it is.
+    /// Copies one page of the base into the upper file, unless it is present.
     pub(super) fn complete(&self, map: &mut PageMap, page: u64, size: u64) -> Result<(), Errno> {
         if map.is_present(page) {
             return Ok(());
@@ -161,11 +164,12 @@ impl Merged {
         }
     }
 
-    /// Writes parts one behind the other. Returns how many bytes of them, and what stopped it.
+    /// Writes parts one after the other to the upper file. Returns the number of bytes written, and
+    /// the error if it is smaller than their sum.
     pub(super) fn write_parts(&self, offset: u64, parts: [&[u8]; 3]) -> (usize, Option<Errno>) {
-        let whole: usize = parts.iter().map(|part| part.len()).sum();
+        let len: usize = parts.iter().map(|part| part.len()).sum();
         let mut done = 0;
-        while done < whole {
+        while done < len {
             let mut skip = done;
             let left = parts.map(|part| {
                 let gone = skip.min(part.len());
