@@ -1,12 +1,12 @@
-//! The directory that holds what was written over a base.
+//! Scratch: the directory that holds all changes over a base.
 //!
-//! [`Scratch::open`] makes one, or takes one that is there, and holds its lock until it is dropped;
-//! [`list`] and [`remove`] are for those that are not in use. The format is that of
-//! docs/scratch-format.md: the upper directory of overlayfs, page maps, and a small state file.
-//! Nothing here knows what the files mean.
+//! [`Scratch::open`] makes a scratch or opens an existing one, and holds its lock until the value
+//! is dropped. [`list`] and [`remove`] work on scratches that are not in use.
+//! docs/scratch-format.md describes the format: the upper directory of overlayfs, page maps, and a
+//! small state file. This module does not interpret the files of the upper directory.
 //!
-//! A scratch in memory outlives a daemon that is killed: only the dropped [`Scratch`] of a mount
-//! that named no directory removes it.
+//! A scratch in memory outlives a killed daemon. It is removed when the [`Scratch`] of a mount that
+//! named no directory is dropped.
 
 use std::collections::HashSet;
 use std::fs;
@@ -63,10 +63,10 @@ use lock::Lock;
 use opened::Opened;
 use state::Whereabouts;
 
-/// The size up to which files are copied whole where nothing else is said, in bytes.
+/// Default of the size in bytes up to which a file is copied completely at copy-up.
 pub const COPY_UP: u64 = 128 << 10;
 
-/// The share of the memory that is available that a scratch in memory may take, in percent.
+/// Default limit of a scratch in memory, in percent of the available memory.
 pub const SHARE_OF_MEMORY: u8 = 50;
 
 /// A scratch in use.
@@ -75,15 +75,16 @@ pub struct Scratch {
     opened: Opened,
     state: State,
     budget: Arc<QuotaLedger>,
-    /// Of a tmpfs of its own with a bound.
+    /// Space kept back for metadata; only in a tmpfs of its own with a limit.
     reserve: Option<Arc<MetadataReserve>>,
     found: Usage,
-    /// Files of which only some pages were in it when it was opened.
+    /// Partial copies at the time of opening.
     partial: Vec<Partial>,
+    /// Ids of page maps that more than one file names.
     contested: HashSet<MapId>,
     /// Goes when this is dropped.
     temporary: AtomicBool,
-    /// Held to the end, and while the directory is removed.
+    /// Released last, after the removal of the directory.
     lock: Lock,
 }
 
@@ -93,27 +94,27 @@ enum Begun {
     Adopted,
 }
 
-/// What [`Scratch::open`] would do.
+/// Action that [`Scratch::open`] would take.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outlook {
-    /// Make one in memory, below this directory.
+    /// Make a scratch in memory, below this directory.
     InMemory(PathBuf),
-    /// Make one here.
+    /// Make a scratch at this path.
     New(PathBuf),
-    /// Take an upper directory of overlayfs for one.
+    /// Make a scratch of an upper directory of overlayfs.
     Adopt(PathBuf),
-    /// Take the one that is here.
+    /// Open the scratch at this path.
     Again(PathBuf, Box<State>),
 }
 
 impl Scratch {
-    /// Makes a scratch of `base` for a mount on `mountpoint`, or opens the one that the options
-    /// name. Both paths are absolute, without symbolic links.
+    /// Makes a scratch of `base` for a mount on `mountpoint`, or opens the scratch that `config`
+    /// names. Both paths are absolute, without symbolic links.
     ///
     /// # Errors
-    /// Kind `Failed`: the directory is none and not empty, is in use, was written by a newer
-    /// version, belongs to another base, lies in a bad place, or its filesystem lacks something.
-    /// What was made is gone then.
+    /// Kind `Failed`: the directory is no scratch and not empty, is in use, was written by a newer
+    /// version, belongs to another base, is inside the base or the mount point, or its filesystem
+    /// lacks a feature. A directory that this call has made is removed then.
     pub fn open(
         config: &ScratchConfig,
         base: &Path,
@@ -134,7 +135,7 @@ impl Scratch {
         }
         let opened = Scratch::in_directory(config, dir, base, mountpoint, places);
         if made && opened.is_err() {
-            // Whatever is in it by now is kept, with the first failure as the one to tell.
+            // A directory that is not empty stays; the first failure is the one to report.
             let _ = fs::remove_dir(dir);
         }
         opened
@@ -152,7 +153,7 @@ impl Scratch {
         let opened = Opened::at(&layout)?;
         opened.content()?.acceptable(&layout)?;
         let lock = Lock::take(&opened, mountpoint)?;
-        // Only now nobody else changes it.
+        // The lock is held: the content is read again, and does not change any more.
         let (state, kind) = match opened.content()? {
             Content::Scratch(mut state) => {
                 state.settle(&opened, config, BaseId::of(base)?)?;
@@ -182,8 +183,8 @@ impl Scratch {
         Scratch::start(opened, state, lock, false)
     }
 
-    /// Counts what is there, and puts in order what a daemon left that was killed, or a machine
-    /// that stopped.
+    /// Counts the content, and repairs the state that a killed daemon or a stopped machine has
+    /// left.
     fn start(
         opened: Opened,
         mut state: State,
@@ -203,22 +204,22 @@ impl Scratch {
             Kind::OwnTmpfs => 0,
             Kind::SharedMemory | Kind::Disk => found.bytes,
         };
-        // A tmpfs of its own is as large as the limit: the kernel keeps it.
+        // A tmpfs of its own has the size of the limit, which the kernel enforces.
         let limit = state.max.filter(|_| state.kind != Kind::OwnTmpfs);
         let budget = Arc::new(QuotaLedger::new(limit, used));
         let bounded = state.kind == Kind::OwnTmpfs && state.max.is_some();
         let reserve = bounded.then(|| MetadataReserve::new(opened.fd())).transpose();
         let reserve = reserve
-            .map_err(|errno| told(opened.path(), "keeping room for its records", errno.into()))?
+            .map_err(|errno| told(opened.path(), "reserving space for its metadata", errno.into()))?
             .map(Arc::new);
         let temporary = AtomicBool::new(temporary);
         Ok(Scratch { opened, state, budget, reserve, found, partial, contested, temporary, lock })
     }
 
-    /// What [`Scratch::open`] would do, found out without changing anything.
+    /// Action that [`Scratch::open`] would take. Nothing is changed.
     ///
     /// # Errors
-    /// As [`Scratch::open`], as far as it can be known.
+    /// Errors of [`Scratch::open`] that can be found without a change.
     pub fn outlook(
         config: &ScratchConfig,
         base: &Path,
@@ -252,27 +253,27 @@ impl Scratch {
         }
     }
 
-    /// Where its parts are.
+    /// Paths of its parts.
     pub fn layout(&self) -> &Layout {
         self.opened.layout()
     }
 
-    /// Its state as it was opened.
+    /// State as it was when the scratch was opened.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// What was in it when it was opened.
+    /// Content as it was when the scratch was opened.
     pub fn found(&self) -> Usage {
         self.found
     }
 
-    /// The files of which only some pages were in it when it was opened.
+    /// Partial copies that were in the scratch when it was opened.
     pub fn partial(&self) -> &[Partial] {
         &self.partial
     }
 
-    /// Page maps that several files name, of which none can be believed.
+    /// Ids of page maps that more than one file names. None of these files can use the map.
     pub fn contested(&self) -> &HashSet<MapId> {
         &self.contested
     }
@@ -282,39 +283,39 @@ impl Scratch {
         self.state.marks
     }
 
-    /// What it may still hold.
+    /// Ledger of the bytes that it uses.
     pub fn quota_ledger(&self) -> &Arc<QuotaLedger> {
         &self.budget
     }
 
-    /// What is kept back for its records, where that is needed.
+    /// Space kept back for metadata; `None` unless it is a tmpfs of its own with a limit.
     pub fn reserve(&self) -> Option<&Arc<MetadataReserve>> {
         self.reserve.as_ref()
     }
 
-    /// Files up to this size, in bytes, are copied whole when they are first opened to be written.
+    /// Size in bytes up to which a file is copied completely when it is first opened for writing.
     pub fn copy_up(&self) -> u64 {
         self.state.copy_up
     }
 
-    /// The directory, open.
+    /// Descriptor of the directory.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.opened.fd()
     }
 
-    /// The directory of the page maps, open.
+    /// Opens the directory of the page maps.
     ///
     /// # Errors
-    /// It is no directory by now; those of open(2).
+    /// ENOTDIR if it is no directory any more; errors of open(2).
     pub fn pages(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         sys::beneath::open(self.opened.fd(), layout::PAGES, flags, Mode::empty())
     }
 
-    /// The space of the mount: what statfs(2) shows.
+    /// Space of the mount as statfs(2) shows it, in bytes.
     ///
     /// # Errors
-    /// Those of statvfs(3).
+    /// Errors of statvfs(3).
     pub fn space(&self) -> Result<QuotaSpace, Errno> {
         let found = rustix::fs::fstatvfs(self.opened.fd())?;
         Ok(self.budget.space(&match &self.reserve {
@@ -323,7 +324,7 @@ impl Scratch {
         }))
     }
 
-    /// The bytes that are used: of a tmpfs of its own all of it, else what was counted.
+    /// Used bytes: all used bytes of a tmpfs of its own, else the counted ones.
     pub fn used(&self) -> u64 {
         match self.state.kind {
             Kind::OwnTmpfs => rustix::fs::fstatvfs(self.opened.fd()).map_or(0, |found| {
@@ -335,18 +336,18 @@ impl Scratch {
         }
     }
 
-    /// Whether it goes when the mount goes.
+    /// Whether the scratch is removed at unmount.
     pub fn is_temporary(&self) -> bool {
         self.temporary.load(Ordering::Relaxed)
     }
 
-    /// Makes everything in it durable and says so in its state, where it is kept on disk. `note` is
-    /// called when the data is durable, and what it writes is durable as well then. Nothing may be
-    /// written afterwards.
+    /// Makes a scratch on disk durable, and then notes in its state that it is in order. `note`
+    /// runs when all data is durable; its writes are made durable too. Nothing may be written
+    /// afterwards.
     ///
     /// # Errors
-    /// Those of syncfs(2) and of `note`: then it is not in order, and is put in order when it is
-    /// opened on another mount.
+    /// Errors of syncfs(2), of `note` and of writing the state. The scratch is
+    /// not in order then, and is repaired when it is opened on another mount.
     pub fn put_in_order(&self, note: impl FnOnce() -> Result<(), Errno>) -> Result<(), Failure> {
         if self.state.kind != Kind::Disk || self.is_temporary() {
             return Ok(());
@@ -360,15 +361,14 @@ impl Scratch {
         state.write(&self.opened)
     }
 
-    /// Lets it outlive the mount, whatever it was made for.
+    /// Keeps the scratch at unmount, also if it was made for this mount alone.
     pub fn keep(&self) {
         self.temporary.store(false, Ordering::Relaxed);
     }
 }
 
 impl Drop for Scratch {
-    /// Removes it where it was made for this mount alone. Files of it that are still open do not
-    /// hinder that.
+    /// Removes a temporary scratch. Files of it that are still open do not prevent this.
     fn drop(&mut self) {
         if *self.temporary.get_mut()
             && let Err(failure) = registry::take_down(&self.opened, &self.state)
@@ -379,7 +379,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Refuses what is there and is no directory.
+/// Refuses a path that exists and is no directory.
 fn check_directory(dir: &Path) -> Result<(), Failure> {
     match fs::metadata(dir) {
         Ok(found) if !found.is_dir() => {
@@ -392,7 +392,7 @@ fn check_directory(dir: &Path) -> Result<(), Failure> {
     }
 }
 
-/// A failure about a scratch, in words where the errno alone would not say enough.
+/// Failure of `doing` on a path of a scratch. A read-only filesystem gets an explanation.
 fn told(path: &Path, doing: &str, error: io::Error) -> Failure {
     let shown = path.shown();
     match Errno::from_io_error(&error) {
@@ -404,7 +404,7 @@ fn told(path: &Path, doing: &str, error: io::Error) -> Failure {
     }
 }
 
-/// The limit in bytes of a scratch in `dir`; a share is of its filesystem.
+/// Limit in bytes of a scratch on disk. A percentage is of the size of its filesystem.
 fn limit_on_disk(limit: Limit, opened: &Opened) -> Result<Option<u64>, Failure> {
     match limit {
         Limit::None => Ok(None),

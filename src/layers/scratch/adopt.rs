@@ -1,9 +1,9 @@
-//! Taking the upper directory of overlayfs or fuse-overlayfs for a scratch.
+//! Adoption of an upper directory of overlayfs or fuse-overlayfs as a scratch.
 //!
-//! The kernel's own needs nothing but a state. What fuse-overlayfs writes in words of its own is
-//! put into those of the kernel: empty files `.wh.NAME` become whiteouts, `.wh..wh..opq` and
-//! `user.fuseoverlayfs.opaque` become the opaque mark. The kernel marks the root of its upper
-//! directories; names below such a root mean nothing but themselves.
+//! An upper directory of the kernel needs nothing but a state. The forms of fuse-overlayfs are
+//! translated into those of overlayfs: empty files `.wh.NAME` become whiteouts, `.wh..wh..opq` and
+//! `user.fuseoverlayfs.opaque` become the opaque xattr. The kernel sets an xattr on the root of its
+//! upper directories; below such a root nothing is translated.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::BorrowedFd;
@@ -23,29 +23,31 @@ use crate::error::Failure;
 use crate::shown::Show;
 use crate::sys;
 
-/// Room for the names of a file's attributes, in bytes (`XATTR_LIST_MAX`).
+/// Largest size of a list of xattr names, in bytes (`XATTR_LIST_MAX`).
 const NAMES: usize = 65_536;
 
-/// Before the name that it hides.
+/// Prefix of a whiteout file of fuse-overlayfs; the hidden name follows.
 const WHITEOUT: &[u8] = b".wh.";
-/// The file that makes its directory opaque.
+/// File of fuse-overlayfs that makes its directory opaque.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// The whiteout that fuse-overlayfs leaves beside it.
+/// Whiteout that fuse-overlayfs leaves beside [`OPAQUE`].
 const BESIDE_OPAQUE: &[u8] = b".wh..opq";
 
-/// What the kernel marks the root of an upper directory with, one or the other.
+/// Xattrs of which the kernel sets at least one on the root of an upper directory.
 const OF_KERNEL: [&[u8]; 3] = [b"overlay.impure", b"overlay.uuid", b"overlay.origin"];
 
-/// What was found below `upper/`.
+/// Overlay xattrs that were found in `upper/`.
 #[derive(Default)]
 struct Survey {
+    /// Number of `trusted.overlay.*` xattrs.
     trusted: u64,
+    /// Number of `user.overlay.*` xattrs.
     user: u64,
-    /// The kernel has written here.
+    /// The upper directory was written by overlayfs of the kernel.
     by_kernel: bool,
 }
 
-/// Makes a scratch of what lies in the directory.
+/// Makes a scratch of the opened directory, whose `upper/` exists. Returns its state.
 pub(super) fn adopt(
     opened: &Opened,
     config: &ScratchConfig,
@@ -83,12 +85,12 @@ pub(super) fn adopt(
 
 impl Survey {
     fn see(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<(), Errno> {
-        if !can_be_marked(stat) {
+        if !can_have_xattrs(stat) {
             return Ok(());
         }
         for attribute in attributes(&place(dir, name))? {
             if !XattrNamespace::is_overlay_xattr(&attribute) {
-                continue; // It belongs to an overlay that lies on what is shown here.
+                continue; // An escaped xattr of an overlay over the mount.
             }
             self.trusted += u64::from(attribute.starts_with(b"trusted.overlay."));
             self.user += u64::from(attribute.starts_with(b"user.overlay."));
@@ -99,7 +101,7 @@ impl Survey {
     }
 }
 
-/// Puts what fuse-overlayfs says into the words of overlayfs.
+/// Translates one entry of fuse-overlayfs into the form of overlayfs.
 fn translate(
     marks: XattrNamespace,
     dir: BorrowedFd<'_>,
@@ -121,7 +123,7 @@ fn translate(
         let hidden = CString::new(hidden).map_err(|_| Errno::INVAL)?;
         let made = rustix::fs::mknodat(dir, &hidden, FileType::CharacterDevice, Mode::empty(), 0);
         return match made {
-            // What is there was made after the other was removed.
+            // An existing name was made after the whiteout.
             Ok(()) | Err(Errno::EXIST) => rustix::fs::unlinkat(dir, name, AtFlags::empty()),
             Err(errno) => Err(errno),
         };
@@ -136,16 +138,17 @@ fn translate(
     Ok(())
 }
 
-fn can_be_marked(stat: &Stat) -> bool {
+/// Whether a file may have `user.*` xattrs.
+fn can_have_xattrs(stat: &Stat) -> bool {
     matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Directory)
 }
 
-/// A path of bounded length to a name in an open directory.
+/// Path of bounded length to a name in an open directory.
 fn place(dir: BorrowedFd<'_>, name: &CStr) -> PathBuf {
     sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()))
 }
 
-/// The names of a file's attributes.
+/// Names of the xattrs of a file; none where the filesystem has no xattrs.
 fn attributes(path: &Path) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names = vec![0; NAMES];
     let len = match rustix::fs::llistxattr(path, &mut names[..]) {

@@ -1,12 +1,12 @@
-//! The checksum of `state.json`: a damaged state is told from a good one, whatever it says.
+//! Checksum of `state.json`, by which every damage of the state is detected.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// The member that it is.
+/// Member with the checksum.
 const MEMBER: &str = "checksum";
 
-/// The members of a state that was written before there were checksums.
+/// All members of a state that was written before there were checksums.
 const BEFORE: [&str; 14] = [
     "format",
     "version",
@@ -24,7 +24,7 @@ const BEFORE: [&str; 14] = [
     "directory",
 ];
 
-/// The members of a state, and their checksum.
+/// A state together with its checksum.
 #[derive(Serialize)]
 struct Sealed<'a, T> {
     #[serde(flatten)]
@@ -32,10 +32,10 @@ struct Sealed<'a, T> {
     checksum: String,
 }
 
-/// The text of a state with its checksum.
+/// Text of a state with its checksum.
 ///
 /// # Errors
-/// It is no JSON object.
+/// `state` does not serialize to a JSON object.
 pub(super) fn sealed(state: &impl Serialize) -> serde_json::Result<String> {
     let members = serde_json::from_value(serde_json::to_value(state)?)?;
     let mut text = serde_json::to_string_pretty(&Sealed { state, checksum: of(&members) })?;
@@ -43,11 +43,11 @@ pub(super) fn sealed(state: &impl Serialize) -> serde_json::Result<String> {
     Ok(text)
 }
 
-/// Says what is wrong with the checksum of these members, or that it is missing where a mmapfs of
-/// before it cannot have written them.
+/// Checks the checksum of a state. A state without one is valid if it has only members that were
+/// written before there were checksums.
 ///
 /// # Errors
-/// The state was damaged.
+/// The message for a damaged state.
 pub(super) fn check(members: &Map<String, Value>) -> Result<(), String> {
     match members.get(MEMBER) {
         Some(said) if *said == Value::String(of(members)) => Ok(()),
@@ -59,8 +59,8 @@ pub(super) fn check(members: &Map<String, Value>) -> Result<(), String> {
     }
 }
 
-/// The CRC-32 of all members but the checksum, as JSON without blanks whose objects have their
-/// members in the order of their names.
+/// CRC-32 of all members but the checksum: of their JSON without blanks, in which the members of
+/// each object are sorted by name.
 fn of(members: &Map<String, Value>) -> String {
     let others: Map<String, Value> = members
         .iter()
@@ -70,7 +70,7 @@ fn of(members: &Map<String, Value>) -> String {
     format!("{:08x}", crc32fast::hash(Value::Object(others).to_string().as_bytes()))
 }
 
-/// Gives a state that a test has changed the checksum that it needs.
+/// Updates the checksum of a state that a test has changed.
 #[cfg(test)]
 pub(in crate::layers) fn seal(state: &mut Value) {
     let members = state.as_object_mut().unwrap();

@@ -1,4 +1,4 @@
-//! The lock of a scratch: held by the daemon that serves it.
+//! Lock of a scratch, held by the daemon that serves it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,10 +16,10 @@ use super::opened::Opened;
 use crate::error::Failure;
 use crate::shown::Show;
 
-/// How often and how long a lock is waited for: a listing holds it for a moment.
+/// Number of attempts to take a lock, and the pause between two: a listing holds it for a moment.
 const PATIENCE: (u32, Duration) = (10, Duration::from_millis(10));
 
-/// The most that is read of who holds a lock: a path of any length that can be mounted on.
+/// Largest number of bytes that are read from a lock file: enough for the longest mount point.
 const LARGEST: u64 = 8192;
 
 /// A lock that is held.
@@ -28,17 +28,17 @@ pub(super) struct Lock {
     file: File,
 }
 
-/// Who holds a lock.
+/// Holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The process, where it has said so.
+    /// Process id; `None` if the lock file does not have it.
     pub pid: Option<u32>,
-    /// Where it serves the scratch, where it has said so.
+    /// Mount point; `None` if the lock file does not have it.
     pub mountpoint: Option<PathBuf>,
 }
 
 impl Holder {
-    /// Why nobody else can have it.
+    /// Failure of another process that wants the lock.
     pub(super) fn refusal(&self, layout: &Layout) -> Failure {
         let mut reason = String::from("the scratch is in use");
         if let Some(mountpoint) = &self.mountpoint {
@@ -50,7 +50,7 @@ impl Holder {
         Failure::failed(layout.dir().shown(), reason)
     }
 
-    /// The process in the first line, the mount point in the rest.
+    /// Parses a lock file: the process id in the first line, the mount point in the rest.
     fn parse(text: &[u8]) -> Holder {
         let mut parts = text.splitn(2, |byte| *byte == b'\n');
         let pid = parts.next().and_then(|line| std::str::from_utf8(line).ok()?.parse().ok());
@@ -61,10 +61,10 @@ impl Holder {
 }
 
 impl Lock {
-    /// Takes the lock of a scratch for a mount, and writes down who has it.
+    /// Takes the lock of a scratch for a mount, and writes the holder into the lock file.
     ///
     /// # Errors
-    /// Another daemon holds it; those of the filesystem.
+    /// Another process holds the lock; errors of the filesystem.
     pub(super) fn take(opened: &Opened, mountpoint: &Path) -> Result<Lock, Failure> {
         let lock = Lock::bare(opened)?;
         let text = [
@@ -81,7 +81,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Takes the lock and writes nothing.
+    /// Takes the lock without writing the holder.
     pub(super) fn bare(opened: &Opened) -> Result<Lock, Failure> {
         let failed = |error: io::Error| opened.told(LOCK, "locking the scratch", error);
         let (tries, pause) = PATIENCE;
@@ -89,7 +89,7 @@ impl Lock {
             let file = opened.file(LOCK, OFlags::RDWR | OFlags::CREATE)?;
             let file = file.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // The file may have been removed with its scratch before the lock was had.
+                // The lock file may have been removed with its scratch before the lock was taken.
                 Ok(()) if is_at(&file, opened) => return Ok(Lock { file }),
                 Ok(()) | Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => thread::sleep(pause),
@@ -100,29 +100,30 @@ impl Lock {
         Err(holder.refusal(opened.layout()))
     }
 
-    /// Says that nobody has it any more. It goes with the descriptor.
+    /// Empties the lock file. The lock itself ends with the descriptor.
     pub(super) fn release(&mut self) {
-        // What is left in it is not looked at while nobody holds it.
+        // The content of the file is ignored while nobody holds the lock.
         let _ = self.file.set_len(0).and_then(|()| self.file.flush());
     }
 }
 
+/// Whether a file is the present lock file of a scratch.
 fn is_at(file: &File, opened: &Opened) -> bool {
     let own = file.metadata().map(|found| (found.dev(), found.ino()));
     let there = rustix::fs::statat(opened.fd(), LOCK, AtFlags::SYMLINK_NOFOLLOW);
     own.is_ok_and(|own| there.is_ok_and(|there| (there.st_dev, there.st_ino) == own))
 }
 
-/// Who holds the lock of a scratch; `None` where nobody does, or where there is none.
+/// Holder of the lock of a scratch; `None` if nobody holds it or there is no lock file.
 ///
 /// # Errors
-/// What lies there is no lock.
+/// As [`Opened::file`].
 pub(super) fn holder(opened: &Opened) -> Result<Option<Holder>, Failure> {
     let Some(file) = opened.file(LOCK, OFlags::RDONLY)? else { return Ok(None) };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => {
             let mut text = Vec::new();
-            // Whoever holds it may be writing: what is not there is unknown.
+            // The holder may be writing it: missing parts are unknown.
             let _ = file.take(LARGEST).read_to_end(&mut text);
             Ok(Some(Holder::parse(&text)))
         }

@@ -1,6 +1,7 @@
-//! Paths that are too long for an attribute: each is a file `pages/ID.path`.
+//! Paths that are too long for an xattr, each in a file `pages/ID.path`.
 //!
-//! An attribute takes 65,536 bytes at most, and on ext4 all of a file share one block.
+//! The value of an xattr has at most 65,536 bytes, and on ext4 all xattrs of a file share one
+//! block.
 
 use std::ffi::CString;
 use std::fmt;
@@ -15,15 +16,15 @@ use rustix::io::Errno;
 use crate::layers::pages::{MapError, MapId};
 use crate::sys::beneath;
 
-/// The longest path that a mark holds itself, in bytes: there is room for the others beside it.
+/// Longest path that is stored in an overlay xattr, in bytes. It leaves room for the other xattrs.
 pub const LONGEST_IN_MARK: usize = 1024;
 
-/// The longest path that is read, in bytes.
+/// Longest path that is read from a file, in bytes.
 const LONGEST: u64 = 64 << 20;
 
 const SUFFIX: &str = ".path";
 
-/// The number of a path in `pages/`.
+/// Id of a stored path: its file is `pages/ID.path`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PathId(pub u64);
 
@@ -42,7 +43,7 @@ impl FromStr for PathId {
 }
 
 impl PathId {
-    /// That of a file in `pages/`.
+    /// Id for a file name in `pages/`; `None` if the file stores no path.
     pub(super) fn of_file(name: &str) -> Option<PathId> {
         name.strip_suffix(SUFFIX)?.parse().ok()
     }
@@ -51,10 +52,10 @@ impl PathId {
         CString::new(format!("{self}{SUFFIX}")).map_err(|_| Errno::INVAL)
     }
 
-    /// Writes a path under a new number, durably.
+    /// Stores a path durably under a new id.
     ///
     /// # Errors
-    /// Those of the filesystem; nothing is left then.
+    /// Errors of the filesystem; the file is removed then.
     pub fn store(pages: impl AsFd, path: &[u8]) -> Result<PathId, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let (id, file) = loop {
@@ -69,16 +70,16 @@ impl PathId {
         let written = written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
         let durable = written.and_then(|()| rustix::fs::fsync(&pages));
         if let Err(errno) = durable {
-            let _ = PathId::remove(id, pages); // The first failure is the one to tell.
+            let _ = PathId::remove(id, pages); // The first failure is the one to report.
             return Err(errno);
         }
         Ok(id)
     }
 
-    /// Reads the path.
+    /// Reads the stored path.
     ///
     /// # Errors
-    /// EIO for what is no such file; those of open(2) and read(2).
+    /// EIO if it is no regular file with one link; errors of open(2) and read(2).
     pub fn read(self, pages: impl AsFd) -> Result<Vec<u8>, Errno> {
         let file = beneath::open(pages, &self.file()?, OFlags::RDONLY, Mode::empty())?;
         let found = rustix::fs::fstat(&file)?;
@@ -94,7 +95,7 @@ impl PathId {
         Ok(path)
     }
 
-    /// Removes the path.
+    /// Removes the stored path.
     ///
     /// # Errors
     /// Errors of unlink(2).

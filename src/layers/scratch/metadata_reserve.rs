@@ -1,9 +1,9 @@
-//! Pages that a scratch in a tmpfs of its own keeps back for its own records.
+//! Pages that a scratch in a tmpfs of its own reserves for metadata.
 //!
-//! What is lent to the kernel takes pages until the tmpfs is full, and then there would be none for
-//! the record of a file that changes its mode, its name or its size: no chmod, no rename, no
-//! truncation to less, which are what makes room. The tmpfs is larger than its bound by what is
-//! kept back, which a file without a name holds: what a killed daemon held is free again.
+//! Writes through passthrough can fill the tmpfs without the daemon. Without a reserve there would
+//! be no page for a page map, an xattr or a directory entry then: chmod, rename and truncation
+//! would fail, and some of them free space. The tmpfs is larger than its limit by the reserve. A
+//! file without a name holds the reserve, so the pages of a killed daemon are freed.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, Mode, OFlags, StatVfs};
 use rustix::io::Errno;
 
-/// What is kept back, in bytes.
+/// Size of the reserve in bytes.
 pub(super) const RESERVE: u64 = 256 << 10;
 
-/// What is given up or taken back at once, in bytes: a page map and a page of a directory.
+/// Bytes that are spent or refilled in one step: a page map and a page of a directory.
 const STEP: u64 = 8192;
 
-/// Pages that nobody but the daemon gets.
+/// Reserved pages, which only the daemon can spend.
 #[derive(Debug)]
 pub struct MetadataReserve {
     file: OwnedFd,
@@ -25,13 +25,13 @@ pub struct MetadataReserve {
 }
 
 impl MetadataReserve {
-    /// What is kept back while there is room, in bytes.
+    /// Size of the full reserve, in bytes.
     pub const WHOLE: u64 = RESERVE;
 
-    /// In a directory of the tmpfs, as much as there is room for.
+    /// Reserve in a directory of the tmpfs, filled as far as there is space.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Errors of open(2).
     pub(super) fn new(directory: impl AsFd) -> Result<MetadataReserve, Errno> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(directory, c".", flags, Mode::RUSR | Mode::WUSR)?;
@@ -40,7 +40,7 @@ impl MetadataReserve {
         Ok(reserve)
     }
 
-    /// Gives a part of it up, for a record. False when nothing is left.
+    /// Frees one step of the reserve for metadata. Returns false if it is empty.
     pub fn spend(&self) -> bool {
         let mut held = self.held.lock();
         let left = held.saturating_sub(STEP);
@@ -51,7 +51,7 @@ impl MetadataReserve {
         spent
     }
 
-    /// Takes back what was given up, as far as there is room again.
+    /// Refills the reserve as far as there is space.
     pub fn refill(&self) {
         let mut held = self.held.lock();
         while *held < RESERVE {
@@ -63,12 +63,12 @@ impl MetadataReserve {
         }
     }
 
-    /// What is kept back now, in bytes.
+    /// Present size of the reserve, in bytes.
     pub fn held(&self) -> u64 {
         *self.held.lock()
     }
 
-    /// The filesystem without what is kept back for it.
+    /// Statistics of the filesystem without the reserve.
     pub fn without(&self, mut found: StatVfs) -> StatVfs {
         let blocks = RESERVE / found.f_frsize.max(1);
         found.f_blocks = found.f_blocks.saturating_sub(blocks);

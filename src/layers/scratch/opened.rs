@@ -1,9 +1,9 @@
-//! The directory of a scratch, open: the one way to what lies in it.
+//! Open directory of a scratch, through which all its parts are opened.
 //!
-//! Others may have made what is in there, and may change it at any moment. So everything is opened
-//! by one name in a directory that is open, without following links, passing mounts or waiting,
-//! and what was opened has to be what it should be: a file of this user or of root that has no
-//! other name, or a directory. Paths are for messages.
+//! Other users may have made the content, and may change it at any moment. So each part is opened
+//! by one name relative to an open directory, without following symbolic links, crossing mounts or
+//! blocking. An opened part has to be a directory, or a regular file with one link that belongs to
+//! this user or root. Paths are used in messages only.
 
 use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
@@ -25,10 +25,10 @@ use crate::sys::{beneath, walk};
 /// The f_type of a tmpfs (linux/magic.h).
 pub(super) const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
-/// A directory.
+/// Flags to open a directory.
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
-/// The directory of a scratch.
+/// Open directory of a scratch.
 #[derive(Debug)]
 pub(super) struct Opened {
     layout: Layout,
@@ -39,12 +39,12 @@ impl Opened {
     /// Opens the directory at the place of a scratch.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Errors of open(2).
     pub(super) fn at(layout: &Layout) -> Result<Opened, Failure> {
         Opened::try_at(layout).map_err(|errno| told(layout.dir(), "opening it", errno.into()))
     }
 
-    /// The same with the errno.
+    /// As [`Opened::at`], with an errno as the error.
     pub(super) fn try_at(layout: &Layout) -> Result<Opened, Errno> {
         let dir = rustix::fs::open(layout.dir(), DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Opened { layout: layout.clone(), dir: Arc::new(dir) })
@@ -62,7 +62,7 @@ impl Opened {
         self.dir.as_fd()
     }
 
-    /// A failure about a part of it.
+    /// Failure of `doing` on the part `name`.
     pub(super) fn told(&self, name: &CStr, doing: &str, error: io::Error) -> Failure {
         told(&self.path().join(shown(name)), doing, error)
     }
@@ -71,7 +71,7 @@ impl Opened {
         Failure::failed(self.path().join(shown(name)).shown(), reason)
     }
 
-    /// The names in it, or in a directory in it, sorted.
+    /// Sorted names in the directory `part` of the scratch (`.` for the scratch itself).
     pub(super) fn names(&self, part: &CStr) -> Result<Vec<OsString>, Failure> {
         let failed = |errno: Errno| match part {
             part if part == c"." => told(self.path(), "reading it", errno.into()),
@@ -85,10 +85,10 @@ impl Opened {
         Ok(names)
     }
 
-    /// Opens a file in it; `None` where there is none.
+    /// Opens the file `name` of the scratch; `None` if there is none.
     ///
     /// # Errors
-    /// It is not a regular file, is somebody else's, or has another name; those of open(2).
+    /// It is no regular file, belongs to another user, or has another link; errors of open(2).
     pub(super) fn file(&self, name: &CStr, flags: OFlags) -> Result<Option<File>, Failure> {
         let file = match beneath::open(self.fd(), name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => file,
@@ -96,7 +96,7 @@ impl Opened {
             Err(Errno::LOOP) => {
                 return Err(self.refused(name, "it is a symbolic link, and no file of a scratch"));
             }
-            // A FIFO, a socket or a device that nobody serves.
+            // A FIFO without a reader, a socket, or a device without a driver.
             Err(Errno::NXIO) => return Err(self.refused(name, "it is not a regular file")),
             Err(errno) => return Err(self.told(name, "opening it", errno.into())),
         };
@@ -123,10 +123,10 @@ impl Opened {
         Err(self.refused(name, reason))
     }
 
-    /// The content of a file in it of at most so many bytes; `None` where there is none.
+    /// Content of the file `name`; `None` if there is none.
     ///
     /// # Errors
-    /// As [`Opened::file`]; it is larger; those of read(2).
+    /// As [`Opened::file`]; the file is larger than `largest` bytes; errors of read(2).
     pub(super) fn read(&self, name: &CStr, largest: u64) -> Result<Option<Vec<u8>>, Failure> {
         let Some(file) = self.file(name, OFlags::RDONLY)? else { return Ok(None) };
         let mut content = Vec::new();
@@ -140,10 +140,11 @@ impl Opened {
         Ok(Some(content))
     }
 
-    /// Puts a file with this content in the place of another, durably, whole or not at all.
+    /// Replaces the file `name` by one with this content, atomically and durably. `new` is the name
+    /// of the temporary file.
     ///
     /// # Errors
-    /// Those of the filesystem.
+    /// Errors of the filesystem.
     pub(super) fn replace(
         &self,
         (name, new): (&CStr, &CStr),
@@ -161,7 +162,7 @@ impl Opened {
         rustix::fs::fsync(&*self.dir).map_err(failed)
     }
 
-    /// Removes a name that is no directory, if it is there.
+    /// Removes the file `name` if it exists.
     pub(super) fn remove_file(&self, name: &CStr) -> Result<(), Failure> {
         match rustix::fs::unlinkat(self.fd(), name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -169,11 +170,11 @@ impl Opened {
         }
     }
 
-    /// Opens a directory in it, for whose names only this user or root answers, but for `upper`,
-    /// which has the owner of the base.
+    /// Opens the directory `name` of the scratch. It has to belong to this user or root, except
+    /// `upper`, which has the owner of the base.
     ///
     /// # Errors
-    /// It is no directory, or somebody else's; those of open(2).
+    /// It is no directory, is a mount point, or belongs to another user; errors of open(2).
     pub(super) fn directory(&self, name: &CStr) -> Result<OwnedFd, Failure> {
         let dir = match beneath::open(self.fd(), name, DIRECTORY, Mode::empty()) {
             Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -198,7 +199,7 @@ impl Opened {
         }
     }
 
-    /// Whether it is in a tmpfs, and whether it is the root of that.
+    /// Whether the scratch is in a tmpfs, and whether it is the root of the tmpfs.
     pub(super) fn in_tmpfs(&self) -> (bool, bool) {
         let is_tmpfs =
             rustix::fs::fstatfs(&*self.dir).is_ok_and(|found| found.f_type == TMPFS_MAGIC);

@@ -1,4 +1,4 @@
-//! Where scratches are: in memory, and by links to those on disk.
+//! Places of scratches: directories in memory, and the registry of links to scratches on disk.
 
 use std::ffi::CString;
 use std::fs;
@@ -17,28 +17,28 @@ use crate::config::{Limit, ScratchConfig, may_mount, run};
 use crate::error::Failure;
 use crate::shown::Show;
 
-/// The smallest number of files that a tmpfs of its own takes.
+/// Least number of inodes of a tmpfs of its own.
 const LEAST_INODES: u64 = 65_536;
 
-/// How every tmpfs of a scratch is mounted. Whiteouts are made and seen as device files all the
-/// same.
+/// Mount flags of the tmpfs of a scratch. MS_NODEV does not prevent whiteouts: device files can be
+/// made and listed.
 const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// The directories below which scratches are made and found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// Where a tmpfs is mounted for each, by whoever may mount.
+    /// Parent of the tmpfs of each scratch, for processes that may mount.
     mounted: PathBuf,
-    /// Directories in a tmpfs that others use too, best first, for everybody else.
+    /// Directories in a shared tmpfs, best first, for processes that may not mount.
     shared: Vec<PathBuf>,
-    /// Links to scratches on disk, by their id.
+    /// Directory of links to scratches on disk; each link is named by the id.
     registry: Option<PathBuf>,
 }
 
 impl Places {
-    /// Those of this process: MMAPFS_RUN_DIR and MMAPFS_STATE_DIR where they are set, else
-    /// `/run/mmapfs` and `/var/lib/mmapfs` for root, and what the XDG base directory specification
-    /// says for everybody else.
+    /// Places of this process: MMAPFS_RUN_DIR and MMAPFS_STATE_DIR if they are set, else
+    /// `/run/mmapfs` and `/var/lib/mmapfs` for root, and the directories of the XDG base directory
+    /// specification for other users.
     pub fn of_process() -> Places {
         let user = rustix::process::geteuid();
         let dir = run::directory_named_by;
@@ -58,26 +58,26 @@ impl Places {
         }
     }
 
-    /// All of them below one directory, which should be in memory.
+    /// Places below one directory, which should be in memory.
     pub fn below(dir: &Path) -> Places {
         let run = dir.join("run/scratches");
         let registry = Some(dir.join("state/scratches"));
         Places { mounted: run.clone(), shared: vec![run], registry }
     }
 
-    /// The directories in which scratches in memory lie.
+    /// Directories that contain the scratches in memory.
     pub(super) fn in_memory(&self) -> Vec<&Path> {
         let mut dirs = vec![self.mounted.as_path()];
         dirs.extend(self.shared.iter().map(PathBuf::as_path).filter(|dir| *dir != self.mounted));
         dirs
     }
 
-    /// Where links to scratches on disk lie.
+    /// Directory of the links to scratches on disk.
     pub(super) fn registry(&self) -> Option<&Path> {
         self.registry.as_deref()
     }
 
-    /// Below which directory a scratch in memory would be made.
+    /// Directory below which a scratch in memory would be made.
     pub(super) fn memory_outlook(
         &self,
         base: &Path,
@@ -92,7 +92,7 @@ impl Places {
         Ok(dir.clone())
     }
 
-    /// Makes a directory in memory for the scratch of this id, which is of at most `max` bytes.
+    /// Makes a directory in memory for the scratch `id` of at most `max` bytes.
     pub(super) fn make_in_memory(
         &self,
         id: &str,
@@ -120,7 +120,8 @@ impl Places {
         Err(last.unwrap_or_else(no_memory))
     }
 
-    /// Links a scratch on disk into the registry. Without that it works, and is not listed.
+    /// Links a scratch on disk into the registry. A failure is logged: the scratch works, and is
+    /// not listed.
     pub(super) fn register(&self, layout: &Layout, state: &State) {
         let Some(registry) = self.registry() else { return };
         let listed = self.in_memory().iter().any(|dir| layout.dir().parent() == Some(dir));
@@ -143,7 +144,7 @@ impl Places {
         }
     }
 
-    /// Whether another directory has this id: one of the two was copied from the other.
+    /// Whether another scratch has this id, since one was copied from the other.
     pub(super) fn is_taken(&self, id: &str, layout: &Layout) -> bool {
         let Some(target) = self.registry().and_then(|dir| fs::read_link(dir.join(id)).ok()) else {
             return false;
@@ -169,7 +170,7 @@ fn check_memory(dir: &Path, base: &Path, mountpoint: &Path) -> Result<(), Failur
     })
 }
 
-/// Whether a directory, or the one that it would be made in, is in a tmpfs.
+/// Whether a directory, or its closest existing parent, is in a tmpfs.
 fn is_in_memory(dir: &Path) -> bool {
     let found = dir.ancestors().find_map(|above| rustix::fs::statfs(above).ok());
     found.is_some_and(|found| found.f_type == TMPFS_MAGIC)
@@ -184,8 +185,8 @@ fn make_one(dir: &Path) -> Result<(), Failure> {
     fs::DirBuilder::new().mode(0o700).create(dir).map_err(|error| told(dir, "making it", error))
 }
 
-/// Makes a directory that only its owner can enter, or makes sure that it is one: everybody may
-/// make names in /dev/shm.
+/// Makes a directory with mode 0700. An existing one has to be a directory of this user that nobody
+/// else can write: everybody can make names in /dev/shm.
 fn make_private(dir: &Path) -> Result<(), Failure> {
     if let Some(above) = dir.parent() {
         make_all(above)?;
@@ -211,23 +212,24 @@ fn mount_tmpfs(dir: &Path, max: Option<u64>) -> Result<(), Failure> {
     make_one(dir)?;
     let data = tmpfs_data(max).map_err(|error| told(dir, "mounting it", error))?;
     rustix::mount::mount("mmapfs-scratch", dir, "tmpfs", FLAGS, data.as_c_str()).map_err(|errno| {
-        // It is empty; what failed is the mount.
+        // The directory is empty; the failure of the mount is the one to report.
         let _ = fs::remove_dir(dir);
         told(dir, "mounting a tmpfs", errno.into())
     })
 }
 
-/// With room for what is kept back. A file for every page, so that many small ones are not what ends it.
+/// Mount options of the tmpfs of a scratch of `max` bytes: its size, with the metadata reserve on
+/// top, and one inode per page, so that the limit in bytes is reached before the one of inodes.
 fn tmpfs_data(max: Option<u64>) -> io::Result<CString> {
     let size = max.map_or(0, |max| max.saturating_add(RESERVE));
     let inodes = max.map_or(0, |max| (max / 4096).max(LEAST_INODES));
     Ok(CString::new(format!("mode=0700,size={size},nr_inodes={inodes}"))?)
 }
 
-/// Gives the tmpfs of a scratch another size.
+/// Changes the size of the tmpfs of a scratch.
 ///
 /// # Errors
-/// More than that is in it, or it may not be done.
+/// The tmpfs holds more, or the process may not remount it.
 pub(super) fn resize(layout: &Layout, max: Option<u64>) -> Result<(), Failure> {
     let failed = |error: io::Error| told(layout.dir(), "giving its tmpfs another size", error);
     let data = tmpfs_data(max).map_err(failed)?;
@@ -235,8 +237,8 @@ pub(super) fn resize(layout: &Layout, max: Option<u64>) -> Result<(), Failure> {
         .map_err(|errno| failed(errno.into()))
 }
 
-/// Unmounts the tmpfs of a scratch and removes the directory below. Where files in it are open,
-/// the memory is given back when they are closed.
+/// Unmounts the tmpfs of a scratch and removes its mount point. The memory of files that are open
+/// is freed when they are closed.
 pub(super) fn unmount(layout: &Layout) -> Result<(), Failure> {
     let dir = layout.dir();
     let unmount = |flags| rustix::mount::unmount(dir, flags | UnmountFlags::NOFOLLOW);
@@ -246,7 +248,7 @@ pub(super) fn unmount(layout: &Layout) -> Result<(), Failure> {
     fs::remove_dir(dir).map_err(|error| told(dir, "removing it", error))
 }
 
-/// The bytes that a scratch in memory may hold: what was said, or half of what is available.
+/// Limit of a scratch in memory in bytes; the default is half of the available memory.
 pub(super) fn limit_in_memory(limit: Option<Limit>) -> Result<Option<u64>, Failure> {
     match limit.unwrap_or(Limit::Percent(SHARE_OF_MEMORY)) {
         Limit::None => Ok(None),

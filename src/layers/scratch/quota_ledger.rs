@@ -1,66 +1,66 @@
-//! What a scratch may hold.
+//! Ledger of the bytes that a scratch uses.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
-/// The bytes that a scratch has taken, held against a limit. What is reserved is counted before it
-/// is written, so that nobody passes the limit, and given back when it is freed or was not needed.
+/// Used bytes of a scratch and their limit. Bytes are reserved before they are written, so that the
+/// limit is never exceeded, and released when they are freed or were not needed.
 #[derive(Debug)]
 pub struct QuotaLedger {
     limit: Option<u64>,
     used: AtomicU64,
 }
 
-/// The space of a filesystem, in bytes.
+/// Space of a filesystem, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaSpace {
-    /// Everything.
+    /// Size.
     pub total: u64,
-    /// What is free for root.
+    /// Free bytes for root.
     pub free: u64,
-    /// What is free for everybody.
+    /// Free bytes for other users.
     pub available: u64,
 }
 
 impl QuotaLedger {
-    /// With this much taken already. Without a limit the filesystem is the only one.
+    /// Ledger with `used` bytes used. Without a limit only the filesystem's size counts.
     pub fn new(limit: Option<u64>, used: u64) -> QuotaLedger {
         QuotaLedger { limit, used: AtomicU64::new(used) }
     }
 
-    /// Takes bytes before they are written.
+    /// Reserves bytes before they are written.
     ///
     /// # Errors
-    /// ENOSPC, and nothing is taken, where that would pass the limit.
+    /// ENOSPC, with nothing reserved, if the limit would be exceeded.
     pub fn reserve(&self, bytes: u64) -> Result<(), Errno> {
         let limit = self.limit.unwrap_or(u64::MAX);
         let take = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             Ok(_) => Ok(()),
-            // Nothing more is asked for: a scratch that is too full already may go on.
+            // A scratch above its limit goes on where it needs no more bytes.
             Err(_) if bytes == 0 => Ok(()),
             Err(_) => Err(Errno::NOSPC),
         }
     }
 
-    /// Counts bytes that are there already, whatever the limit.
+    /// Counts bytes that are stored already, also above the limit.
     pub fn charge(&self, bytes: u64) {
         let add = |used: u64| Some(used.saturating_add(bytes));
         // The closure always has a value.
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
-    /// Gives bytes back.
+    /// Releases bytes.
     pub fn release(&self, bytes: u64) {
         let sub = |used: u64| Some(used.saturating_sub(bytes));
         // The closure always has a value.
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sub);
     }
 
-    /// Puts what something takes now in the place of what it took before and of what was reserved
-    /// for the change, in one step: nobody finds less room meanwhile than there is.
+    /// Replaces the `before` bytes of an object and the bytes reserved for its change by its `now`
+    /// bytes. It is one step, so no other thread sees less free space than there is.
     pub fn settle(&self, reserved: u64, before: u64, now: u64) {
         let put = |used: u64| {
             let others = used.saturating_sub(reserved.saturating_add(before));
@@ -70,36 +70,35 @@ impl QuotaLedger {
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
     }
 
-    /// What is taken, in bytes.
+    /// Used bytes, reserved ones included.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The most that may be taken, in bytes.
+    /// Limit in bytes.
     pub fn limit(&self) -> Option<u64> {
         self.limit
     }
 
-    /// What may still be taken, in bytes; `None` without a limit.
+    /// Bytes that are left below the limit; `None` without one.
     pub fn left(&self) -> Option<u64> {
         self.limit.map(|limit| limit.saturating_sub(self.used()))
     }
 
-    /// The space of the scratch on a filesystem: no more than the limit, and no more than there
-    /// is.
+    /// Space of the scratch on a filesystem, bounded by the limit and by the filesystem.
     pub fn space(&self, found: &StatVfs) -> QuotaSpace {
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        let whole = QuotaSpace {
+        let filesystem = QuotaSpace {
             total: bytes(found.f_blocks),
             free: bytes(found.f_bfree),
             available: bytes(found.f_bavail),
         };
-        let Some(limit) = self.limit else { return whole };
+        let Some(limit) = self.limit else { return filesystem };
         let left = limit.saturating_sub(self.used());
         QuotaSpace {
-            total: limit.min(whole.free.saturating_add(self.used())),
-            free: left.min(whole.free),
-            available: left.min(whole.available),
+            total: limit.min(filesystem.free.saturating_add(self.used())),
+            free: left.min(filesystem.free),
+            available: left.min(filesystem.available),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The scratches that there are, in use or not.
+//! List of all scratches of a user, in use or not, and their removal.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,35 +20,36 @@ use crate::error::Failure;
 use crate::shown::{Name, Show};
 use crate::sys::walk;
 
-/// The fewest digits of an id that stand for it.
+/// Least number of leading digits that abbreviate an id.
 const LEAST_DIGITS: usize = 4;
 
 /// A scratch in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listed {
-    /// Its name.
+    /// Id.
     pub id: String,
-    /// Its directory.
+    /// Directory.
     pub place: Name,
-    /// Whether it is in memory, and gone when the machine goes down.
+    /// Whether it is in memory, and lost when the machine goes down.
     pub in_memory: bool,
-    /// Why nothing more is known: its directory is gone, or its state cannot be read.
+    /// Reason why the other fields may be unknown: its directory is gone, or its state cannot be
+    /// read.
     pub trouble: Option<String>,
-    /// The directory or file that it was made over.
+    /// Directory or file that it was made over.
     pub base: Option<Name>,
-    /// What it takes on its filesystem, in bytes; unknown where it cannot be read.
+    /// Allocated bytes on its filesystem; null where it cannot be read.
     pub bytes: Option<u64>,
-    /// What it may take, in bytes; null without a limit.
+    /// Limit in bytes; null without one.
     pub max_bytes: Option<u64>,
-    /// When it was made, in seconds since 1970.
+    /// Creation time, in seconds since 1970.
     pub created: Option<u64>,
-    /// How long ago, in seconds.
+    /// Time since its creation, in seconds.
     pub age_s: Option<u64>,
     /// Whether a daemon serves it.
     pub mounted: bool,
-    /// Where.
+    /// Mount point.
     pub mountpoint: Option<Name>,
-    /// The daemon's process.
+    /// Process id of the daemon.
     pub pid: Option<u32>,
     #[serde(skip)]
     dir: PathBuf,
@@ -103,14 +104,14 @@ impl Listed {
         }
     }
 
-    /// Whether its directory, or the scratch in it, is not there any more.
+    /// Whether its directory, or the scratch in it, does not exist any more.
     pub fn is_gone(&self) -> bool {
         self.trouble.is_some() && !Layout::at(self.dir.clone()).state().exists()
     }
 }
 
-/// Every scratch of this user, oldest first. Those on disk whose directory was removed are forgotten
-/// with it; not those whose filesystem may only not be mounted.
+/// All scratches of this user, oldest first. The link to a removed directory is removed from the
+/// registry, unless the directory may lie on a filesystem that is not mounted.
 pub fn list(places: &Places) -> Vec<Listed> {
     let mut all = look(places);
     all.retain(|listed| {
@@ -120,9 +121,9 @@ pub fn list(places: &Places) -> Vec<Listed> {
     all
 }
 
-/// Whether a directory that is missing, or empty, may lie on a filesystem that is not mounted: the
-/// last directory of its path that is there is empty, as a mount point is, or is where removable
-/// disks are mounted; or fstab(5) mounts something on the way.
+/// Whether a missing or empty directory may lie on a filesystem that is not mounted: the deepest
+/// existing directory of its path is empty, as a mount point is; or the path is below a directory
+/// for removable disks; or fstab(5) has a mount point on the path that is not mounted.
 fn may_be_unmounted(dir: &Path) -> bool {
     const REMOVABLE: [&str; 3] = ["/media", "/mnt", "/run/media"];
     let there = dir.ancestors().find(|above| above.symlink_metadata().is_ok());
@@ -135,14 +136,14 @@ fn may_be_unmounted(dir: &Path) -> bool {
         || points.any(|point| point != "/" && dir.starts_with(point) && !is_mounted(point))
 }
 
-/// Whether something is mounted on a directory, as far as can be seen.
+/// Whether a directory is a mount point, as far as its device number shows.
 fn is_mounted(point: &str) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
     let point = Path::new(point);
     point.parent().is_some_and(|above| device(point) != device(above))
 }
 
-/// Every scratch that is known, whether it is there or not.
+/// All known scratches, also those whose directory is gone.
 fn look(places: &Places) -> Vec<Listed> {
     let mut all: Vec<Listed> = Vec::new();
     for dir in places.in_memory() {
@@ -163,7 +164,7 @@ fn look(places: &Places) -> Vec<Listed> {
     all
 }
 
-/// The names in a directory with their paths; none where it cannot be read.
+/// Names in a directory with their paths; empty if it cannot be read.
 fn entries(dir: &Path) -> Vec<(String, PathBuf)> {
     let Ok(found) = fs::read_dir(dir) else { return Vec::new() };
     found
@@ -172,19 +173,20 @@ fn entries(dir: &Path) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-/// The scratches that a daemon left behind: those in memory that nobody serves, and those whose
-/// directory is gone.
+/// Directories of scratches that a daemon left behind: scratches in memory that are not mounted,
+/// and scratches whose directory is gone.
 pub fn unused(places: &Places) -> Vec<PathBuf> {
     let mut all = look(places);
     all.retain(|listed| listed.is_gone() || (listed.in_memory && !listed.mounted));
     all.into_iter().map(|listed| listed.dir).collect()
 }
 
-/// Removes a scratch, by its id, by four or more of the first digits of it, or by its directory,
-/// with everything in it. Returns the directory.
+/// Removes a scratch with all its content. `word` is its id, the first four or more digits of the
+/// id, or its directory. Returns the directory.
 ///
 /// # Errors
-/// It is not known, several begin so, it is none, it is in use, or it cannot be removed.
+/// The scratch is unknown, the digits fit several ids, the directory is no scratch, the scratch is
+/// in use, or its removal fails.
 pub fn remove(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
     let dir = find(places, word)?;
     let layout = Layout::at(dir);
@@ -201,7 +203,7 @@ pub fn remove(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
     Ok(layout.dir().to_owned())
 }
 
-/// The directory of a scratch and its state; `None` where there is none.
+/// Opens a scratch and reads its state; `None` if there is none.
 fn read(layout: &Layout) -> Result<Option<(Opened, State)>, Failure> {
     let opened = match Opened::try_at(layout) {
         Err(Errno::NOENT) => return Ok(None),
@@ -211,6 +213,7 @@ fn read(layout: &Layout) -> Result<Option<(Opened, State)>, Failure> {
     Ok(state.map(|state| (opened, state)))
 }
 
+/// Directory of the scratch that `word` names.
 fn find(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
     let shown = word.to_string_lossy();
     let all = look(places);
@@ -234,7 +237,7 @@ fn find(places: &Places, word: &OsStr) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Removes the links to a directory from the registry. Returns whether there were any.
+/// Removes all links to a directory from the registry. Returns whether there was one.
 fn unlink(places: &Places, dir: &Path) -> bool {
     let links = places.registry().map(entries).unwrap_or_default();
     let to_it = |link: &Path| fs::read_link(link).is_ok_and(|target| target == dir);
@@ -246,15 +249,15 @@ fn unlink(places: &Places, dir: &Path) -> bool {
         > 0
 }
 
-/// Removes a scratch that nobody uses.
+/// Removes a scratch that is not in use.
 pub(super) fn take_down(opened: &Opened, state: &State) -> Result<(), Failure> {
     let layout = opened.layout();
     if state.kind == Kind::OwnTmpfs && place::unmount(layout).is_ok() {
         return Ok(());
     }
     let failed = |name, errno: Errno| Err(opened.told(name, "removing it", errno.into()));
-    // Into what is emptied when a scratch is opened: a removal that is cut short leaves a scratch
-    // in which nothing was changed, not half of the changes.
+    // The parts are moved to `work/`, which is emptied when a scratch is opened: an interrupted
+    // removal leaves a scratch without changes, and never one with half of them.
     opened.make_directory(WORK)?;
     opened.empty_work()?;
     let work = opened.directory(WORK)?;
@@ -271,7 +274,7 @@ pub(super) fn take_down(opened: &Opened, state: &State) -> Result<(), Failure> {
         opened.remove_file(file)?;
     }
     match rustix::fs::unlinkat(rustix::fs::CWD, layout.dir(), AtFlags::REMOVEDIR) {
-        // What does not belong to the scratch stays; so does the root of a filesystem.
+        // Files that do not belong to the scratch stay; so does the root of a filesystem.
         Err(errno) if !matches!(errno, Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => {
             Err(told(layout.dir(), "removing it", errno.into()))
         }

@@ -1,4 +1,4 @@
-//! What a tree takes on its filesystem.
+//! Disk usage and content of a scratch.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -9,26 +9,26 @@ use rustix::io::Errno;
 
 use crate::sys::walk;
 
-/// What is in a scratch.
+/// Content of a scratch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of the blocks of everything, hard links once.
+    /// Allocated bytes; a file with hard links counts once.
     pub bytes: u64,
-    /// Names of the base that are gone.
+    /// Number of whiteouts.
     pub whiteouts: u64,
-    /// Files that were copied from the base, in part or whole.
+    /// Number of partial and complete copies of base files.
     pub copied_files: u64,
-    /// Files that were made in it.
+    /// Number of files that were made in the scratch.
     pub new_files: u64,
-    /// Directories that were made in it.
+    /// Number of directories that were made in the scratch.
     pub new_directories: u64,
 }
 
-/// The bytes of the blocks of everything below an open directory, itself included; hard links count
-/// once, other filesystems not at all.
+/// Allocated bytes of an open directory and everything below it. A file with hard links counts
+/// once; other filesystems do not count, nor do files that vanish during the call.
 ///
 /// # Errors
-/// Those of reading the directories. What vanishes meanwhile is not counted.
+/// Errors of reading the directories.
 pub fn bytes_used(dir: impl AsFd) -> Result<u64, Errno> {
     let mut used = 0;
     visit(dir, |_, _, stat| {
@@ -38,8 +38,8 @@ pub fn bytes_used(dir: impl AsFd) -> Result<u64, Errno> {
     Ok(used)
 }
 
-/// Calls `see` for an open directory and everything below it, once for each file: with the directory
-/// that it lies in, its name there, and its attributes.
+/// Calls `see` once for an open directory and for each file below it, with the parent directory,
+/// the name in it, and the attributes.
 pub(super) fn visit(
     top: impl AsFd,
     mut see: impl FnMut(BorrowedFd<'_>, &CStr, &Stat) -> Result<(), Errno>,

@@ -1,4 +1,4 @@
-//! The extended attributes by which the files of a scratch say what they are.
+//! Namespace of the overlay xattrs of a scratch.
 
 use std::borrow::Cow;
 use std::os::fd::AsFd;
@@ -11,31 +11,31 @@ use serde::{Deserialize, Serialize};
 use crate::error::Failure;
 use crate::shown::Show;
 
-/// The space of names of the marks. Clients never see them: their own names in such a space are
-/// escaped.
+/// Namespace of the overlay xattrs. Clients never see these xattrs; names that clients use in a
+/// reserved space are escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum XattrNamespace {
-    /// `trusted.`: only root can set or see them.
+    /// `trusted.`: root alone can set and see them.
     Trusted,
-    /// `user.`: on regular files and directories only.
+    /// `user.`: regular files and directories alone can have them.
     User,
 }
 
-/// What the names of marks begin with behind their prefix.
+/// Reserved spaces: an overlay xattr has one of them after its prefix.
 const SPACES: [&[u8]; 3] = [b"overlay.", b"mmapfs.", b"fuseoverlayfs."];
 
-/// The prefix, the reserved space and the rest of a name; `None` where it is in no such space.
+/// Prefix, reserved space and rest of a name; `None` if it is in no reserved space.
 fn split(name: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let prefixes =
         [XattrNamespace::Trusted.prefix().as_bytes(), XattrNamespace::User.prefix().as_bytes()];
     let prefix = prefixes.into_iter().find(|prefix| name.starts_with(prefix))?;
-    let behind = name.strip_prefix(prefix)?;
-    SPACES.into_iter().find_map(|space| Some((prefix, space, behind.strip_prefix(space)?)))
+    let rest = name.strip_prefix(prefix)?;
+    SPACES.into_iter().find_map(|space| Some((prefix, space, rest.strip_prefix(space)?)))
 }
 
 impl XattrNamespace {
-    /// With the dot at its end.
+    /// Prefix of the names, with the dot at its end.
     pub fn prefix(self) -> &'static str {
         match self {
             XattrNamespace::Trusted => "trusted.",
@@ -43,20 +43,20 @@ impl XattrNamespace {
         }
     }
 
-    /// The full name of a mark: `overlay.opaque`, `mmapfs.pages`.
-    pub fn name(self, mark: &str) -> String {
-        format!("{}{mark}", self.prefix())
+    /// Full name of the overlay xattr `suffix` (`overlay.opaque`, `mmapfs.pages`).
+    pub fn name(self, suffix: &str) -> String {
+        format!("{}{suffix}", self.prefix())
     }
 
-    /// Whether an attribute (its full name) is a mark, of either prefix, and belongs to the scratch.
-    /// An escaped name of a user's attribute is none.
+    /// Whether a full name is the one of an overlay xattr, with either prefix. An escaped name of a
+    /// client's xattr is not.
     pub fn is_overlay_xattr(name: &[u8]) -> bool {
         split(name).is_some_and(|(_, space, rest)| !rest.starts_with(space))
     }
 
-    /// The name under which a scratch stores a user's attribute: a name that could be a mark gets
-    /// its reserved space twice, as overlayfs does (`trusted.overlay.overlay.opaque`). Each name is
-    /// stored under a name of its own, however often it was escaped by others before.
+    /// Name under which a scratch stores a client's xattr. A name in a reserved space gets the
+    /// space twice, as in overlayfs (`trusted.overlay.overlay.opaque`). Distinct names are stored
+    /// under distinct names, also if they are escaped already.
     pub fn escape(name: &[u8]) -> Cow<'_, [u8]> {
         match split(name) {
             Some((prefix, space, rest)) => Cow::Owned([prefix, space, space, rest].concat()),
@@ -64,7 +64,7 @@ impl XattrNamespace {
         }
     }
 
-    /// The user's name of an attribute that a scratch stores; `None` for a mark.
+    /// Client's name of a stored xattr; `None` for an overlay xattr.
     pub fn unescape(stored: &[u8]) -> Option<Cow<'_, [u8]>> {
         match split(stored) {
             Some((prefix, space, rest)) if rest.starts_with(space) => {
@@ -75,17 +75,18 @@ impl XattrNamespace {
         }
     }
 
-    /// Tries to set and remove a mark on a directory.
+    /// Sets and removes an overlay xattr on a directory, as a test.
     pub(super) fn work_on(self, dir: impl AsFd) -> Result<(), Errno> {
         let name = self.name("mmapfs.probe");
         rustix::fs::fsetxattr(&dir, name.as_str(), b"y", XattrFlags::empty())?;
         rustix::fs::fremovexattr(dir, name.as_str())
     }
 
-    /// The space that works on an open directory, `trusted.` before `user.`. `path` is for messages.
+    /// Namespace that works on an open directory, `trusted.` before `user.`. `path` is for
+    /// messages.
     ///
     /// # Errors
-    /// Neither does.
+    /// Neither namespace works.
     pub(super) fn that_work(dir: impl AsFd, path: &Path) -> Result<XattrNamespace, Failure> {
         if XattrNamespace::Trusted.work_on(&dir).is_ok() {
             return Ok(XattrNamespace::Trusted);
@@ -94,10 +95,10 @@ impl XattrNamespace {
             let reason = match errno {
                 Errno::OPNOTSUPP | Errno::PERM => String::from(
                     "its filesystem keeps no extended attributes for this user (user.*; trusted.* \
-                     for root), which a scratch is marked with: give scratch= a directory on one \
-                     that does (ext4, xfs, btrfs, tmpfs of Linux 6.6)",
+                     for root), which a scratch needs: give scratch= a directory on one that does \
+                     (ext4, xfs, btrfs, tmpfs of Linux 6.6)",
                 ),
-                _ => format!("marking it: {}", std::io::Error::from(errno)),
+                _ => format!("setting an overlay xattr: {}", std::io::Error::from(errno)),
             };
             Failure::failed(path.shown(), reason)
         })
