@@ -1,4 +1,4 @@
-//! Room that is reserved and given back in open files, and bytes that are copied in the kernel.
+//! fallocate(2) and copy_file_range(2) of open files.
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -11,7 +11,7 @@ use crate::sys::cred::Caller;
 use crate::volume::{HandleId, SeekTo};
 
 impl Overlay {
-    /// fallocate(2).
+    /// Calls fallocate(2) on an open file.
     ///
     /// # Errors
     /// EBADF for a handle that cannot write; those of fallocate(2).
@@ -51,8 +51,8 @@ impl Overlay {
         }
     }
 
-    /// fallocate(2) of a whole upper file. What a tmpfs has no word for, it is told in its own:
-    /// zeros are a hole that room is reserved for.
+    /// Calls fallocate(2) on a complete upper file. Where the filesystem has no ZERO_RANGE (tmpfs),
+    /// the range is punched and then reserved.
     fn allocate_upper(
         &self,
         id: HandleId,
@@ -72,7 +72,7 @@ impl Overlay {
         self.upper.allocate(id, offset, len, mode.intersection(keep).bits(), caller)
     }
 
-    /// copy_file_range(2) between whole files; the kernel copies the others itself.
+    /// Calls copy_file_range(2) between two complete upper files.
     ///
     /// # Errors
     /// EXDEV where it cannot be done so; those of copy_file_range(2).
@@ -99,8 +99,8 @@ impl Overlay {
     }
 }
 
-/// What fallocate(2) may store: the range, or where it makes a hole the pages at its ends, of
-/// which something is left.
+/// Ranges in which fallocate(2) may store bytes: the whole range, or for a punch the pages at its
+/// ends that keep a part of their bytes.
 fn takes((offset, len): (u64, u64), mode: u32) -> Takes {
     let end = offset.saturating_add(len);
     if !FallocateFlags::from_bits_retain(mode).contains(FallocateFlags::PUNCH_HOLE) {

@@ -1,6 +1,6 @@
-//! What fsync(2) makes durable: besides the data all that the copy of a file consists of, which no
-//! client knows of and could synchronise itself: its marks, its page map, its entry in the index,
-//! and the directories that were copied up to hold it.
+//! fsync(2). Besides the data it makes all parts of a copy durable that clients do not know of and
+//! cannot synchronise: overlay xattrs, page map, entry in the index, and the directories that were
+//! copied up to hold the copy.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::layers::merged::Merged;
 use crate::volume::{DataOnly, HandleId, Ino};
 
 impl Overlay {
-    /// Makes a file durable, and the names that lead to it where it was copied up.
+    /// Makes an open file durable; if it was copied up, also the directories on its path.
     ///
     /// # Errors
     /// EBADF for an unknown handle; those of fsync(2).
@@ -24,77 +24,78 @@ impl Overlay {
         let synced = match handle {
             Handle::Complete { node, layer: None, id } => {
                 let upper = node.upper().ok_or(Errno::STALE)?;
-                // What was made here has the name that the client gave it, who synchronises that.
-                let moved =
+                // A client that has made a file in the scratch synchronises its directory itself.
+                let dirty =
                     if upper_only_ino(upper) == node.ino { 0 } else { node.namespace_dirty() };
-                self.upper.sync(upper, *id, data_only && moved == 0)?;
-                self.settle(node, moved)
+                self.upper.sync(upper, *id, data_only && dirty == 0)?;
+                self.sync_parents(node, dirty)
             }
             Handle::Complete { id, layer: Some(at), .. } => {
                 self.layer(*at)?.sync(at.ino, *id, data_only)
             }
             Handle::Merged { node, content, .. } => match content.merged() {
                 Some(merged) => self.sync_merged(node, &merged, data_only),
-                None => Ok(()), // Nothing was changed.
+                None => Ok(()), // The file was not changed.
             },
         };
         self.count_stored(handle.node());
         synced
     }
 
+    /// Makes a partial copy durable: map, data, synced bits, and the directories on its path.
     pub(super) fn sync_merged(
         &self,
         node: &Node,
         merged: &Merged,
         data_only: bool,
     ) -> Result<(), Errno> {
-        let moved = node.namespace_dirty();
-        if moved != 0 {
-            // No file comes to the disk without its map.
+        let dirty = node.namespace_dirty();
+        if dirty != 0 {
+            // The map is durable first: no partial copy reaches the disk without it.
             merged.sync_map()?;
             rustix::fs::fsync(&self.top.pages)?;
         }
-        merged.sync(data_only && moved == 0)?;
-        self.settle(node, moved)
+        merged.sync(data_only && dirty == 0)?;
+        self.sync_parents(node, dirty)
     }
 
-    /// Makes durable what leads to a node of which the rest is, and which was where it is since
-    /// `moved`.
-    fn settle(&self, node: &Node, moved: u64) -> Result<(), Errno> {
-        if moved == 0 {
+    /// Fsyncs the directories that were copied up to hold `node`, unless they are durable already
+    /// (`dirty` is 0). `dirty` was read from the node before its own parts were synchronised.
+    fn sync_parents(&self, node: &Node, dirty: u64) -> Result<(), Errno> {
+        if dirty == 0 {
             return Ok(());
         }
         if node.stack().links.is_some() {
             self.sync_upper_dir(self.top.index.dir)?;
         }
-        let mut settled = Vec::new();
+        let mut synced = Vec::new();
         let mut next = node.parent();
         while let Some(dir) = next {
-            let (moved, upper) = (dir.namespace_dirty(), dir.upper());
+            let (dirty, upper) = (dir.namespace_dirty(), dir.upper());
             if let Some(upper) = upper {
                 self.sync_upper_dir(upper)?;
             }
-            next = dir.parent().filter(|_| moved != 0);
+            next = dir.parent().filter(|_| dirty != 0);
             if upper.is_some() {
-                settled.push((dir, moved));
+                synced.push((dir, dirty));
             }
         }
-        settled.iter().for_each(|(dir, moved)| dir.mark_durable(*moved));
-        node.mark_durable(moved);
+        synced.iter().for_each(|(dir, dirty)| dir.mark_durable(*dirty));
+        node.mark_durable(dirty);
         Ok(())
     }
 
-    /// Makes a directory durable that was copied up, with the names that lead to it.
+    /// Makes a directory that was copied up durable, and the directories on its path.
     ///
     /// # Errors
-    /// ESTALE for an unknown directory; those of fsync(2).
+    /// ESTALE for an unknown directory; errors of fsync(2).
     pub(super) fn sync_dir_names(&self, ino: Ino) -> Result<(), Errno> {
         let node: Arc<Node> = self.node(ino)?;
-        let moved = node.namespace_dirty();
+        let dirty = node.namespace_dirty();
         match node.upper() {
-            Some(upper) if moved != 0 => {
+            Some(upper) if dirty != 0 => {
                 self.sync_upper_dir(upper)?;
-                self.settle(&node, moved)
+                self.sync_parents(&node, dirty)
             }
             _ => Ok(()),
         }

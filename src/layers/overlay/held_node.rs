@@ -1,7 +1,7 @@
-//! Nodes that are held without a lookup of the kernel, by threads that answer none of its requests.
+//! References to nodes that are held without a lookup count, by threads that answer no request.
 //!
-//! A node that the kernel forgets stays while somebody holds it, and nobody asks about it again: so
-//! whoever holds one drops it when it is not needed any more.
+//! A node stays in the table while a reference to it exists. If the kernel forgets it meanwhile, no
+//! request removes it later: so the last [`HeldNode`] removes it when dropped.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use super::Overlay;
 use super::node::Node;
 use crate::volume::Ino;
 
-/// A node that is looked after when it is let go of, which happens with no lock held.
+/// Reference to a node. Its drop removes an unused node, and must run with no lock held.
 pub(super) struct HeldNode<'a> {
-    // The fields are dropped in this order.
+    // The fields are dropped in this order: the reference, then the check of the node.
     node: Arc<Node>,
     _after: DropUnused<'a>,
 }
@@ -37,17 +37,18 @@ impl Deref for HeldNode<'_> {
 }
 
 impl Overlay {
+    /// Holds a node.
     pub(super) fn hold(&self, node: Arc<Node>) -> HeldNode<'_> {
         let ino = node.ino;
         HeldNode { node, _after: DropUnused { overlay: self, ino } }
     }
 
-    /// The node of a number.
+    /// Node with an inode number.
     pub(super) fn held(&self, ino: Ino) -> Option<HeldNode<'_>> {
         self.nodes.get(ino).map(|node| self.hold(node))
     }
 
-    /// The nodes that are as `is` says.
+    /// Nodes for which `is` is true.
     pub(super) fn all_held(&self, is: impl Fn(&Node) -> bool) -> Vec<HeldNode<'_>> {
         self.nodes.all_where(is).into_iter().map(|node| self.hold(node)).collect()
     }

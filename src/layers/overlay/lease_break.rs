@@ -1,8 +1,8 @@
-//! Copying what still shows of a base file that somebody is about to change.
+//! Rescue of the visible pages of a base file that a writer is about to change.
 //!
-//! Whoever changes the base waits meanwhile, and so does nobody here: what is copied is copied in
-//! parts, between which others read and write. No lock is held while anything waits for a writer of
-//! the base, who may wait for this.
+//! The writer of the base waits in the kernel until they are copied. Requests of the mount do not
+//! wait: pages are copied in steps, between which others read and write. No lock is held while a
+//! thread waits for a writer of the base, since the writer may wait for this rescue.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -26,10 +26,11 @@ use crate::shown::Show;
 use crate::sys::lease::Breaks;
 
 impl Overlay {
-    /// Guards the base from now on, by a thread of its own, until the end.
+    /// Starts the guard of the base. A thread of its own waits for lease breaks until the guard
+    /// ends.
     ///
     /// # Errors
-    /// When there can be no thread, or it cannot be told of leases.
+    /// The thread cannot be started, or cannot receive lease breaks.
     pub fn start_guard(self: &Arc<Overlay>) -> Result<(), Errno> {
         let (begun, begins) = channel();
         let overlay = Arc::downgrade(self);
@@ -48,7 +49,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// Copies files until there is none that somebody waits for.
+    /// Rescues files until no writer waits for one.
     fn rescue_all(&self) {
         while let Some((node, asked)) = self.guard.next() {
             self.rescue(&node, asked);
@@ -58,13 +59,14 @@ impl Overlay {
         }
     }
 
-    /// Copies what still shows of the base of a file, and lets whoever waits for that go on.
+    /// Copies the visible pages of a file's base, and then gives the lease back to the waiting
+    /// writer.
     fn rescue(&self, node: &Arc<Node>, asked: Instant) {
         let path = self.path_of(node);
         let content = self.shared_open_of(node);
         let copied = match &content {
             Ok(content) => self.copy_rest(node, content, &path),
-            // It is whole, or gone, and shows nothing of the base.
+            // The file is a complete copy or gone, and shows no page of the base.
             Err(Errno::STALE) => Ok(()),
             Err(err) => Err(*err),
         };
@@ -72,7 +74,7 @@ impl Overlay {
         let failure = match copied {
             Ok(()) => None,
             Err(err) if late => {
-                Some(format!("{err}, after {waited:?}, when the kernel waits no longer"))
+                Some(format!("{err}, after {waited:?}, longer than the kernel waits"))
             }
             Err(err) => Some(err.to_string()),
         };
@@ -89,16 +91,16 @@ impl Overlay {
             ),
         }
         if let Some(caches) = self.caches.get() {
-            let _ = caches.inode(node.lower_share.number(), false); // The kernel may not know it.
+            let _ = caches.inode(node.lower_share.number(), false); // It may not know it.
         }
         if let Ok(content) = content
             && let Err(err) = self.close_shared_open(node, content)
         {
-            log::warn!("{shown}: making it whole: {err}");
+            log::warn!("{shown}: finishing its copy: {err}");
         }
     }
 
-    /// Copies all that still shows of the base of a file that is open.
+    /// Copies all visible pages of the base of an open file.
     pub(super) fn copy_rest(
         &self,
         node: &Arc<Node>,
@@ -109,8 +111,8 @@ impl Overlay {
         let mut at = 0;
         self.guard.progress(node, path, 0);
         loop {
-            let (own, all) = merged.own_pages();
-            let step = STEP.min((all - own) * PAGE);
+            let (present, all) = merged.own_pages();
+            let step = STEP.min((all - present) * PAGE);
             let part = self.with_room(node, step + TWO_PAGES, || merged.materialize_part(at))?;
             let Some((next, bytes)) = part else { return Ok(()) };
             self.guard.progress(node, path, bytes);
@@ -118,7 +120,7 @@ impl Overlay {
         }
     }
 
-    /// What says whether the base of a partial copy is as it was.
+    /// New state of the base of a partial copy, attached to its guard entry.
     pub(super) fn base_state(&self, node: &Node, expected: &Fingerprint) -> Arc<BaseState> {
         let state = Arc::new(BaseState::new(
             self.path_of(node),
@@ -130,7 +132,8 @@ impl Overlay {
         state
     }
 
-    /// Guards the base of a partial copy that nobody has open, unless as many are guarded as may be.
+    /// Guards the base of a partial copy that is not open, unless the limit of such bases is
+    /// reached.
     pub(super) fn guard_partial(&self, node: &Arc<Node>) -> Result<(), Errno> {
         let needs = || {
             let stack = node.stack();
@@ -145,7 +148,7 @@ impl Overlay {
             PageMap::fingerprint(&self.top.pages, MapId(pages)).map_err(|err| err.errno())?;
         let slot = node.shared_open.lock();
         if slot.strong_count() > 0 || needs() != Some((at, pages)) {
-            return Ok(()); // Somebody was faster.
+            return Ok(()); // Another thread has opened or guarded it.
         }
         self.guard.opened(node, &base);
         self.base_state(node, &expected);
@@ -156,8 +159,8 @@ impl Overlay {
         Ok(())
     }
 
-    /// Copies the rest of files whose base has lost its name, as the descriptor that is held is the
-    /// last that is left of it, and ends the guard.
+    /// Completes the copies whose base has lost its name, since only the guard's descriptor leads
+    /// to such a base. Then ends the guard.
     pub(super) fn end_guard(&self) {
         let stays = self.scratch.lock().as_ref().is_some_and(|scratch| !scratch.is_temporary());
         for node in self.guard.all().into_iter().filter(|_| stays) {
@@ -169,8 +172,8 @@ impl Overlay {
         self.guard.end();
     }
 
-    /// Has the marks and the page map of a partial copy say how its base is by now, whose content is
-    /// that of first touch.
+    /// Writes the present fingerprint of the base into overlay xattrs and page map of a partial
+    /// copy. The content of the base is unchanged.
     fn expect(&self, node: &Node, now: &Fingerprint) {
         let stack = node.stack();
         let (Some(upper), Some(pages)) = (stack.upper, stack.pages) else { return };
@@ -185,7 +188,7 @@ impl Overlay {
         }
     }
 
-    /// Whether the marks of a partial copy lead to the base that it has.
+    /// Whether the overlay xattrs of a partial copy lead to its present base.
     fn is_found_again(&self, node: &Arc<Node>) -> bool {
         let found = self.with_names(|names| {
             let stack = node.stack();
@@ -199,6 +202,7 @@ impl Overlay {
         found.unwrap_or(false)
     }
 
+    /// Completes a copy whose base has lost its name.
     fn copy_for_good(&self, node: &Arc<Node>) {
         let path = self.path_of(node);
         let content = self.shared_open_of(node);
@@ -217,7 +221,7 @@ impl Overlay {
         }
     }
 
-    /// Guards the bases of the partial copies that were there when the scratch was opened.
+    /// Guards the bases of the partial copies that were in the scratch when it was opened.
     pub fn guard_kept(&self) {
         let kept: Vec<PathBuf> = match &*self.scratch.lock() {
             Some(scratch) => scratch.partial().iter().map(|file| file.path.clone()).collect(),
@@ -237,7 +241,7 @@ impl Overlay {
         guarded
     }
 
-    /// Lets go of bases that are too many to be held.
+    /// Releases the guarded bases above the limit.
     pub(super) fn evict_bases(&self) {
         self.guard.evict().into_iter().for_each(|ino| self.drop_unused(ino));
     }
@@ -262,13 +266,13 @@ impl Overlay {
     }
 }
 
-/// Waits for leases to be asked for.
+/// Waits for lease breaks, and starts threads that rescue files.
 fn attend(breaks: &Breaks, overlay: &Weak<Overlay>) {
     loop {
         let asked = match breaks.wait() {
             Ok(Some(asked)) => asked,
             Ok(None) => return,
-            Err(err) => return log::error!("guard: waiting for leases to be asked for: {err}"),
+            Err(err) => return log::error!("guard: waiting for lease breaks: {err}"),
         };
         let Some(overlay) = overlay.upgrade() else { return };
         asked.into_iter().for_each(|which| overlay.guard.asked(which));

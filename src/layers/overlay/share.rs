@@ -1,11 +1,12 @@
-//! Base files that are lent to the kernel to be read (`share`), and what becomes of them when
-//! they are written.
+//! Shares of lower files: base files that the kernel reads directly (`share`), and their revocation
+//! when the file is about to be written.
 //!
-//! The kernel takes one way for an inode at a time: one whose reading goes to the base can not be
-//! opened to be written here. So whoever wants to write gets another inode. The open is answered
-//! with ESTALE, upon which the kernel looks the name up anew, and is told a new number. From then
-//! on every open by the old number is answered so. Who has it open by that goes on reading the
-//! base, which is the price of sharing. Attributes tell the number of the base throughout.
+//! The kernel uses one I/O mode for an inode at a time: an inode that is open with a passthrough
+//! registration of the base file cannot be opened for a partial copy. So a writer gets another
+//! inode. Its open fails with ESTALE; the kernel then looks the name up again, and gets a new inode
+//! number. From then on every open by the old number fails with ESTALE. A handle that was opened by
+//! the old number goes on reading the base, which is the price of sharing. Attributes always have
+//! the node's number, which does not change.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,11 +22,11 @@ use super::node::{LowerInode, Node};
 use crate::sys::cred::Caller;
 use crate::volume::{HandleId, Ino, Open, Opened, Plane, RegisterBacking, Validity, Volume};
 
-/// What is lent of a file.
+/// Share of one file.
 pub(super) struct LowerShare {
-    /// The number that the kernel is told.
+    /// Inode number in replies to lookups.
     number: AtomicU64,
-    /// What is open by that number and read in the base.
+    /// Open handles by this number that read the base.
     open: Mutex<HashSet<u64>>,
 }
 
@@ -34,28 +35,28 @@ impl LowerShare {
         LowerShare { number: AtomicU64::new(ino.0), open: Mutex::default() }
     }
 
-    /// The number that the kernel is told.
+    /// Inode number in replies to lookups.
     pub(super) fn number(&self) -> Ino {
         Ino(self.number.load(Ordering::Acquire))
     }
 
-    /// Whether the kernel reads it in the base.
+    /// Whether a handle is open that reads the base.
     pub(super) fn is_open(&self) -> bool {
         !self.open.lock().is_empty()
     }
 
-    /// Notes that a handle is closed, which may be one of these.
+    /// Removes a closed handle, which may not belong to the share.
     pub(super) fn closed(&self, id: HandleId) {
         self.open.lock().remove(&id.0);
     }
 }
 
-/// How long a file is not lent again that somebody was about to write.
+/// Time for which a file is not shared again after its share was revoked.
 const SHARED_AGAIN: Duration = Duration::from_secs(10);
 
-/// The files that somebody was about to open to write, and was told to look up anew: once, since
-/// the second time the open would fail. Meanwhile the kernel may forget all of their numbers, and
-/// so may the table of nodes.
+/// Files whose share was revoked lately. They are not shared again for a while: the kernel repeats
+/// an open after ESTALE only once. They are kept apart from the nodes, which the kernel may forget
+/// meanwhile.
 #[derive(Default)]
 pub(super) struct Revocations(Mutex<HashMap<Ino, Instant>>);
 
@@ -71,11 +72,11 @@ impl Revocations {
     }
 }
 
-/// An open base file.
+/// Open base file that may become a share. It is closed on drop unless it was noted as one.
 pub(super) struct SharedLower<'a> {
     volume: &'a Volume,
     at: LowerInode,
-    /// Until it is noted as lent.
+    /// `None` once it is noted as a share.
     opened: Option<Opened>,
 }
 
@@ -90,10 +91,10 @@ impl Drop for SharedLower<'_> {
 }
 
 impl Overlay {
-    /// Refuses to open or change the content of a file by a number that it had before.
+    /// Checks that `ino` is the present number of a file, whose content is to be opened or changed.
     ///
     /// # Errors
-    /// ESTALE, upon which its name is looked up anew; ETXTBSY when it has none.
+    /// ESTALE, so that the kernel looks the name up again; ETXTBSY if the file has no name.
     pub(super) fn check_number(&self, node: &Node, ino: Ino) -> Result<(), Errno> {
         match node.lower_share.number() == ino {
             true => Ok(()),
@@ -102,8 +103,8 @@ impl Overlay {
         }
     }
 
-    /// Gives a file whose content is about to be changed another number if it is lent. Whoever
-    /// calls has locked its content, and nothing is lent meanwhile.
+    /// Revokes the share of a file whose content is about to change: gives it another inode number.
+    /// The caller holds [`Node::shared_open`] locked, so no new share is made meanwhile.
     pub(super) fn revoke_share(&self, node: &Node) {
         let mut open = node.lower_share.open.lock();
         if open.is_empty() || !node.is_linked() {
@@ -116,22 +117,23 @@ impl Overlay {
         node.lower_share.number.store(other.0, Ordering::Release);
         drop(open);
         if let Some(caches) = self.caches.get() {
-            // The kernel would trust them for long, and other names lead there.
-            let _ = caches.inode(known, false); // It may have forgotten it.
+            // The cached attributes of the old number are valid for long, and other names lead to
+            // it.
+            let _ = caches.inode(known, false); // The kernel may have forgotten it.
         }
     }
 
-    /// The same for an open file that is known by a number, or one that is to be opened.
+    /// Revokes the share of a file, and checks the number by which it is open or to be opened.
     ///
     /// # Errors
-    /// As [`Overlay::check_number`]; ETXTBSY too when it is lent and has no name.
+    /// As [`Overlay::check_number`]; ETXTBSY also if the file is shared and has no name.
     pub(super) fn revoke_share_by(&self, node: &Node, ino: Ino) -> Result<(), Errno> {
         self.revoke_share(node);
         self.check_number(node, ino)?;
         if node.lower_share.is_open() { Err(Errno::TXTBSY) } else { Ok(()) }
     }
 
-    /// How long attributes may be used that were asked for by a number.
+    /// Validity of attributes that are asked for by `ino`.
     pub(super) fn validity_by(&self, node: &Node, ino: Ino, validity: Validity) -> Validity {
         if node.lower_share.number() == ino || ino == Ino::ROOT {
             validity
@@ -140,7 +142,7 @@ impl Overlay {
         }
     }
 
-    /// Opens a base file to be lent to the kernel. It is closed where it is not noted as lent.
+    /// Opens a base file that is to be shared. It is closed on drop unless it is noted as a share.
     pub(super) fn open_shared(
         &self,
         at: LowerInode,
@@ -152,8 +154,8 @@ impl Overlay {
         Ok(SharedLower { volume, at, opened: Some(volume.open(at.ino, how, caller, register)?) })
     }
 
-    /// Notes that the base file itself is lent to the kernel to be read; `None` where it is not.
-    /// The caller holds its content locked.
+    /// Makes an open base file a share; `None` if it is not registered for passthrough. The caller
+    /// holds [`Node::shared_open`] locked.
     pub(super) fn note_shared(
         &self,
         node: &Arc<Node>,
@@ -167,7 +169,7 @@ impl Overlay {
         Some(opened)
     }
 
-    /// Whether a file may be lent that nobody has open otherwise.
+    /// Whether a file may be shared that is not open in another way.
     pub(super) fn may_be_shared(&self, node: &Node) -> bool {
         node.upper().is_none() && !self.revocations.has(node.ino)
     }
