@@ -1,16 +1,19 @@
-//! Changes that were made directly in the base, and what they concern of the tree.
+//! Changes that other processes make in the base, and their effect on the mount.
 //!
-//! A watch tells of them by the numbers of the base's volume. What is only below is mostly shown
-//! with that number; the others are kept in a table. A name of the base is the tree's unless the
-//! upper directory has something there. Pages of a partial copy stay those of first touch
-//! ([`super::base_guard`]): the kernel forgets them all the same, since it may have them from before.
+//! A watch reports each change by inode numbers of the base's volume. Most nodes that are only in
+//! the base have the same number; a table maps the others. A changed name of the base is visible
+//! unless the upper directory has an entry for it. The pages of a partial copy stay those of first
+//! touch ([`super::base_guard`]); the kernel's cache of them is invalidated all the same, since it
+//! may be older.
 //!
-//! A directory that is also in the upper volume stays when what is below it goes, is replaced or
-//! moved: what is merged is found out anew for it and for those in it, and what the kernel knows of
-//! its names is dropped. That goes by the path in the base, as when the scratch is mounted anew.
+//! A directory that is also in the upper volume stays when its lower directory is removed, replaced
+//! or moved. Its lower directories, and those of the directories in it, are looked up again by
+//! their path in the base, as at a new mount of the scratch, and the kernel's cache of its names is
+//! invalidated.
 //!
-//! Locks: the names, for reading while it is looked which nodes are concerned, for writing while a
-//! directory is merged anew by what was answered. Nothing is locked while the kernel is told.
+//! Locks: the names are held shared while the affected nodes are found, and exclusively while the
+//! lower directories of a node are replaced. No lock is held while the kernel's cache is
+//! invalidated.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -33,49 +36,51 @@ use super::write_through::WRITE_THROUGH;
 use crate::shown::Show;
 use crate::volume::{Ino, Invalidate, Stat, Told, Validity, Volume};
 
-/// Seconds after a change of the base by which every notice of it is taken to have come.
+/// Seconds after a change of the base within which the watch is assumed to report it.
 const LATE: i64 = 2;
 
-/// Whether a change may not have been told yet.
+/// Whether the watch may not have reported the last change of a file yet.
 fn is_recent(stat: &Stat) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     stat.ctime.sec.saturating_add(LATE) >= now as i64
 }
 
-/// The nodes that have something below by another number than their own.
+/// Nodes whose lower inode has another number than the node, by layer and lower number.
 #[derive(Default)]
 pub(super) struct Over(Mutex<HashMap<(usize, u64), Vec<Ino>>>);
 
-/// Directories that are not merged as they should be.
+/// Merged directories whose lower directories are out of date.
 #[derive(Default)]
 pub(super) struct Outdated {
+    /// `nodes` is not empty.
     any: AtomicBool,
     nodes: Mutex<HashSet<Ino>>,
-    /// Some directory of the upper volume says where what is below it is.
+    /// A directory of the upper volume has a redirect.
     redirects: AtomicBool,
-    /// Number of changes of the base that were told.
+    /// Number of reported changes of the base.
     changes: AtomicU64,
 }
 
 impl Outdated {
+    /// Number of reported changes of the base.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// Notes that lower layers may answer differently now. Every step that was answered before has
-    /// ended by then, and none is taken any more with these answers.
+    /// Notes that lower layers may answer differently now. With the names locked exclusively, every
+    /// step that used earlier answers has ended, and no later step uses them.
     fn has_changed(&self, _: &NamesWrite<'_>) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-/// Whether it is known by the number that what is below has anyhow.
+/// Whether a node's number follows from its lower inode, so that the table does not need it.
 fn has_its_number(ino: Ino, below: LowerInode) -> bool {
     below == LowerInode::GONE || ino == below.ino || ino.0 == below.ino.0 ^ WRITE_THROUGH
 }
 
 impl NodeTable {
-    /// Notes what a node has below.
+    /// Adds the lower inodes of a node to the table.
     pub(super) fn note_below(&self, ino: Ino, lowers: &[LowerInode]) {
         for at in lowers.iter().filter(|at| !has_its_number(ino, **at)) {
             let mut over = self.over.0.lock();
@@ -86,7 +91,7 @@ impl NodeTable {
         }
     }
 
-    /// Notes what a node has below no longer.
+    /// Removes former lower inodes of a node from the table.
     pub(super) fn note_not_below(&self, ino: Ino, lowers: &[LowerInode]) {
         for at in lowers.iter().filter(|at| !has_its_number(ino, **at)) {
             let mut over = self.over.0.lock();
@@ -99,28 +104,29 @@ impl NodeTable {
         }
     }
 
-    /// The numbers of the nodes that may have something below.
+    /// Inode numbers of the nodes that may have `at` as a lower inode.
     fn over(&self, at: LowerInode) -> impl Iterator<Item = Ino> + use<> {
         let others = self.over.0.lock().get(&(at.layer, at.ino.0)).cloned().unwrap_or_default();
         [at.ino, Ino(at.ino.0 ^ WRITE_THROUGH)].into_iter().chain(others)
     }
 }
 
-/// What the kernel is to forget of directories that were merged anew.
+/// Kernel caches to invalidate after lower directories were replaced.
 struct Forgotten {
-    /// NamesRead in directories; with what is below them.
+    /// Names in directories, with everything below them.
     names: Vec<(Ino, OsString)>,
+    /// Directories whose listings are invalidated.
     directories: Vec<Ino>,
 }
 
 impl Overlay {
-    /// The volume of the base.
+    /// Volume of the base.
     #[must_use]
     pub fn base(&self) -> Arc<Volume> {
         Arc::clone(self.plain_volumes().last().unwrap_or(&self.upper))
     }
 
-    /// The nodes that may have something below, to be let go of with no lock held.
+    /// Nodes that may have `at` as a lower inode. They are dropped with no lock held.
     fn over(&self, at: LowerInode) -> Vec<HeldNode<'_>> {
         self.nodes.over(at).filter_map(|ino| self.held(ino)).collect()
     }
@@ -129,7 +135,7 @@ impl Overlay {
         LowerInode { layer: self.layers.len().saturating_sub(1), ino }
     }
 
-    /// How long the kernel may use which names a directory has below.
+    /// Validity of the names that a directory has in its lower directories.
     pub(super) fn validity_below(&self, dir: &Node) -> Validity {
         self.validity_in(&dir.stack().lowers)
     }
@@ -141,12 +147,12 @@ impl Overlay {
         dirs.iter().map(in_layer).min().unwrap_or(Validity::UntilInvalidated)
     }
 
-    /// Whether all that changes in directories below is told.
+    /// Whether the watch reports every change in these lower directories.
     pub(super) fn is_told(&self, dirs: &[LowerInode]) -> bool {
         self.validity_in(dirs) == Validity::UntilInvalidated
     }
 
-    /// How long the kernel may use that a name leads to a node, whose attributes are these.
+    /// Validity of a node's name; `stat` has the attributes of the node's topmost layer.
     pub(super) fn name_validity(&self, node: &Node, stat: &Stat) -> Validity {
         let Some(parent) = node.parent() else { return Validity::UntilInvalidated };
         let stack = node.stack();
@@ -168,15 +174,16 @@ impl Overlay {
         }
     }
 
-    /// Whether the base of a file has changed so lately that it may not be told yet, as far as it is
-    /// known. The kernel may have pages of it from before.
+    /// Whether the base of a file has changed so lately that the watch may not have reported it.
+    /// The kernel may have older pages of it then. False if the attributes cannot be read.
     pub(super) fn has_just_changed(&self, node: &Node) -> bool {
         let below = node.stack().lowers.first().copied();
         let stat = below.and_then(|at| Some(self.layer(at).ok()?.attr(at.ino, None).ok()?.stat));
         stat.is_some_and(|stat| is_recent(&stat))
     }
 
-    /// The same of a file that has become whole just now, by its base.
+    /// Invalidates the kernel's cache of a file that has just become complete, if its base has
+    /// changed so lately that the watch may not have reported it.
     pub(super) fn note_complete(&self, node: &Node, base: &Stat) {
         if is_recent(base)
             && let Some(caches) = self.caches.get()
@@ -185,19 +192,19 @@ impl Overlay {
         }
     }
 
-    /// Notes that some directory says where what is below it is; before that is looked for.
+    /// Notes that a directory has a redirect, before its lower directory is looked up.
     pub(super) fn note_redirect(&self) {
         self.outdated.redirects.store(true, Ordering::SeqCst);
     }
 
-    /// Notes that a directory was found with something else below than it has.
+    /// Notes that the lower directories of a node are out of date.
     pub(super) fn note_outdated(&self, node: &Node) {
         self.outdated.nodes.lock().insert(node.ino);
         self.outdated.any.store(true, Ordering::Release);
     }
 
-    /// Merges directories anew that were found outdated. Whoever calls may answer a request, and
-    /// has not locked the names.
+    /// Looks the lower directories of outdated nodes up again. The caller has not locked the names.
+    /// It may be answering a request, so another thread invalidates the kernel's cache.
     pub(super) fn merge_outdated(&self) {
         if !self.outdated.any.swap(false, Ordering::AcqRel) {
             return;
@@ -211,14 +218,14 @@ impl Overlay {
         let (caches, base) = (Arc::clone(caches), self.base());
         let tell = move || forgotten.tell(&*caches, &base);
         if let Err(err) = std::thread::Builder::new().name(String::from("merge")).spawn(tell) {
-            log::error!("merging anew: starting a thread: {err}");
+            log::error!("invalidating merged directories: starting a thread: {err}");
         }
     }
 
     /// The directories that an upper one is merged with at a name, with a lookup held of each.
     ///
     /// # Errors
-    /// Those of looking at it and at what is below.
+    /// Errors of reading the upper directory, and of lookups in the lower layers.
     fn merged_with(
         &self,
         names: &NamesRead<'_>,
@@ -229,14 +236,14 @@ impl Overlay {
         let stack = parent.stack();
         let whence = LookupScope { names, parent, dirs: &stack.lowers };
         let stat = self.upper.attr(upper, None)?.stat;
-        let marks = self.xattrs_of(upper, &stat).map_err(|err| self.tell_of(whence, name, err))?;
-        self.merged_below(whence, name, &marks)
+        let xattrs = self.xattrs_of(upper, &stat).map_err(|err| self.tell_of(whence, name, err))?;
+        self.merged_below(whence, name, &xattrs)
     }
 
     /// Finds out anew what is below directories of the upper volume, and below those in them.
     fn merge_anew<'a>(&'a self, mut nodes: Vec<HeldNode<'a>>) -> Forgotten {
         let mut changed = HashMap::new();
-        self.no_answer_is_good();
+        self.discard_answers();
         while let Some(node) = nodes.pop() {
             match self.change_names(|names| self.merge_again(names, &node)) {
                 Ok(false) => {}
@@ -249,7 +256,7 @@ impl Overlay {
                 }
                 Err(err) => {
                     let path = self.path_of(&node);
-                    log::warn!("{}: merging it with the base anew: {err}", path.shown());
+                    log::warn!("{}: merging it with the base again: {err}", path.shown());
                 }
             }
         }
@@ -259,10 +266,11 @@ impl Overlay {
         }
         let is_inside =
             |node: &Node| node.parent().is_some_and(|parent| changed.contains_key(&parent.ino));
-        // Whoever has found something below as it was has made a node of it by then.
-        self.no_answer_is_good();
+        // Every lookup with an earlier answer has ended then, and has made its node.
+        self.discard_answers();
         let inside = self.all_held(is_inside);
-        // Those below first: a name takes along what is known below it.
+        // Names in the directories come first: the name of a directory drops all cached names below
+        // it.
         for node in inside.iter().chain(changed.values()) {
             let seen = node.seen().map(|(parent, name)| (self.hold(parent).ino, name));
             forgotten.names.extend(seen);
@@ -271,8 +279,8 @@ impl Overlay {
         forgotten
     }
 
-    /// Has all that lower layers have answered asked for anew.
-    fn no_answer_is_good(&self) {
+    /// Discards all earlier answers of lower layers.
+    fn discard_answers(&self) {
         let noted = self.change_names(|names| {
             self.outdated.has_changed(names);
             Ok(())
@@ -280,7 +288,7 @@ impl Overlay {
         debug_assert_eq!(noted, Ok(()));
     }
 
-    /// The same for one directory alone. Returns whether anything is different.
+    /// Looks the lower directories of one node up again. Returns whether they have changed.
     fn merge_again(&self, names: &NamesWrite<'_>, node: &Arc<Node>) -> Step<bool> {
         let (Some(upper), Some((parent, name))) = (node.upper(), node.seen()) else {
             return Ok(false);
@@ -304,12 +312,12 @@ impl Overlay {
 
 impl Forgotten {
     fn tell(&self, caches: &dyn Invalidate, base: &Volume) {
-        // What was found before is in the kernel's cache by then: it has no entry of this name, and
-        // looks for it when no lookup or listing of the directory is under way.
+        // The kernel has no entry `.`. It looks for it after lookups and listings of the directory
+        // that are under way, so their results are in its cache afterwards.
         for dir in &self.directories {
             let _ = caches.entry(*dir, OsStr::new("."));
         }
-        // Where something is mounted inside the mount, names are not trusted for long.
+        // With other mounts inside of this one, names are expired and not dropped.
         let holds_mounts = base.holds_mounts();
         for (parent, name) in &self.names {
             base.note_sent(match holds_mounts {
@@ -318,7 +326,7 @@ impl Forgotten {
             });
         }
         for dir in &self.directories {
-            let _ = caches.inode(*dir, true); // Mostly known.
+            let _ = caches.inode(*dir, true); // The kernel may not know the inode.
         }
     }
 }
@@ -338,8 +346,8 @@ impl Overlay {
         }
     }
 
-    /// The directories of the upper volume that are known at a name in those over one of the base.
-    /// By then every lookup has ended that has seen the base as it was.
+    /// Nodes of the upper directories at a name in the directories over one of the base. Every
+    /// lookup that has seen the earlier state of the base has ended when they are collected.
     fn known_directories(&self, at: LowerInode, name: &OsStr) -> Vec<HeldNode<'_>> {
         let numbers = self.nodes.numbers();
         let named = |dir: &HeldNode<'_>| {
@@ -391,7 +399,7 @@ impl Told for Overlay {
         let mut nodes = self.over(at);
         nodes.retain(|node| node.has_below(at));
         if nodes.is_empty() {
-            return base.is_known(ino); // Somebody is about to make a node of it.
+            return base.is_known(ino); // Another thread is about to make its node.
         }
         let mut again = false;
         for node in nodes {
@@ -412,8 +420,9 @@ impl Told for Overlay {
                     }
                 }
             }
-            // What is only below is shown as the base is: a lookup of it may be under way that has
-            // seen it as it was, and is counted with its answer.
+            // A node that is only in the base has the base's attributes. A lookup may be under way
+            // that has read earlier ones; the kernel knows the inode after its reply, and is asked
+            // again.
             again |= !known && (node.is_looked_up() || node.upper().is_none());
         }
         again
@@ -427,8 +436,8 @@ impl Told for Overlay {
             let redirect = node.redirect();
             redirect.is_some_and(|path| path.iter().any(|name| names.contains(name)))
         };
-        // By then every lookup has ended that has seen the base as it was.
-        self.no_answer_is_good();
+        // Every lookup that has seen the earlier state of the base has ended then.
+        self.discard_answers();
         let concerned = self.all_held(leads_there);
         if !concerned.is_empty() {
             self.tell(&self.merge_anew(concerned));
@@ -438,7 +447,7 @@ impl Told for Overlay {
     fn everything(&self) {
         let merged = |node: &Node| node.is_dir() && node.upper().is_some();
         for node in self.all_held(merged) {
-            // One at a time, so that others get at the names in between.
+            // One node at a time, so that requests can lock the names in between.
             self.tell(&self.merge_anew(vec![node]));
         }
     }

@@ -1,14 +1,14 @@
-//! The guard of the base: files of it that are open here, or of which pages show through a partial
-//! copy, keep the content that they had at first touch for as long as the scratch is mounted.
+//! Guard of the base: base files that are open in the mount or visible through a partial copy keep
+//! their content of first touch while the scratch is mounted.
 //!
-//! Each of them is under a read lease ([`lease`]), as long as descriptors last: those that are open
-//! here and the partial copies that were used last. Whoever opens such a file for writing, or
-//! truncates it, waits in the kernel until what still shows of it has been copied into the scratch
-//! ([`super::lease_break`]). A file that is replaced by rename or removed needs no guard: the descriptor
-//! that is held keeps it. What is under no lease is compared by fingerprint whenever its pages are
-//! read ([`BaseState`]).
+//! Each such file is under a read lease ([`lease`]) as far as descriptors suffice: the open files,
+//! and the partial copies that were used last. Another process that opens such a file for writing
+//! or truncates it waits in the kernel until its visible pages have been copied into the scratch
+//! ([`super::lease_break`]). A base file that is replaced by rename or removed needs no lease,
+//! since the descriptor keeps it. The fingerprint of a file without a lease is compared at each
+//! read of its pages ([`BaseState`]).
 //!
-//! With [`Guard::held`] locked no base is asked, and no descriptor of one is closed.
+//! While [`Guard::held`] is locked, no base is accessed and no descriptor of one is closed.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -29,32 +29,32 @@ use crate::sys::file::descriptor_limit;
 use crate::sys::lease::{self, Asked, Keeper, Stop};
 use crate::volume::{GuardCounts, Ino};
 
-/// The share of the descriptors that partial copies which nobody has open may hold.
+/// Fraction (1/n) of the descriptor limit for the bases of partial copies that are not open.
 const SHARE_OF_DESCRIPTORS: u64 = 4;
-/// How many they may hold at most.
+/// Largest number of descriptors for the bases of partial copies that are not open.
 const MOST_IDLE: u64 = 16_384;
-/// How many of these are given up at a time where few descriptors are left.
+/// Number of idle files that are released at once where few descriptors are left.
 const GIVEN_UP: usize = 64;
-/// How many files are copied at a time.
+/// Largest number of threads that rescue files.
 const MOST_THREADS: usize = 4;
-/// How much earlier than the kernel takes a lease away it counts as gone.
+/// Time by which a lease counts as gone before the kernel breaks it.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How many files are listed by name.
+/// Largest number of files that are listed by name.
 const MOST_NAMED: usize = 100;
 
-/// A file of the base that is in use here.
+/// Guarded base file.
 struct Entry {
     node: Arc<Node>,
     file: Arc<OwnedFd>,
-    /// Of a file with a partial copy.
+    /// State of the base; only for a partial copy.
     state: Option<Arc<BaseState>>,
-    /// Why there is no lease.
+    /// Reason why no lease is held.
     refused: Option<Errno>,
-    /// Since when somebody waits for the lease.
+    /// Moment at which a writer began to wait for the lease.
     asked: Option<Instant>,
-    /// Nobody has the file open here; when it was used last.
+    /// Time of last use by [`Held::clock`]; `None` while the file is open in the mount.
     idle: Option<u64>,
-    /// Number of leases taken.
+    /// Number of leases taken so far, which tells two leases apart.
     taken: u64,
 }
 
@@ -64,8 +64,8 @@ impl Entry {
     }
 }
 
-/// A file that is guarded no longer. Its base may be asked when this is dropped, and its descriptor
-/// is closed: nothing that others need is locked then.
+/// File that is not guarded any more. Its drop accesses the base and closes the descriptor, so it
+/// must run with no lock held that requests need.
 #[must_use]
 pub(super) struct Released(Entry);
 
@@ -86,7 +86,7 @@ impl Drop for Released {
 struct Held {
     entries: HashMap<Ino, Entry>,
     files: HashMap<RawFd, Ino>,
-    /// Those that nobody has open, by when they were used last.
+    /// Files that are not open, by the time of last use.
     idle: BTreeMap<u64, Ino>,
     clock: u64,
 }
@@ -100,56 +100,58 @@ impl Held {
     }
 }
 
-/// What is to be copied, open files first.
+/// Files to rescue.
 #[derive(Default)]
 struct Jobs {
+    /// Queue of open files, which are rescued first.
     open: VecDeque<Ino>,
+    /// Queue of other files.
     rest: VecDeque<Ino>,
     threads: usize,
-    /// Nothing is copied any more.
+    /// The guard ends: no thread is started any more.
     over: bool,
-    /// How many of them copy.
+    /// Number of threads that are rescuing a file.
     busy: usize,
-    /// What is being copied, and how much of it was.
+    /// Files that are being copied: path and number of copied bytes.
     under_way: HashMap<Ino, (PathBuf, u64)>,
 }
 
-/// The guard of one scratch.
+/// Guard of the base of one scratch.
 #[derive(Default)]
 pub(super) struct Guard {
     keeper: OnceLock<Keeper>,
     stop: Mutex<Option<Stop>>,
     held: Brief<Held>,
     jobs: Mutex<Jobs>,
-    /// A thread that copies has ended.
+    /// Signals the end of a thread that rescues files.
     rest: Condvar,
-    /// Files whose rest was copied because somebody was about to change the base.
+    /// Number of rescued files, and of bytes copied for them.
     rescued: AtomicU64,
     rescued_bytes: AtomicU64,
-    /// Files whose rest was not copied in time, with the reason.
+    /// Files whose rescue failed, with the reason.
     failed: Mutex<Vec<(PathBuf, String)>>,
-    /// All that the scratch covers was compared with the base.
+    /// The comparison of all covered names with the base has ended.
     pub(super) compared: AtomicBool,
-    /// Files whose base has changed, or may have.
+    /// Files whose base has changed or may have changed.
     changed: Arc<ChangedFiles>,
 }
 
 impl Guard {
-    /// Begins to take leases, which `keeper` is asked for.
+    /// Starts to take leases, whose breaks are sent to `keeper`.
     pub(super) fn start(&self, keeper: Keeper, stop: Stop) {
         if self.keeper.set(keeper).is_err() {
-            log::error!("the base is guarded twice");
+            log::error!("the guard of the base was started twice");
         }
         *self.stop.lock() = Some(stop);
     }
 
-    /// The descriptor of the base that is held of a file.
+    /// Descriptor of the base of a guarded file.
     pub(super) fn file(&self, node: &Node) -> Option<Arc<OwnedFd>> {
         Some(Arc::clone(&self.held.lock().entries.get(&node.ino)?.file))
     }
 
-    /// Takes note that a file is opened here whose content is in the base. Whoever calls has locked
-    /// [`Node::content`].
+    /// Guards a file that is opened in the mount and whose base is visible. The caller holds
+    /// [`Node::shared_open`] locked.
     pub(super) fn opened(&self, node: &Arc<Node>, file: &Arc<OwnedFd>) {
         let Some(keeper) = self.keeper.get() else { return };
         let mut held = self.held.lock();
@@ -170,8 +172,9 @@ impl Guard {
         held.entries.insert(ino, Entry { node, file, state, refused, asked, idle, taken: 1 });
     }
 
-    /// Takes note of what a file with a partial copy says of its base. [`Guard::confirm`] is due when
-    /// nothing is locked any more; until then the base is compared whenever it is read.
+    /// Attaches the state of the base to a guarded file with a partial copy. The caller calls
+    /// [`Guard::confirm`] when no lock is held any more; until then the base is compared at each
+    /// read.
     pub(super) fn attach(&self, node: &Node, state: &Arc<BaseState>) {
         let mut held = self.held.lock();
         let Some(entry) = held.entries.get_mut(&node.ino) else { return };
@@ -184,7 +187,8 @@ impl Guard {
         entry.state = Some(Arc::clone(state));
     }
 
-    /// Relies on the lease of a file whose base is found as it was. The base is asked.
+    /// Replaces the comparisons by the lease of a file if its base is found unchanged. Accesses the
+    /// base.
     pub(super) fn confirm(&self, node: &Node) {
         let leased = |held: &Held| {
             let entry = held.entries.get(&node.ino).filter(|entry| entry.is_leased())?;
@@ -197,7 +201,7 @@ impl Guard {
             return;
         }
         let held = self.held.lock();
-        // It has been the same lease throughout.
+        // The lease was not replaced by another one meanwhile.
         if let Some((_, same, still)) = leased(&held)
             && Arc::ptr_eq(&state, &same)
             && still == taken
@@ -206,8 +210,8 @@ impl Guard {
         }
     }
 
-    /// Takes note that nobody has a file open here any more. Whoever calls has locked
-    /// [`Node::content`], and drops what is returned when that is let go.
+    /// Notes that a file is not open in the mount any more. The caller holds [`Node::shared_open`]
+    /// locked, and drops the returned value after unlocking it.
     #[must_use]
     pub(super) fn closed(&self, node: &Node) -> Option<Released> {
         let stack = node.stack();
@@ -227,7 +231,7 @@ impl Guard {
         None
     }
 
-    /// Takes note that nothing of the base of a file is told any more.
+    /// Removes a released file from the list of changed bases.
     fn forgotten(&self, released: Option<Released>) -> Option<Released> {
         if let Some(Released(Entry { state: Some(state), .. })) = &released {
             self.changed.forget(state.path());
@@ -235,8 +239,8 @@ impl Guard {
         released
     }
 
-    /// Lets go of a file that has lost its last name, unless somebody has it open. What is returned
-    /// is to be dropped with nothing locked.
+    /// Releases a file that has lost its last name, unless it is open. The returned value is
+    /// dropped with no lock held.
     #[must_use]
     pub(super) fn unlinked(&self, node: &Node) -> Option<Released> {
         let mut held = self.held.lock();
@@ -244,13 +248,13 @@ impl Guard {
         if is_idle { self.forgotten(held.remove(node.ino)) } else { None }
     }
 
-    /// Lets go of what was used least lately and is too much. Returns the nodes, which may be
-    /// unused now.
+    /// Releases the least recently used files above the limit. Returns their inode numbers: the
+    /// nodes may be unused now.
     pub(super) fn evict(&self) -> Vec<Ino> {
         self.evict_beyond(Guard::most_idle())
     }
 
-    /// The same where descriptors are needed for something else.
+    /// Releases some idle files, whose descriptors are needed for other files.
     pub(super) fn give_up_some(&self) -> Vec<Ino> {
         let idle = self.held.lock().idle.len();
         self.evict_beyond(idle.saturating_sub(GIVEN_UP))
@@ -261,7 +265,7 @@ impl Guard {
         let mut locked = self.held.lock();
         let held = &mut *locked;
         let excess = held.idle.len().saturating_sub(most);
-        // Of a base that somebody waits for the rest is being copied.
+        // A base with a waiting writer stays: it is being rescued.
         let unasked = |ino: &Ino| held.entries.get(ino).is_none_or(|entry| entry.asked.is_none());
         gone.extend(held.idle.values().copied().filter(unasked).take(excess));
         let released: Vec<_> = gone.iter().filter_map(|ino| held.remove(*ino)).collect();
@@ -270,32 +274,32 @@ impl Guard {
         gone
     }
 
-    /// Whether no more bases of files that nobody has open may be held.
+    /// Whether the limit of files that are not open is reached.
     pub(super) fn is_full(&self) -> bool {
         self.held.lock().idle.len() >= Guard::most_idle()
     }
 
-    /// Where files are told whose base has changed.
+    /// List of files whose base has changed or may have changed.
     pub(super) fn changed(&self) -> Arc<ChangedFiles> {
         Arc::clone(&self.changed)
     }
 
-    /// Takes note of files whose base was changed while nothing was mounted.
+    /// Notes files whose base was changed while the scratch was not mounted.
     pub(super) fn note_changed(&self, found: &[Changed]) {
         found.iter().for_each(|(path, fate)| self.changed.note(path, *fate));
     }
 
-    /// How many bases of files that nobody has open may be held.
+    /// Largest number of guarded files that are not open.
     pub(super) fn most_idle() -> usize {
         (descriptor_limit().0 / SHARE_OF_DESCRIPTORS).min(MOST_IDLE) as usize
     }
 
-    /// Takes note that somebody waits for leases.
+    /// Notes that a writer waits for a lease, and queues the file for rescue.
     pub(super) fn asked(&self, which: Asked) {
         let mut held = self.held.lock();
         let held = &mut *held;
         let mut note = |ino: Ino| {
-            // The signal may be of a file that had the number before.
+            // The event may be for an earlier file with the same descriptor number.
             if let Some(entry) = held.entries.get_mut(&ino)
                 && entry.is_leased()
                 && !lease::is_held(&entry.file)
@@ -319,7 +323,7 @@ impl Guard {
         }
     }
 
-    /// Whether another thread is to copy, which counts as started then.
+    /// Whether the caller has to start another rescue thread. The thread counts as started then.
     pub(super) fn needs_thread(&self) -> bool {
         let mut jobs = self.jobs.lock();
         let work = jobs.open.len() + jobs.rest.len() + jobs.busy;
@@ -328,8 +332,8 @@ impl Guard {
         needed
     }
 
-    /// The next file to copy, and since when somebody waits for that; `None` ends the thread.
-    /// [`Guard::finish`] is due for each.
+    /// Next file to rescue, and the moment at which its writer began to wait; `None` ends the
+    /// thread. The caller calls [`Guard::finish`] for each file.
     pub(super) fn next(&self) -> Option<(Arc<Node>, Instant)> {
         loop {
             let ino = {
@@ -343,7 +347,7 @@ impl Guard {
                 jobs.busy += 1;
                 next?
             };
-            // It may have been closed or removed, and needs no copy then.
+            // A file that was closed or removed meanwhile needs no rescue.
             let held = self.held.lock();
             if let Some(entry) = held.entries.get(&ino)
                 && let Some(asked) = entry.asked
@@ -355,13 +359,14 @@ impl Guard {
         }
     }
 
-    /// Takes note of how much of a file was copied.
+    /// Adds `bytes` to the copied bytes of a file.
     pub(super) fn progress(&self, node: &Node, path: &std::path::Path, bytes: u64) {
         let mut jobs = self.jobs.lock();
         jobs.under_way.entry(node.ino).or_insert_with(|| (path.to_owned(), 0)).1 += bytes;
     }
 
-    /// Lets whoever waits for a file go on. Returns how much of it was copied.
+    /// Ends the rescue of a file: gives the lease back to the waiting writer. Returns the number of
+    /// copied bytes.
     pub(super) fn finish(&self, node: &Node, path: PathBuf, failure: Option<String>) -> u64 {
         let mut jobs = self.jobs.lock();
         jobs.busy -= 1;
@@ -370,7 +375,7 @@ impl Guard {
         let Some(reason) = failure else {
             self.rescued.fetch_add(1, Ordering::Relaxed);
             self.rescued_bytes.fetch_add(bytes, Ordering::Relaxed);
-            // Nothing of the base shows any more, whoever has the file open.
+            // No page of the base is visible any more, also through open handles.
             let released = self.held.lock().remove(node.ino);
             drop(released);
             return bytes;
@@ -387,20 +392,20 @@ impl Guard {
                 && Arc::ptr_eq(&entry.file, &file)
             {
                 entry.asked = None;
-                entry.refused = Some(Errno::AGAIN); // Somebody writes it.
+                entry.refused = Some(Errno::AGAIN); // The base is open for writing.
             }
         }
         bytes
     }
 
-    /// The files that are held.
+    /// All guarded files.
     pub(super) fn all(&self) -> Vec<Arc<Node>> {
         self.held.lock().entries.values().map(|entry| Arc::clone(&entry.node)).collect()
     }
 
-    /// The files whose base is under a lease and has other times or attributes than it had, with the
-    /// base as it is at this moment. To be called when there are no requests any more: the kernel
-    /// may not have told of the last close.
+    /// Files whose base is under a lease and has other times or attributes than expected, with its
+    /// present fingerprint. It accesses bases with [`Guard::held`] locked, so it is called at
+    /// unmount, when no requests come any more. Their last close may not have been reported.
     pub(super) fn moved(&self) -> Vec<(Arc<Node>, Fingerprint)> {
         let held = self.held.lock();
         let leased = held.entries.values().filter(|entry| entry.is_leased());
@@ -410,7 +415,7 @@ impl Guard {
         leased.filter_map(moved).collect()
     }
 
-    /// Waits until nothing is being copied, gives everything back, and ends the thread.
+    /// Waits for all rescue threads, releases all files, and stops the guard thread.
     pub(super) fn end(&self) {
         let mut jobs = self.jobs.lock();
         while jobs.threads > 0 {
@@ -428,7 +433,7 @@ impl Guard {
         }
     }
 
-    /// What `status` says.
+    /// Counters for `status`.
     pub(super) fn counts(&self, path_of: impl Fn(&Node) -> PathBuf) -> GuardCounts {
         let mut counts = GuardCounts {
             rescued_files: self.rescued.load(Ordering::Relaxed),
@@ -461,12 +466,12 @@ impl Guard {
     }
 }
 
-/// When a lease counts as gone that is asked for at a moment.
+/// Moment from which a lease counts as gone whose writer began to wait at `asked`.
 fn end_of(asked: Instant) -> Instant {
     asked + lease::break_time().saturating_sub(MARGIN)
 }
 
-/// How long somebody has waited, and whether that is more than the kernel allows.
+/// Time that a writer has waited, and whether the kernel has broken the lease meanwhile.
 pub(super) fn was_late(asked: Instant) -> (Duration, bool) {
     let waited = asked.elapsed();
     (waited, waited > lease::break_time())

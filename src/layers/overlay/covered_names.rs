@@ -1,10 +1,10 @@
-//! What a name of the scratch covers in the base, by the fingerprint that it had when the scratch
-//! took its place: so a change of the base under the scratch is told.
+//! Covered names: names of the scratch that hide a file of the base. The fingerprint of the hidden
+//! file is kept, so that a change of the base under the scratch is detected.
 //!
-//! A copy in its place covers its origin, and needs no more than the mark of that. What comes to be
-//! at another name that the base has, and a whiteout, has a mark of its own (`mmapfs.covers`). It is
-//! written after a rename: where it is missing, it is not known what is covered. A file with several
-//! names covers more than one mark tells; it is not compared with other files than its origin.
+//! A copy at its own name covers its origin, whose fingerprint is in the xattr `mmapfs.origin`. A
+//! whiteout, and a file that has come to another name of the base, has the xattr `mmapfs.covers`. A
+//! rename writes it afterwards: if it is missing, the covered file is unknown. A file with several
+//! names may cover more files than one xattr can hold; it is compared with its origin alone.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -23,15 +23,14 @@ use crate::layers::pages::{Comparison, Fingerprint};
 use crate::shown::Show;
 use crate::volume::Ino;
 
-/// The mark of what is covered, empty for nothing.
+/// Xattr with the packed fingerprint of the covered file; empty if no file is covered.
 const COVERS: &str = "mmapfs.covers";
 
 /// Number of files that the log names.
 const NAMED: usize = 3;
 
 impl Overlay {
-    /// The cover of a node at a name that the lower layers have; `None` where that is not
-    /// known.
+    /// Fingerprint of the file that a node covers at its name; `None` if it is unknown.
     pub(super) fn cover_of(&self, names: &NamesRead<'_>, node: &Node) -> Step<Option<Fingerprint>> {
         let stack = node.stack();
         match (stack.upper, stack.lowers.first()) {
@@ -47,7 +46,7 @@ impl Overlay {
         marks.covers.unwrap_or(marks.origin)
     }
 
-    /// The cover of the whiteout at a name of an upper directory.
+    /// Fingerprint of the file that the whiteout at a name of an upper directory covers.
     pub(super) fn cover_at(&self, above: Ino, name: &OsStr) -> Option<Fingerprint> {
         let entry = self.upper.lookup(above, name).ok()?;
         let cover = self.cover_by_marks(entry.attr.ino);
@@ -55,8 +54,8 @@ impl Overlay {
         cover
     }
 
-    /// Notes what a file or whiteout covers from now on: nothing that is known, or nothing at all,
-    /// with `None`. A mark that cannot be written tells nothing.
+    /// Sets the fingerprint of the file that an upper file or whiteout covers from now on; `None`
+    /// if it covers no file or an unknown one. A failure to write it is logged.
     pub(super) fn note_cover(&self, upper: Ino, cover: Option<&Fingerprint>) {
         let packed = cover.map(Fingerprint::pack).unwrap_or_default();
         if let Err(err) = self.top.xattrs.write(&self.upper, upper, COVERS, &packed) {
@@ -64,23 +63,23 @@ impl Overlay {
         }
     }
 
-    /// The same for something that has come to a name. A file with several names covers nothing
-    /// that is known.
+    /// As [`Overlay::note_cover`], for a file that has come to another name. A file with several
+    /// names covers an unknown file.
     pub(super) fn note_cover_moved(&self, upper: Ino, cover: Option<&Fingerprint>) {
         let found = self.upper.attr(upper, None);
         let one_name = found.is_ok_and(|found| found.stat.is_dir() || found.stat.nlink == 1);
         self.note_cover(upper, cover.filter(|_| one_name));
     }
 
-    /// The same for a file that has got another name, where it covers something at the first one: a
-    /// mark is for one name.
+    /// Marks the covered file of an upper file as unknown if it had one: the file has got another
+    /// name, and the fingerprint is for one name alone.
     pub(super) fn note_another_name(&self, upper: Ino) {
         if self.cover_by_marks(upper).is_some() {
             self.note_cover(upper, None);
         }
     }
 
-    /// The same for what is at a name of an upper directory.
+    /// As [`Overlay::note_cover`], for the entry at a name of an upper directory.
     pub(super) fn note_cover_at(&self, above: Ino, name: &OsStr, cover: Option<&Fingerprint>) {
         if let Ok(entry) = self.upper.lookup(above, name) {
             self.note_cover(entry.attr.ino, cover);
@@ -88,7 +87,7 @@ impl Overlay {
         }
     }
 
-    /// Makes a whiteout, which says what it covers.
+    /// Makes a whiteout with the fingerprint of the file that it covers.
     pub(super) fn make_whiteout(
         &self,
         above: Ino,
@@ -103,10 +102,10 @@ impl Overlay {
         Ok(())
     }
 
-    /// Compares all that the scratch covers with what it was, on a thread of its own.
+    /// Starts a thread that compares all covered files with their fingerprints.
     ///
     /// # Errors
-    /// Where there can be no thread.
+    /// The thread cannot be started.
     pub fn start_comparing(self: &Arc<Overlay>) -> Result<(), Errno> {
         let found = self.scratch.lock().as_ref().map(|scratch| scratch.found());
         if found.is_none_or(|found| found.copied_files + found.whiteouts == 0) {
@@ -119,7 +118,7 @@ impl Overlay {
         started.map(drop).map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::AGAIN))
     }
 
-    /// Compares all that the scratch covers with what it was, and takes note of what has changed.
+    /// Compares all covered files with their fingerprints, and notes the changed ones.
     fn compare_covered(&self) {
         let mut changed = Vec::new();
         let mut left = vec![Ino::ROOT];
@@ -127,7 +126,7 @@ impl Overlay {
             if self.scratch.lock().is_some()
                 && let Err(err) = self.compare_in(dir, &mut left, &mut changed)
             {
-                log::debug!("comparing what a directory covers: {err}");
+                log::debug!("comparing the covered names of a directory: {err}");
             }
             self.forget(dir, 1); // The root is never forgotten.
         }
@@ -146,8 +145,8 @@ impl Overlay {
         );
     }
 
-    /// Compares what the entries of a directory cover. The directories in it that have something
-    /// below are to be compared next, with a lookup held.
+    /// Compares the files that the entries of a directory cover. Its subdirectories are added to
+    /// `left`, with a lookup count.
     fn compare_in(
         &self,
         dir: Ino,
@@ -174,7 +173,7 @@ impl Overlay {
                 left.push(entry.attr.ino);
             }
             let fate = || self.fate_of(upper, &stack.lowers, &name);
-            // NamesRead may change meanwhile: what is found twice is so.
+            // The names are not locked: a fate counts if it is found twice.
             if let Some(fate) = fate().filter(|found| fate().as_ref() == Some(found)) {
                 let path = self.path_of(&node).join(&name);
                 self.guard.changed().note_also(&path, fate);
@@ -184,15 +183,14 @@ impl Overlay {
         Ok(())
     }
 
-    /// The fate of the base file that an upper entry covers; `None` where it is as it was, or
-    /// that is not known.
+    /// Fate of the base file that an upper entry covers; `None` if it is unchanged or unknown.
     fn fate_of(&self, upper: Ino, lowers: &[LowerInode], name: &OsStr) -> Option<Fate> {
         let entry = self.upper.lookup(upper, name).ok()?;
         let marks = self.top.xattrs.read(&self.upper, entry.attr.ino);
         self.upper.forget(entry.attr.ino, 1);
         let (marks, stat) = (marks.ok()?, entry.attr.stat);
         if marks.pages.is_some() && marks.covers.is_none() {
-            return None; // Its pages are compared with its base.
+            return None; // The base of a partial copy is compared elsewhere.
         }
         let then = marks.covers.unwrap_or(marks.origin)?;
         let is_whiteout = is_whiteout(&stat);
