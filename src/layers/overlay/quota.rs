@@ -1,10 +1,10 @@
-//! The bound of a scratch that is kept by counting: where it shares a filesystem with others.
+//! Quota of a scratch that shares a filesystem with other data, enforced by counting.
 //!
-//! Every upper file and directory is counted with the blocks that it had when it was last looked
-//! at, its page map with it. Before something is stored there has to be room for all that it may
-//! take; after it the file is looked at again. Where there is not so much room, it is found out
-//! how much it takes, and a write does its part as on any full filesystem. A scratch in a
-//! filesystem of its own needs none of that.
+//! Each upper file and directory counts with its allocated blocks as of the last look at it, and
+//! with its page map. A change reserves the most bytes that it may store, and afterwards the file's
+//! blocks are read again. If the largest need cannot be reserved, the exact need is computed, and a
+//! write stores as much as fits, as on any full filesystem. A scratch in a filesystem of its own
+//! needs no counting.
 
 use std::sync::Arc;
 
@@ -18,37 +18,37 @@ use crate::layers::pages::{MapId, PAGE};
 use crate::layers::scratch::{MetadataReserve, QuotaLedger};
 use crate::volume::{Ino, SeekTo};
 
-/// What a new file or directory may take, its page map included, in bytes.
+/// Most bytes that a new file or directory takes, page map included.
 pub(super) const NEW_FILE: u64 = 8192;
 
-/// What is written in pages takes at most this much more, at both ends.
+/// Most bytes that a write takes beyond its length: a partial page at each end.
 pub(super) const TWO_PAGES: u64 = 8192;
 
-/// A scratch that is bounded by counting.
+/// Quota of a scratch.
 pub(super) struct Quota {
     ledger: Arc<QuotaLedger>,
-    /// Bytes that the directories were last counted with that belong to no node: those of the page
-    /// maps, of the index, and of what is being made.
-    own: Mutex<u64>,
+    /// Last counted bytes of the directories that belong to no node: `pages/`, the index, and
+    /// `work/`.
+    internal: Mutex<u64>,
 }
 
 impl Quota {
     pub(super) fn new(ledger: &Arc<QuotaLedger>) -> Option<Quota> {
         ledger.limit()?;
-        Some(Quota { ledger: Arc::clone(ledger), own: Mutex::new(0) })
+        Some(Quota { ledger: Arc::clone(ledger), internal: Mutex::new(0) })
     }
 }
 
-/// What a change may store.
+/// Need of a change.
 pub(super) enum Takes {
-    /// So many bytes, whatever is stored already.
+    /// At most this many bytes, independent of stored pages.
     UpTo(u64),
     /// The pages of these ranges, by offset and length in bytes.
     Ranges(Vec<(u64, u64)>),
 }
 
 impl Takes {
-    /// The most that it can be, in bytes.
+    /// Upper bound of the need, in bytes.
     fn most(&self) -> u64 {
         match self {
             Takes::UpTo(bytes) => *bytes,
@@ -60,11 +60,11 @@ impl Takes {
 }
 
 impl Overlay {
-    /// Does something that may store more in a node's upper file. `seek` finds what is stored of
-    /// it already.
+    /// Runs a change that may store more in a node's upper file. `seek` finds data and holes of the
+    /// file.
     ///
     /// # Errors
-    /// ENOSPC where there is no room for that; those of `change`.
+    /// ENOSPC if the quota does not allow it; errors of `change`.
     pub(super) fn within<T>(
         &self,
         node: &Node,
@@ -90,7 +90,7 @@ impl Overlay {
         result
     }
 
-    /// The same of something that takes up to so many bytes, however much is stored.
+    /// Runs a change that may store at most `most` bytes more, independent of stored pages.
     ///
     /// # Errors
     /// As [`Overlay::within`].
@@ -103,11 +103,12 @@ impl Overlay {
         self.within(node, Takes::UpTo(most), |_, _| Err(Errno::NXIO), change)
     }
 
-    /// Writes `len` bytes at `offset` to a node's upper file, or as many of them as there is room
-    /// for. `seek` finds what is stored of it already.
+    /// Writes `len` bytes at `offset` to a node's upper file, or as many of them as the quota
+    /// allows.
+    /// `seek` finds data and holes of the file.
     ///
     /// # Errors
-    /// ENOSPC where there is no room for one byte; those of `write`.
+    /// ENOSPC if the quota does not allow one byte; errors of `write`.
     pub(super) fn write_within(
         &self,
         node: &Node,
@@ -134,7 +135,10 @@ impl Overlay {
         result
     }
 
-    /// Refuses to make something new where there is no room for it.
+    /// Checks that the quota allows a new file or directory.
+    ///
+    /// # Errors
+    /// ENOSPC if it does not.
     pub(super) fn check_room(&self) -> Result<(), Errno> {
         let Some(quota) = &self.quota else { return Ok(()) };
         quota.ledger.reserve(NEW_FILE)?;
@@ -142,12 +146,13 @@ impl Overlay {
         Ok(())
     }
 
-    /// ScratchStats what a node's upper file holds by now.
+    /// Counts the bytes of a node's upper file again.
     pub(super) fn count_stored(&self, node: &Node) {
         self.count(node, 0);
     }
 
-    /// ScratchStats directories whose names have changed, and those that belong to no node.
+    /// Counts directories again whose names have changed, and the directories that belong to no
+    /// node.
     pub(super) fn count_names(&self, directories: &[&Arc<Node>]) {
         if self.quota.is_some() {
             directories.iter().for_each(|node| self.count(node, 0));
@@ -155,19 +160,20 @@ impl Overlay {
         }
     }
 
-    /// The same for the latter alone.
+    /// Counts the directories again that belong to no node.
     pub(super) fn count_own(&self) {
         let Some(quota) = &self.quota else { return };
-        let mut counted = quota.own.lock();
+        let mut counted = quota.internal.lock();
         let Ok(now) = self.own_bytes() else { return };
         quota.ledger.settle(0, *counted, now);
         *counted = now;
     }
 
-    /// Notes what the directories hold that belong to no node, which is counted already.
+    /// Sets the initial bytes of the root and of the directories that belong to no node. The ledger
+    /// includes them already.
     pub(super) fn start_counting(&self) -> Result<(), Errno> {
         if let Some(quota) = &self.quota {
-            *quota.own.lock() = self.own_bytes()?;
+            *quota.internal.lock() = self.own_bytes()?;
             let root = self.node(Ino::ROOT)?;
             let (volume, inner) = self.top(&root)?;
             *root.stored.lock() = volume.attr(inner, None)?.stat.blocks * 512;
@@ -185,7 +191,7 @@ impl Overlay {
 
     fn count(&self, node: &Node, reserved: u64) {
         let Some(quota) = &self.quota else { return };
-        // Held while it is looked at: of two who count, the later one has the later number.
+        // Locked while the blocks are read, so that an older number never replaces a newer one.
         let mut counted = node.stored.lock();
         let stack = node.stack();
         let upper = stack.upper.filter(|_| !stack.write_through);
@@ -197,7 +203,7 @@ impl Overlay {
         *counted = now;
     }
 
-    /// Bytes that an upper file with so many blocks takes, with its page map.
+    /// Bytes of an upper file with this many blocks, and of its page map if a quota is enforced.
     pub(super) fn bytes_of(&self, blocks: u64, pages: Option<u64>) -> u64 {
         let map = pages.filter(|_| self.quota.is_some()).and_then(|id| {
             let name = MapId(id).to_string();
@@ -206,14 +212,14 @@ impl Overlay {
         (blocks + map.map_or(0, |map| map.st_blocks as u64)) * 512
     }
 
-    /// ScratchStats something that was just made.
+    /// Counts the blocks of a new file or directory.
     pub(super) fn count_new(&self, blocks: u64) {
         if let Some(quota) = &self.quota {
             quota.ledger.charge(blocks * 512);
         }
     }
 
-    /// Gives back what a file held that is gone for good.
+    /// Releases the bytes of a file that is gone, and refills the metadata reserve.
     pub(super) fn give_back(&self, node: &Arc<Node>) {
         if let Some(quota) = &self.quota {
             quota.ledger.release(std::mem::take(&mut *node.stored.lock()));
@@ -223,10 +229,11 @@ impl Overlay {
         }
     }
 
-    /// Makes a record that takes a page or two, from what is kept back where there is no other.
+    /// Runs a metadata change, which takes a page or two. If it fails with ENOSPC, a step of the
+    /// metadata reserve is spent and the change is run again, until the reserve is empty.
     ///
     /// # Errors
-    /// Those of `change`, which is made again while it fails with ENOSPC.
+    /// Errors of `change`.
     pub(super) fn for_a_record<T>(
         &self,
         mut change: impl FnMut() -> Result<T, Errno>,
@@ -244,7 +251,10 @@ impl Overlay {
         }
     }
 
-    /// Refuses to store data where only what is kept back for records is left.
+    /// Checks that there is space for data besides the metadata reserve.
+    ///
+    /// # Errors
+    /// ENOSPC if there is none.
     pub(super) fn check_room_for_data(&self) -> Result<(), Errno> {
         let Some(_) = &self.reserve else { return Ok(()) };
         match self.upper.statistics(Ino::ROOT)?.f_bfree {
@@ -253,7 +263,7 @@ impl Overlay {
         }
     }
 
-    /// What statfs(2) shows: the bound where it is kept by counting.
+    /// Statistics for statfs(2): those of the quota, or of the filesystem without the reserve.
     pub(super) fn space_shown(&self, mut found: StatVfs) -> StatVfs {
         if let Some(reserve) = &self.reserve {
             return reserve.without(found);
@@ -268,7 +278,8 @@ impl Overlay {
     }
 }
 
-/// How many bytes of a write there is room for, and what they take: pages that are not stored yet.
+/// Number of bytes of a write that fit into `left` bytes, and the bytes of the pages that they
+/// take: only pages that are not stored yet.
 fn what_fits(
     left: u64,
     (offset, len): (u64, u64),
@@ -280,7 +291,7 @@ fn what_fits(
     let mut taken = 0;
     while at < end {
         let hole = match seek(at, SeekTo::Hole) {
-            Err(Errno::NXIO) => at, // Behind the end.
+            Err(Errno::NXIO) => at, // Behind the end of the file.
             hole => hole?.next_multiple_of(PAGE),
         };
         if hole >= end {
@@ -305,7 +316,7 @@ fn what_fits(
 mod tests {
     use super::*;
 
-    /// What fits into a file whose first four pages and a half, and its eighth, are stored.
+    /// `what_fits` for a file of which the first four and a half pages and page 8 are stored.
     fn fits(pages: u64, offset: u64, len: u64) -> (u64, u64) {
         let stored = [0..4 * PAGE + 2048, 8 * PAGE..9 * PAGE];
         let find = |at: u64, to: SeekTo| match to {

@@ -1,4 +1,4 @@
-//! What is in a scratch, counted as it changes.
+//! Counters of the content of a scratch.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,43 +15,42 @@ use crate::layers::scratch::{Kind, Scratch, XattrNamespace, bytes_used};
 use crate::sys::walk;
 use crate::volume::ScratchCounts;
 
-/// ScratchStats of a scratch: what was there at the start and what has changed since. They say how much
-/// there is, and nothing is decided by them.
+/// Counters of a scratch, updated at each change. They are for reports only.
 #[derive(Debug, Default)]
 pub(super) struct ScratchStats {
-    /// Files of the base with a file of their own in the upper volume.
+    /// Number of base files with a copy in the upper volume.
     pub(super) copied_files: AtomicI64,
-    /// Files of the base that were cloned since the start.
+    /// Number of base files that were cloned since the mount.
     pub(super) cloned_files: AtomicU64,
-    /// Files that were made in it.
+    /// Number of files that were made in the scratch.
     new_files: AtomicI64,
-    /// Directories that were made in it.
+    /// Number of directories that were made in the scratch.
     new_directories: AtomicI64,
-    /// NamesRead of the base that are gone.
+    /// Number of whiteouts.
     pub(super) whiteouts: AtomicI64,
-    /// Files with a page map.
+    /// Number of partial copies.
     pub(super) partial_files: AtomicI64,
-    /// Pages that these have of their own.
+    /// Number of present pages of all partial copies.
     pub(super) pages: Arc<AtomicU64>,
-    /// The bytes of a scratch whose bytes nobody counts as they change.
+    /// Last measured bytes of a scratch without a quota on a shared filesystem.
     bytes: Mutex<Option<Measured>>,
 }
 
-/// Bytes that were found by looking at every file.
+/// Bytes of a scratch as measured by a walk over all files.
 #[derive(Debug, Clone, Copy)]
 struct Measured {
     bytes: u64,
     good_until: Instant,
 }
 
-/// What is measured is good for so many times as long as that took, and for a second at least.
+/// Validity of a measurement, as a multiple of its duration; it is at least a second.
 const REST: u32 = 20;
 
 impl ScratchStats {
-    /// Those of a scratch that nobody changes yet.
+    /// Counters of a scratch that is not changed yet.
     ///
     /// # Errors
-    /// Those of listing its page maps.
+    /// Errors of listing the page maps.
     pub(super) fn of(scratch: &Scratch) -> Result<ScratchStats, Errno> {
         let found = scratch.found();
         let mut maps = 0;
@@ -76,8 +75,8 @@ impl ScratchStats {
         })
     }
 
-    /// The bytes of a directory, by a walk that takes a twentieth of the time at most, however
-    /// often they are asked for.
+    /// Bytes of a directory, measured by a walk. A measurement is reused for [`REST`] times its
+    /// duration, so walks take at most a twentieth of the time.
     fn measured(&self, dir: OwnedFd) -> Option<u64> {
         let mut known = self.bytes.lock();
         let started = Instant::now();
@@ -90,7 +89,7 @@ impl ScratchStats {
         Some(bytes)
     }
 
-    /// ScratchStats what was made in the scratch, or went, by its type.
+    /// Adds `change` to the number of new files or directories, by the file type.
     pub(super) fn made(&self, kind: u32, change: i64) {
         match kind {
             libc::S_IFDIR => self.new_directories.fetch_add(change, Ordering::Relaxed),
@@ -98,20 +97,21 @@ impl ScratchStats {
         };
     }
 
-    /// ScratchStats whiteouts that were made, or went.
+    /// Adds `change` to the number of whiteouts.
     pub(super) fn whiteouts(&self, change: i64) {
         self.whiteouts.fetch_add(change, Ordering::Relaxed);
     }
 }
 
 impl Overlay {
-    /// A page map, whose pages are among those that are counted.
+    /// Lets a page map count its later changes in the number of present pages, which includes its
+    /// present ones already.
     pub(super) fn counted(&self, mut map: PageMap) -> PageMap {
         map.tally(&self.stats.pages);
         map
     }
 
-    /// Takes a page map that is about to go out of the counts.
+    /// Subtracts a page map that is about to be removed.
     pub(super) fn uncount_map(&self, id: u64) {
         let map = PageMap::open(&self.top.pages, MapId(id), MapAccess::Read);
         let pages = map.map_or(0, |map| map.count());
@@ -119,8 +119,8 @@ impl Overlay {
         self.stats.partial_files.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// ScratchStats a file or directory that was copied up. On some files marks cannot be: they count as
-    /// those that were made here, as after the next mount.
+    /// Counts a file or directory that was copied up. A file that cannot have overlay xattrs counts
+    /// as new, as it does at the next mount.
     pub(super) fn count_copy(&self, node: &Node) {
         let marked = matches!(node.kind, libc::S_IFREG | libc::S_IFDIR)
             || self.top.xattrs.namespace == XattrNamespace::Trusted;
@@ -133,7 +133,7 @@ impl Overlay {
         }
     }
 
-    /// Takes a file or directory that has lost its last name out of the counts.
+    /// Subtracts a file or directory that has lost its last name.
     pub(super) fn uncount(&self, node: &Node) {
         let stack = node.stack();
         match stack.upper {
@@ -144,7 +144,7 @@ impl Overlay {
         }
     }
 
-    /// The directory of a scratch whose bytes are not counted.
+    /// Directory of the scratch if its bytes have to be measured.
     fn measured_place(&self) -> Option<OwnedFd> {
         let scratch = self.scratch.lock();
         let scratch = scratch.as_ref().filter(|_| self.quota.is_none())?;
@@ -152,10 +152,9 @@ impl Overlay {
         if counted { None } else { scratch.root().try_clone_to_owned().ok() }
     }
 
-    /// What `status` says of the scratch; `None` once it is left.
+    /// Counters of the scratch for `status`; `None` after the end of the overlay.
     pub(super) fn scratch_counts(&self) -> Option<ScratchCounts> {
-        // The bytes are counted as they change where they are bounded by that, and a filesystem
-        // of its own knows them.
+        // A quota counts the bytes, and a filesystem of its own knows them; else they are measured.
         let measured = match self.measured_place() {
             Some(dir) => self.stats.measured(dir),
             None => None,
