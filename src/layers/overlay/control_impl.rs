@@ -21,7 +21,7 @@ use crate::volume::{
     Validity, Volume, VolumeCounts, WatchCounts, WhyMapped,
 };
 
-/// As many links as the kernel follows in a path.
+/// Largest number of symbolic links in a path, as in the kernel.
 pub(super) const MOST_LINKS: usize = 40;
 
 /// The way to the kernel's caches for a volume whose numbers are not those that the kernel knows.
@@ -85,17 +85,18 @@ impl Overlay {
         let (ino, _) = self.walk(&found.path, MOST_LINKS)?;
         let done = match ino == found.ino {
             true => self.node(ino).map_err(E::from).and_then(|node| act(&node)),
-            false => Err(E::from(Errno::STALE)), // Another has its name by now.
+            false => Err(E::from(Errno::STALE)),
         };
         self.forget(ino, 1);
         done
     }
 
-    /// Walks a path from the root, following links. A lookup of what it ends at is counted.
+    /// Walks a path from the root and follows at most `links` symbolic links. Returns the inode,
+    /// with a lookup count, and its path without links.
     pub(super) fn walk(&self, path: &Path, links: usize) -> Result<(Ino, PathBuf), Errno> {
         let mut held = Vec::new();
         let walked = self.walk_on(path, links, &mut held);
-        // What it ends at is for the caller.
+        // The lookup count of the last node passes to the caller.
         let last = if matches!(walked, Ok(Walked::To(_))) { held.pop() } else { None };
         held.iter().for_each(|node: &Arc<Node>| self.forget(node.ino, 1));
         match (walked?, last) {
@@ -104,7 +105,8 @@ impl Overlay {
         }
     }
 
-    /// The same with a lookup held of every node on the way.
+    /// Walks a path as far as the first symbolic link. `held` gets the nodes on the path, each with
+    /// a lookup count.
     fn walk_on(
         &self,
         path: &Path,
@@ -148,7 +150,7 @@ impl Overlay {
     }
 }
 
-/// Where a walk has ended.
+/// End of a walk.
 enum Walked {
     /// LowerInode its end.
     To(PathBuf),
@@ -214,9 +216,8 @@ impl Managed for Overlay {
     }
 
     fn own_pages(&self, found: &Found) -> Option<u64> {
-        let whole = ByteRange { start: 0, end: found.stat.size };
-        let count =
-            |node: &Arc<Node>| Ok::<_, Errno>(self.stack(node, &found.path)?.at_stake(whole));
+        let all = ByteRange { start: 0, end: found.stat.size };
+        let count = |node: &Arc<Node>| Ok::<_, Errno>(self.stack(node, &found.path)?.at_stake(all));
         self.at_node(found, count).ok()
     }
 

@@ -1,4 +1,5 @@
-//! The control verbs on a file of layers: each part of a range goes to the layer that has it.
+//! Control verbs on a file of several layers. Each run of a range goes to the layer that gives its
+//! pages.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,26 +22,26 @@ use crate::volume::{
     Found, Ino, Managed, NotAdvised, OpenInode, PageState, PinnedFile, Volume, WhyMapped,
 };
 
-/// One layer of a file, in use.
+/// Pinned file of one layer.
 pub(super) struct Part<'a> {
     volume: &'a Volume,
     found: Found,
     view: PinnedFile,
 }
 
-/// The layers of a regular file that the verbs act on. One of them is there at least.
+/// Layers of a regular file; at least one is present.
 pub(super) struct Stack<'a> {
     upper: Option<Part<'a>>,
-    /// What the upper file leaves to the base; none when it is whole.
+    /// The base file; `None` for a complete upper file.
     below: Option<Part<'a>>,
-    /// Which pages are whose; none when all of them are of one layer.
+    /// The merged file; `None` if one layer gives all pages.
     merged: Option<Arc<Merged>>,
-    /// Pages of a base show that is gone.
+    /// The base of visible pages is gone.
     lacks_base: bool,
 }
 
-/// Whether an advice takes pages away that no layer below has.
-fn throws_away(advice: Advice) -> bool {
+/// Whether an advice drops pages that no lower layer has.
+fn drops_pages(advice: Advice) -> bool {
     matches!(
         advice,
         Advice::DontNeed
@@ -52,43 +53,44 @@ fn throws_away(advice: Advice) -> bool {
 }
 
 impl<'a> Stack<'a> {
-    /// The parts of a range, each with the layer that has it.
+    /// Runs of a range, each with its layer; `true` for the upper layer.
     fn runs(&self, range: ByteRange) -> Vec<(&Part<'a>, bool, ByteRange)> {
-        let run = |own: bool, start, end| {
-            let part = if own { self.upper.as_ref() } else { self.below.as_ref() };
-            part.map(|part| (part, own, ByteRange { start, end }))
+        let run = |is_upper: bool, start, end| {
+            let part = if is_upper { self.upper.as_ref() } else { self.below.as_ref() };
+            part.map(|part| (part, is_upper, ByteRange { start, end }))
         };
         let runs = match &self.merged {
             Some(merged) => merged.runs(range.start..range.end),
             None => vec![(self.upper.is_some(), range.start..range.end)],
         };
-        runs.into_iter().filter_map(|(own, part)| run(own, part.start, part.end)).collect()
+        runs.into_iter().filter_map(|(upper, part)| run(upper, part.start, part.end)).collect()
     }
 
     fn parts(&self) -> impl Iterator<Item = &Part<'a>> {
         self.upper.iter().chain(&self.below)
     }
 
-    /// Pages of a range that the upper file has.
+    /// Number of pages of a range that the upper file gives.
     pub(super) fn at_stake(&self, range: ByteRange) -> u64 {
-        let own = self.runs(range).into_iter().filter(|(_, own, _)| *own);
-        own.map(|(_, _, part)| part.len().div_ceil(sys::page_size() as u64)).sum()
+        let upper = self.runs(range).into_iter().filter(|(_, is_upper, _)| *is_upper);
+        upper.map(|(_, _, part)| part.len().div_ceil(sys::page_size() as u64)).sum()
     }
 
-    /// Pages of all layers are resident. What is dirty in the base is not of the scratch, and no
-    /// flush of it writes that.
+    /// State of the pages of a range. Resident pages of all layers count. Dirty pages of the base
+    /// do not: a flush of the scratch does not write them.
     pub(super) fn page_state(&self, range: ByteRange) -> PageState {
-        let states = self.runs(range).into_iter().map(|(part, own, run)| {
+        let states = self.runs(range).into_iter().map(|(part, is_upper, run)| {
             let state = part.view.page_state(run);
-            if own { state } else { PageState { resident: state.resident, ..PageState::NONE } }
+            let resident = PageState { resident: state.resident, ..PageState::NONE };
+            if is_upper { state } else { resident }
         });
         states.fold(PageState::NONE, PageState::and)
     }
 
-    /// Checks that there is a base where pages of one show.
+    /// Checks that the base exists if pages of it are visible.
     ///
     /// # Errors
-    /// EIO where it is gone.
+    /// EIO if it is gone.
     fn check_base(&self) -> Result<(), Errno> {
         if self.lacks_base { Err(Errno::IO) } else { Ok(()) }
     }
@@ -118,8 +120,8 @@ impl<'a> Stack<'a> {
         Ok(unlocked)
     }
 
-    /// Gives an advice that takes no bytes away to the layers of a range. One that stays goes to
-    /// all of them: what is written later has it too.
+    /// Gives a harmless advice to the layers of a range. A persistent advice goes to all layers, so
+    /// that pages which are written later have it too.
     fn hint(&self, range: ByteRange, advice: Advice) -> Result<(), Errno> {
         if advice.is_persistent() {
             return self
@@ -133,7 +135,7 @@ impl<'a> Stack<'a> {
 }
 
 impl Overlay {
-    /// Every file that clients have open. No lower layer is asked.
+    /// Files that clients have open. No lower layer is accessed.
     pub(super) fn open_nodes(&self) -> Vec<OpenInode> {
         let open = self.handles.open_nodes();
         let asks = open.iter().any(|(node, _)| node.is_write_through());
@@ -154,6 +156,7 @@ impl Overlay {
         listed.collect()
     }
 
+    /// Pins a file of one layer.
     fn part<'a>(
         &self,
         volume: &'a Volume,
@@ -168,7 +171,10 @@ impl Overlay {
         Ok(Part { volume, found, view })
     }
 
-    /// The layers of a file.
+    /// Layers of a file, pinned.
+    ///
+    /// # Errors
+    /// EISDIR for a directory, EINVAL for other files that are not regular; errors of opening.
     pub(super) fn stack(&self, node: &Arc<Node>, path: &Path) -> Result<Stack<'_>, Errno> {
         if !node.is_regular() {
             return Err(if node.is_dir() { Errno::ISDIR } else { Errno::INVAL });
@@ -186,7 +192,7 @@ impl Overlay {
         Ok(Stack { upper, below, merged, lacks_base })
     }
 
-    /// The backing files of a node that are in use, without taking any into use.
+    /// Backing files of a node that are in use already.
     pub(super) fn parts_in_use(&self, node: &Arc<Node>) -> Result<Vec<Arc<BackingFile>>, Errno> {
         let parts = node.stack();
         let mut files = Vec::new();
@@ -201,16 +207,16 @@ impl Overlay {
         Ok(files)
     }
 
-    /// Why the daemon moves the bytes of a file, if it does.
+    /// Reason why the daemon copies the bytes of a file; `None` for passthrough.
     pub(super) fn reason(&self, node: &Arc<Node>, path: &Path) -> Result<Option<WhyMapped>, Errno> {
         if let Some((volume, inner)) = self.found_in_base(node, path)? {
             return Ok(volume.why_mapped(&inner));
         }
         let parts = node.stack();
-        let lent = node.complete_opens.load(std::sync::atomic::Ordering::Acquire) > 0;
+        let passes_through = node.complete_opens.load(std::sync::atomic::Ordering::Acquire) > 0;
         match (parts.upper, parts.lowers.first()) {
             (Some(_), Some(_)) => Ok(Some(WhyMapped::Merged)),
-            (None, Some(_)) if lent => Ok(None),
+            (None, Some(_)) if passes_through => Ok(None),
             (None, Some(_)) => Ok(Some(WhyMapped::Below)),
             (Some(upper), None) => {
                 Ok(self.upper.why_mapped(&self.part(&self.upper, upper, path, false)?.found))
@@ -219,7 +225,7 @@ impl Overlay {
         }
     }
 
-    /// A file that is not copied, as the volume of the base has it; `None` for all others.
+    /// Volume and file of the base for a write-through file; `None` for other files.
     pub(super) fn found_in_base(
         &self,
         node: &Arc<Node>,
@@ -235,18 +241,18 @@ impl Overlay {
         Ok(Some((volume, Found { ino: at.ino, stat, path: path.to_owned(), fd })))
     }
 
-    /// Has the kernel write its dirty pages of a range back and forget all of them.
+    /// Makes the kernel write back and drop its cached pages of a range.
     fn drop_cached(&self, node: &Node, range: ByteRange) {
         if !range.is_empty()
             && let Some(caches) = self.caches.get()
             && let Err(err) = caches.now(node.lower_share.number(), range.start, range.len())
         {
-            log::debug!("inode {}: writing the kernel's cache back: {err}", node.ino);
+            log::debug!("inode {}: dropping the kernel's cached pages: {err}", node.ino);
         }
     }
 
-    /// Gives an advice. What madvise(2) does to a private mapping, where the pages that were
-    /// written are copies, is done to the pages of the scratch: dropping them shows the base.
+    /// Gives an advice. Pages of the scratch behave like written pages of a private mapping in
+    /// madvise(2): when they are dropped, the pages of the base are visible again.
     pub(super) fn give_advice(
         &self,
         node: &Arc<Node>,
@@ -262,13 +268,13 @@ impl Overlay {
             Effect::Hint => range.outward(page),
             _ => whole_pages(range, page, found.stat.size),
         };
-        if throws_away(advice) || advice == Advice::PageOut {
-            // What a client has stored in a mapping is written by it, and counts.
+        if drops_pages(advice) || advice == Advice::PageOut {
+            // Dirty pages of client mappings are written back first, and count as written.
             self.drop_cached(node, range);
         }
         let stack = self.stack(node, &found.path)?;
         stack.check_base()?;
-        if throws_away(advice) && !destroy {
+        if drops_pages(advice) && !destroy {
             match stack.at_stake(range) {
                 0 if advice.effect() == Effect::Destroy => return Err(NotAdvised::Destroys),
                 0 => {}
@@ -284,13 +290,14 @@ impl Overlay {
         };
         self.with_room(node, most, || self.carry_out(node, &stack, range, (advice, destroy)))?;
         let elapsed = started.elapsed();
-        if throws_away(advice) {
+        if drops_pages(advice) {
             self.drop_cached(node, range);
         }
         let after = self.stack(node, &found.path)?.page_state(range);
         Ok(AdviceEffect { range, resident_before, resident_after: after.resident, elapsed })
     }
 
+    /// Carries an advice out on the layers of a file.
     fn carry_out(
         &self,
         node: &Arc<Node>,
@@ -312,10 +319,10 @@ impl Overlay {
                 if let Some(merged) = stack.merged.as_ref().filter(|_| destroy) {
                     merged.revert(range.start / PAGE..range.end.div_ceil(PAGE))?;
                 }
-                // The kernel has `free` for anonymous memory alone. It may let go at any time,
-                // and here it does at once.
+                // MADV_FREE exists for anonymous memory alone. It may free pages at any time: here
+                // it does so at once.
                 let advice = if advice == Advice::Free { Advice::DontNeed } else { advice };
-                let mut runs = stack.runs(range).into_iter().filter(|(_, own, _)| !own);
+                let mut runs = stack.runs(range).into_iter().filter(|(_, is_upper, _)| !is_upper);
                 runs.try_for_each(|(_, _, run)| {
                     below.volume.advise(&below.view, run, advice).map(drop)
                 })
@@ -332,8 +339,8 @@ impl Overlay {
         }
     }
 
-    /// Flushes a range of a file: a barrier that makes what was written to the scratch durable,
-    /// and has nothing to do with the base.
+    /// Flushes a range of a file: makes pages of the scratch durable. Pages of the base are not
+    /// flushed.
     pub(super) fn flush_node(
         &self,
         node: &Arc<Node>,

@@ -1,4 +1,4 @@
-//! Paths that a rule does not copy: they are read and written in the base itself.
+//! Write-through: paths that by a rule are not copied, and are read and written in the base.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use super::node::{LayerStack, LowerInode, Node};
 use crate::sys::cred::Caller;
 use crate::volume::{Entry, Ino, NewNode, Open, Opened, RegisterBacking, Validity, Volume};
 
-/// Told apart by this from numbers of files that are copied.
+/// Bit that distinguishes inode numbers of write-through files from those of copied files.
 pub(super) const WRITE_THROUGH: u64 = 1 << 60;
 
-/// Where a name is that is not copied: the base, and the directory there.
+/// Directory of the base that holds a write-through name.
 pub(super) struct WriteThroughDir<'a> {
     pub(super) volume: &'a Volume,
     pub(super) dir: LowerInode,
 }
 
 impl Overlay {
-    /// Whether a name in a directory is of the base itself.
+    /// Whether a name in a directory is written through to the base.
     pub(super) fn is_write_through(&self, parent: &Node, name: &OsStr) -> bool {
         let policy = self.policy.read();
         if policy.rules.is_empty() {
@@ -32,16 +32,16 @@ impl Overlay {
         !policy.mode(&self.path_of(parent).join(name)).copies()
     }
 
-    /// Whether some paths are copied and others not.
+    /// Whether some path may be written through.
     pub(super) fn is_mixed(&self) -> bool {
         let policy = self.policy.read();
         !policy.rules.is_empty() || !policy.mode.copies()
     }
 
-    /// The directory of the base that a name is in which is not copied.
+    /// Directory of the base for a write-through name; `None` for a name that is copied.
     ///
     /// # Errors
-    /// EROFS where the directory itself is not in the base.
+    /// EROFS if the parent directory is not in the base.
     pub(super) fn write_through_dir(
         &self,
         parent: &Node,
@@ -54,8 +54,8 @@ impl Overlay {
         Ok(Some(WriteThroughDir { volume: self.layer(dir)?, dir }))
     }
 
-    /// A file of the base itself, which is used by the name that it has here: another one may be under
-    /// another rule.
+    /// Volume and inode of a write-through file. The volume uses it by its name in the mount, since
+    /// another name may be under another rule.
     pub(super) fn in_base_by_name(&self, node: &Node) -> Result<(&Volume, LowerInode), Errno> {
         let at = self.in_base(node).ok_or(Errno::STALE)?;
         let volume = self.layer(at)?;
@@ -67,12 +67,12 @@ impl Overlay {
         Ok((volume, at))
     }
 
-    /// What a node has in the base.
+    /// Inode of a node in the base.
     pub(super) fn in_base(&self, node: &Node) -> Option<LowerInode> {
         node.stack().lowers.last().copied().filter(|at| self.is_base(*at))
     }
 
-    /// Finds a name in the base alone.
+    /// Looks a name up in the base alone.
     pub(super) fn find_write_through(
         &self,
         names: &NamesRead<'_>,
@@ -81,10 +81,10 @@ impl Overlay {
     ) -> Step<LookupResult> {
         let dir = self.in_base(parent).ok_or(Errno::NOENT)?;
         let entry = names.below().lookup(dir, name)?;
-        Ok(self.sought_in_base(dir, &entry))
+        Ok(self.result_in_base(dir, &entry))
     }
 
-    /// The node of a name that is in the base alone, with a lookup of it counted.
+    /// Node of a name in the base alone, with a lookup count.
     fn child_in_base(&self, parent: &Arc<Node>, name: &OsStr) -> Result<Arc<Node>, Errno> {
         self.with_names(|names| {
             let found = self.find_write_through(names, parent, name)?;
@@ -92,16 +92,17 @@ impl Overlay {
         })
     }
 
-    fn sought_in_base(&self, dir: LowerInode, entry: &Entry) -> LookupResult {
+    /// Lookup result for an entry of the base.
+    fn result_in_base(&self, dir: LowerInode, entry: &Entry) -> LookupResult {
         let at = LowerInode { layer: dir.layer, ino: entry.attr.ino };
         let stack = LayerStack { lowers: vec![at], write_through: true, ..LayerStack::default() };
         let stat = entry.attr.stat;
-        // Another name of the same file may be copied: they are two files here.
+        // Another name of the same file may be copied: the two names are two files of the mount.
         let ino = if stat.is_dir() { at.ino } else { Ino(at.ino.0 ^ WRITE_THROUGH) };
         LookupResult { ino, stack, stat, validity: Validity::Timeout }
     }
 
-    /// The node of something that was just made in the base.
+    /// Node and reply for an entry that was just made in the base.
     pub(super) fn made_in_base(
         &self,
         parent: &Arc<Node>,
@@ -111,12 +112,13 @@ impl Overlay {
     ) -> Result<(Arc<Node>, Entry), Errno> {
         let (stat, validity) = (entry.attr.stat, Validity::Timeout);
         let node = self.with_names(|names| {
-            Ok(self.enter_node(names, self.sought_in_base(dir, entry), parent, name))
+            Ok(self.enter_node(names, self.result_in_base(dir, entry), parent, name))
         })?;
         let entry = self.entry(&node, stat, validity);
         Ok((node, entry))
     }
 
+    /// Creates and opens a file in the base.
     pub(super) fn create_in_base(
         &self,
         (parent, name): (&Arc<Node>, &OsStr),
@@ -132,7 +134,10 @@ impl Overlay {
         Ok((entry, self.handles.add_complete(node, at, opened)))
     }
 
-    /// link(2) in the base: of a file that is of the base itself.
+    /// Links a write-through file to another name in the base.
+    ///
+    /// # Errors
+    /// EXDEV for a file that is not written through; errors of link(2).
     pub(super) fn link_in_base(
         &self,
         node: &Arc<Node>,
@@ -144,6 +149,7 @@ impl Overlay {
         self.made_in_base(parent, name, through.dir, &entry).map(|(_, entry)| entry)
     }
 
+    /// Removes a name from the base.
     pub(super) fn remove_in_base(
         &self,
         parent: &Arc<Node>,
@@ -163,7 +169,10 @@ impl Overlay {
         removed
     }
 
-    /// renameat2(2) in the base; none leads from there into the scratch, or back.
+    /// Renames within the base.
+    ///
+    /// # Errors
+    /// EXDEV for a directory, and if one of the names is copied; errors of renameat2(2).
     pub(super) fn rename_in_base(
         &self,
         from: (&Arc<Node>, &OsStr),
@@ -176,7 +185,7 @@ impl Overlay {
         let (Some(old), Some(new)) = (old, new) else { return Err(Errno::XDEV) };
         let moved = self.child_in_base(from.0, from.1)?;
         let renamed = match moved.is_dir() {
-            true => Err(Errno::XDEV), // What is in it would come under other rules.
+            true => Err(Errno::XDEV), // Other rules would apply to the paths in it.
             false => {
                 let (old, new) = ((old.dir.ino, from.1), (new.dir.ino, to.1));
                 self.layer(self.at_base(old.0))?.rename(old, new, flags, caller)
