@@ -28,14 +28,14 @@ const EVICTION_PAUSES: [Duration; 3] =
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS: u64 = 0x794c_7630;
 
-/// The effect of an advice.
+/// Effect of an advice.
 #[derive(Debug, Clone, Copy)]
 pub struct AdviceEffect {
-    /// The pages that were advised, as bytes of the file.
+    /// Range of the advised pages, in bytes of the file.
     pub range: ByteRange,
-    /// Pages of it in the page cache before, where that can be told.
+    /// Pages of the range in the page cache before; `None` if unknown.
     pub resident_before: Option<u64>,
-    /// And after.
+    /// Pages of the range in the page cache afterwards; `None` if unknown.
     pub resident_after: Option<u64>,
     /// Time that the advice itself took.
     pub elapsed: Duration,
@@ -44,19 +44,19 @@ pub struct AdviceEffect {
 /// The effect of a flush.
 #[derive(Debug, Clone, Copy)]
 pub struct FlushEffect {
-    /// The pages that were flushed, as bytes of the file.
+    /// Range of the flushed pages, in bytes of the file.
     pub range: ByteRange,
-    /// Dirty pages of it before, where that can be told.
+    /// Dirty pages of the range before; `None` if unknown.
     pub dirty_before: Option<u64>,
-    /// And after.
+    /// Dirty pages of the range afterwards; `None` if unknown.
     pub dirty_after: Option<u64>,
-    /// Time that it took.
+    /// Time that the flush took.
     pub elapsed: Duration,
 }
 
 impl BackingFile {
-    /// Gives the kernel an advice on a range, through the mapping. Hints are rounded outward to
-    /// whole pages, what discards is rounded inward.
+    /// Gives the kernel an advice on a range, through the mapping. A hint is rounded outward to
+    /// whole pages, an advice that discards pages inward.
     ///
     /// # Errors
     /// OPNOTSUPP when the kernel or the kind of mapping does not know the advice, else errors of
@@ -93,7 +93,7 @@ impl BackingFile {
                 }
                 Ok(())
             }
-            // It acts only on pages in our own page table.
+            // The advice acts only on pages in this process's page table.
             Advice::Cold => {
                 self.enter_resident_pages(region, pages.clone());
                 sys::advise::advise(region, pages, advice)
@@ -112,7 +112,7 @@ impl BackingFile {
         if self.cache_stat(range).is_none_or(|stat| stat.dirty + stat.writeback > 0) {
             rustix::fs::fdatasync(file)?;
         }
-        // A page in our page table would be kept for us.
+        // The kernel keeps a page that is in this process's page table.
         sys::advise::advise(region, pages.clone(), Advice::DontNeed)?;
         for pause in EVICTION_PAUSES {
             sys::residency::fadvise_dontneed(file, range.start..range.end)?;
@@ -126,16 +126,17 @@ impl BackingFile {
         if self.resident(range) == Some(0) {
             return Ok(());
         }
-        // The rest has no place on a disk, or is in use: the kernel may swap it out.
+        // The remaining pages have no disk blocks or are in use: the kernel may swap them out.
         self.enter_resident_pages(region, pages.clone());
         sys::advise::advise(region, pages.clone(), Advice::PageOut)?;
         sys::advise::advise(region, pages, Advice::DontNeed)
     }
 
-    /// Brings the pages that are in the page cache into our page table, without reading any.
+    /// Maps the pages that are in the page cache into this process's page table, without reading
+    /// any.
     fn enter_resident_pages(&self, region: &Region, pages: Range<usize>) {
         if !self.mincore_tells() {
-            return; // Every page would seem to be there, and would be read.
+            return; // mincore(2) would report all pages as resident, and they would be read.
         }
         let page = sys::page_size();
         for start in pages.clone().step_by(page * 16) {
@@ -171,7 +172,7 @@ impl BackingFile {
             }
         }
         if mode != SyncMode::Async {
-            // Covers what was written by pwrite(2) and what needs metadata to be found again.
+            // Covers writes by pwrite(2), and metadata that is needed to read the data.
             rustix::fs::fdatasync(self.descriptor().any()?)?;
         }
         let elapsed = started.elapsed();
@@ -195,7 +196,7 @@ impl BackingFile {
         let pages = clip(range, region.len());
         if locked {
             if let Err(err) = sys::advise::lock(&region, pages.clone()) {
-                // The kernel keeps what it has locked up to the page that failed.
+                // The kernel keeps the lock of the pages before the one that failed.
                 sys::advise::unlock(&region, pages)?;
                 return Err(err);
             }
@@ -210,7 +211,7 @@ impl BackingFile {
     pub fn cache_stat(&self, range: ByteRange) -> Option<CacheStat> {
         let descriptor = self.descriptor();
         let fd = descriptor.any().ok()?;
-        // On overlayfs it looks at an inode that has no pages of its own.
+        // On overlayfs cachestat(2) reads an inode that has no pages of its own.
         if rustix::fs::fstatfs(fd).ok()?.f_type as u64 == OVERLAYFS {
             return None;
         }
@@ -221,8 +222,8 @@ impl BackingFile {
         self.descriptor().any().is_ok_and(sys::residency::mincore_tells)
     }
 
-    /// Pages of a range in the page cache. Where cachestat(2) is missing the mapping is asked by
-    /// mincore(2), and nothing is known without one.
+    /// Number of pages of a range in the page cache. Without cachestat(2) it is counted by
+    /// mincore(2) on the mapping; `None` if there is none.
     pub fn resident(&self, range: ByteRange) -> Option<u64> {
         if range.is_empty() {
             return Some(0);
@@ -238,7 +239,7 @@ impl BackingFile {
         sys::residency::resident_pages(&region, pages).ok()
     }
 
-    /// Whether the file can be mapped, found out by doing it.
+    /// Checks that the file can be mapped, by mapping it.
     ///
     /// # Errors
     /// Errors of mmap(2); EINVAL for an empty file.
@@ -251,7 +252,7 @@ impl BackingFile {
         self.present_mapping()
     }
 
-    /// The advice that stays with the file.
+    /// Persistent advice of the file.
     pub fn persistent_advice(&self) -> Vec<PersistentRange> {
         self.persistent.lock().advice().to_vec()
     }
@@ -262,14 +263,14 @@ impl BackingFile {
     }
 }
 
-/// The whole pages of a range. The last page of a file counts as whole: what it holds behind the
-/// end of the file is nobody's.
+/// Whole pages of a range. The last page of a file counts as whole, since its bytes behind the end
+/// of the file hold no data.
 pub fn whole_pages(range: ByteRange, page: u64, size: u64) -> ByteRange {
     let end = if range.end >= size { size.next_multiple_of(page) } else { range.end };
     ByteRange { start: range.start, end: end.max(range.start) }.inward(page)
 }
 
-/// A hint: a page that went away in between is no loss.
+/// Maps pages into this process's page table. Failures are ignored: a page may be gone by now.
 fn enter(region: &Region, pages: Range<usize>) {
     if let Err(err) = sys::advise::populate_read(region, pages) {
         log::debug!("entering resident pages: {err}");

@@ -1,4 +1,4 @@
-//! One backing file: its descriptor, its mapping, and what is told of it.
+//! One backing file: its descriptors, its mapping, and its counters.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -63,14 +63,14 @@ impl Descriptor {
         Descriptor { reader: slot(readable), writer: slot(writable), append_only: false }
     }
 
-    /// The same for a descriptor that can only append, with another for reading if there is one.
-    /// They are two: a shared mapping of what can only grow is not to be had of a writer.
+    /// Wraps a descriptor that can only append, and one for reading if there is one. They are two,
+    /// since an append-only file cannot be mapped shared through a descriptor for writing.
     pub fn for_appending(writer: OwnedFd, reader: Option<OwnedFd>) -> Descriptor {
         let reader = reader.map(Arc::new);
         Descriptor { reader, append_only: true, ..Descriptor::new(writer, false, true) }
     }
 
-    /// A descriptor that can do what either can; the newer one is used where both can.
+    /// Descriptor with the rights of both; the newer one is used where both have a right.
     fn merged(&self, newer: Descriptor) -> Descriptor {
         let append_only = match &newer.writer {
             Some(_) => newer.append_only,
@@ -83,7 +83,7 @@ impl Descriptor {
         }
     }
 
-    /// The descriptor without its writer, if something can be read without it.
+    /// The descriptor without its writer; `None` if there is none for reading.
     pub(super) fn without_writer(&self) -> Option<Descriptor> {
         let shared = self.is_for_both();
         let reader = self.reader.clone().filter(|_| !shared)?;
@@ -96,23 +96,23 @@ impl Descriptor {
         both.is_some_and(|(reader, writer)| Arc::ptr_eq(reader, writer))
     }
 
-    /// For reading.
+    /// Descriptor for reading.
     ///
     /// # Errors
-    /// EBADF when it was never opened for that.
+    /// EBADF if there is none.
     pub fn reader(&self) -> Result<&OwnedFd, Errno> {
         self.reader.as_deref().ok_or(Errno::BADF)
     }
 
-    /// For writing.
+    /// Descriptor for writing.
     ///
     /// # Errors
-    /// EBADF when it was never opened for that.
+    /// EBADF if there is none.
     pub fn writer(&self) -> Result<&OwnedFd, Errno> {
         self.writer.as_deref().ok_or(Errno::BADF)
     }
 
-    /// For reading, to be kept.
+    /// Shared descriptor for reading.
     ///
     /// # Errors
     /// As [`Descriptor::reader`].
@@ -120,7 +120,7 @@ impl Descriptor {
         self.reader.clone().ok_or(Errno::BADF)
     }
 
-    /// For writing, to be kept.
+    /// Shared descriptor for writing.
     ///
     /// # Errors
     /// As [`Descriptor::writer`].
@@ -128,15 +128,15 @@ impl Descriptor {
         self.writer.clone().ok_or(Errno::BADF)
     }
 
-    /// One of them, to be held on to.
+    /// Shared descriptor, for reading or writing.
     pub fn shared(&self) -> Option<Arc<OwnedFd>> {
         self.writer.as_ref().or(self.reader.as_ref()).map(Arc::clone)
     }
 
-    /// For what can be done by any descriptor.
+    /// Descriptor for calls that need no particular right.
     ///
     /// # Errors
-    /// EBADF for one that is open for nothing, which none is.
+    /// EBADF if there is none, which does not happen.
     pub fn any(&self) -> Result<&OwnedFd, Errno> {
         self.writer().or_else(|_| self.reader())
     }
@@ -155,13 +155,13 @@ pub struct BackingFile {
     /// The last use of the mapping, in ticks of the table's clock.
     pub(super) last_used: AtomicU64,
     pub(super) budget: Arc<Budget>,
-    /// Times that a mapped page could not be had.
+    /// Number of faults on mapped pages.
     faults: AtomicU64,
     fault_logged: AtomicBool,
-    /// Times that a caller of the mount has set its size: pages that go then are no fault.
+    /// Number of size changes by callers of the mount: pages that vanish by them are no faults.
     resizes: AtomicU64,
-    /// Held for reading while pages are handed out, and for writing while a caller of the mount
-    /// sets the size: what it cuts off is then never being read.
+    /// Held shared while pages are handed to the kernel, and exclusively while a caller of the
+    /// mount sets the size, so that no page is cut off while it is read.
     pub(super) resizing: RwLock<()>,
     /// Cleared when the daemon may not set this file's times: then every write is a pwrite(2).
     pub(super) may_touch: AtomicBool,
@@ -257,7 +257,7 @@ impl BackingFile {
         Ok(u64::try_from(stat.st_size).unwrap_or(0))
     }
 
-    /// Sets the size for a caller, while no read of the mount hands pages out.
+    /// Sets the size for a caller, while no read hands pages to the kernel.
     ///
     /// # Errors
     /// Errors of `resize`.
@@ -271,7 +271,7 @@ impl BackingFile {
         self.resizes.load(Ordering::Acquire)
     }
 
-    /// Whether somebody has it open for writing.
+    /// Whether a handle is open for writing.
     pub fn is_written(&self) -> bool {
         self.writers.load(Ordering::Acquire) > 0
     }
@@ -299,7 +299,7 @@ impl BackingFile {
             .unwrap_or_else(|_| PathBuf::from(format!("inode {}", self.key.ino)))
     }
 
-    /// Counts a page that could not be had, and logs the first one of each file.
+    /// Counts a fault, and logs the first one of each file.
     pub(super) fn record_fault(&self, what: &str, start: u64, end: u64, reason: &str) {
         self.faults.fetch_add(1, Ordering::Relaxed);
         self.budget.faults.fetch_add(1, Ordering::Relaxed);

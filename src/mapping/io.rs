@@ -1,13 +1,13 @@
 //! Reading and writing a backing file through its mapping.
 //!
 //! A read hands a slice of the mapping to the kernel. The pages are entered first by
-//! MADV_POPULATE_READ, which reports a page that cannot be had instead of raising SIGBUS, and
-//! pread(2) then says what a plain read would have said. Only a file that is truncated between
+//! MADV_POPULATE_READ, which reports an unreadable page instead of raising SIGBUS; pread(2) then
+//! gives the result of a plain read. Only a file that is truncated between
 //! the two makes the kernel answer EIO to the one request.
 //!
 //! Pages that are not in memory are read by pread(2), whose readahead follows the reader: a fault
 //! in a mapping reads megabytes around every page, or with MADV_RANDOM a page at a time. Where
-//! flags or advice ask for a mapping, faults are what was asked for.
+//! flags or advice ask for a mapping, pages are read by faults.
 //!
 //! A write inside the file copies into the mapping by the guarded copy. The bytes that it could not
 //! copy (a page behind a new end of file, a hole on a full disk) and those that grow the file go
@@ -28,8 +28,8 @@ use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 use crate::sys::region::Region;
 
-/// The size in bytes up to which a file is read without a mapping: mmap, the first faults and
-/// munmap cost about as much as copying so much once more.
+/// Size in bytes up to which a file is read without a mapping: mmap, the first faults and munmap
+/// cost about as much as one more copy of this length.
 const SMALL_FILE: u64 = 128 << 10;
 
 thread_local! {
@@ -79,7 +79,7 @@ impl BackingFile {
                 Err(err) => self.record_fault("reading", offset, end, &self.reason(end, err)),
             }
         }
-        // The size of files of /proc and /sys is 0 and says nothing: only read(2) knows.
+        // Files of /proc and /sys have the size 0 and may have content: read(2) decides.
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < len {
                 buffer.resize(len, 0);
@@ -90,8 +90,8 @@ impl BackingFile {
         })
     }
 
-    /// Whether reads go through the mapping. To map a small file costs more than to copy it once;
-    /// one that is mapped already, or whose view is about the mapping, is read there.
+    /// Whether reads go through the mapping. Mapping a small file costs more than one copy; it is
+    /// read through a mapping if it has one already, or if its view is about the mapping.
     fn is_worth_mapping(&self, size: u64) -> bool {
         size > SMALL_FILE
             || self.mode().plane == PlaneChoice::Mapped
@@ -104,15 +104,15 @@ impl BackingFile {
         self.mode().asks_for_mapping() || self.persistent.lock().holds()
     }
 
-    /// A file that is shorter than what was just handed out may have made the kernel answer EIO,
-    /// which it tells nobody but the reader.
+    /// Counts a fault if the file is shorter than the pages that were just handed to the kernel,
+    /// which may then have failed the read with EIO.
     fn notice_truncation(&self, offset: u64, end: u64) {
         if self.size().is_ok_and(|size| size < end) {
             self.record_fault("reading", offset, end, &self.reason(end, Errno::FAULT));
         }
     }
 
-    /// Why a page could not be had.
+    /// Reason of a fault, in words.
     fn reason(&self, end: u64, err: Errno) -> String {
         match self.size() {
             Ok(size) if size < end => format!("the backing file was truncated to {size} bytes"),
@@ -147,7 +147,7 @@ impl BackingFile {
         }
     }
 
-    /// pread(2) until the buffer is full or the file ends.
+    /// Reads by pread(2) until the buffer is full or the file ends.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         let descriptor = self.descriptor();
         let mut done = 0;
@@ -207,8 +207,8 @@ impl BackingFile {
         self.write_at(offset, data)
     }
 
-    /// Copies into the mapping as far as its pages are to be had, and returns how much; `None`
-    /// when that is not possible or not worth it.
+    /// Copies into the mapping up to the first fault, and returns the number of bytes; `None` if a
+    /// mapped store is not possible or not worth it.
     fn write_mapped(&self, size: u64, offset: u64, data: &[u8], caller: &Caller) -> Option<usize> {
         if !self.may_touch.load(Ordering::Relaxed) || !sys::guard::GUARDED {
             return None;
@@ -220,8 +220,8 @@ impl BackingFile {
         }
         let done = sys::guard::copy_in(&region, start, data);
         if done > 0 && self.touch().is_err() {
-            // Only the owner may set mtime alone: from now on pwrite(2) does it as a side effect,
-            // and writing these bytes once more is the way to have it done for them.
+            // The daemon may not set mtime, as it is not the owner. From now on writes go through
+            // pwrite(2), which sets it; these bytes are written once more for the same reason.
             self.may_touch.store(false, Ordering::Relaxed);
             return None;
         }
@@ -237,11 +237,11 @@ impl BackingFile {
         rustix::fs::utimensat(self.descriptor().writer()?, c"", &now, AtFlags::EMPTY_PATH)
     }
 
-    /// pwrite(2) until all is written or an error follows a part.
+    /// Writes by pwrite(2) until all is written or an error follows a part.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         let descriptor = self.descriptor();
         if descriptor.append_only {
-            return Err(Errno::PERM); // Its pwrite(2) would append, wherever it was meant to go.
+            return Err(Errno::PERM); // pwrite(2) on an O_APPEND descriptor ignores the offset.
         }
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
@@ -256,8 +256,8 @@ impl BackingFile {
         Ok(done)
     }
 
-    /// Appends `data` in one step at the end that the file has at that moment, whoever else
-    /// appends to it, and returns how much arrived and whether it landed at `expected`.
+    /// Appends `data` atomically at the present end of the file. Returns the number of bytes
+    /// written, and whether they are at `expected`.
     ///
     /// # Errors
     /// Errors of pwritev2(2).
@@ -273,8 +273,7 @@ impl BackingFile {
         Ok((count, size == expected.saturating_add(count as u64)))
     }
 
-    /// fsync(2), or fdatasync(2) when only the data matters: both cover what was written
-    /// through the mapping.
+    /// Calls fdatasync(2) if `data_only`, else fsync(2). Both cover stores through the mapping.
     ///
     /// # Errors
     /// Errors of fsync(2).

@@ -28,7 +28,7 @@ fn is_neutral(advice: Advice) -> bool {
 }
 
 impl PersistentAdvice {
-    /// Whether the file must stay open for what it carries.
+    /// Whether the file must stay open for its advice or locks.
     pub(super) fn holds(&self) -> bool {
         !self.advice.is_empty() || !self.locked.is_empty()
     }
@@ -46,7 +46,7 @@ impl PersistentAdvice {
         self.locked.iter().map(ByteRange::len).sum()
     }
 
-    /// Remembers an advice that stays; others are passed over.
+    /// Records a persistent advice; others are ignored.
     pub(super) fn record(&mut self, range: ByteRange, advice: Advice) {
         if !advice.is_persistent() {
             return;
@@ -63,7 +63,7 @@ impl PersistentAdvice {
         self.advice = kept;
     }
 
-    /// Remembers that a range is locked or not.
+    /// Records that a range is locked or unlocked.
     pub(super) fn record_lock(&mut self, range: ByteRange, locked: bool) {
         let old = std::mem::take(&mut self.locked);
         self.locked = old.into_iter().flat_map(|old| without(old, range)).collect();

@@ -51,8 +51,8 @@ impl BackingFile {
         self.slot.0.read().clone()
     }
 
-    /// Gives the mapping up; requests under way keep theirs. Unmapping much takes time: the
-    /// caller drops what is returned where nobody waits for it.
+    /// Takes the mapping out; requests under way keep it. Unmapping a large one takes time: the
+    /// caller drops the returned value where no request waits.
     #[must_use]
     pub(super) fn unmap(&self) -> Option<Arc<Region>> {
         let region = self.slot.0.write().take();
@@ -68,7 +68,7 @@ impl BackingFile {
             return;
         }
         let mapped = self.size().and_then(|size| match size {
-            0 => Ok(()), // Cut to nothing: there is nothing to map until it grows.
+            0 => Ok(()), // An empty file is mapped when it has grown.
             size => self.mapping(size).map(drop),
         });
         if let Err(err) = mapped {
@@ -111,8 +111,7 @@ impl BackingFile {
         Ok(region)
     }
 
-    /// Gives a new mapping an advice that an older one had. It is a hint: a refusal is logged
-    /// and nothing else.
+    /// Gives a new mapping an advice of the old one. A refusal is logged only, as advice is a hint.
     fn repeat_advice(&self, region: &Region, range: std::ops::Range<usize>, advice: Advice) {
         if let Err(err) = sys::advise::advise(region, range, advice) {
             log::debug!("{}: advice {advice} on its mapping: {err}", self.path().shown());
@@ -126,7 +125,7 @@ fn fits(region: &Region, needed: usize) -> bool {
     region.len() >= needed && region.len() <= slack
 }
 
-/// A range of the file as far as the mapping has it.
+/// Part of a range of the file that a mapping covers.
 pub(super) fn clip(range: crate::range::ByteRange, len: usize) -> std::ops::Range<usize> {
     let limit = len as u64;
     range.start.min(limit) as usize..range.end.min(limit) as usize

@@ -25,7 +25,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Logs the first file that could not be mapped; `status PATH` tells it of any.
+    /// Logs the first file that could not be mapped; `status PATH` shows it for each file.
     pub(super) fn note_refusal(&self, file: &BackingFile, err: Errno) {
         if !self.refusal_logged.swap(true, Ordering::Relaxed) {
             let path = file.path();
@@ -43,13 +43,13 @@ impl Budget {
 pub struct MappingCounts {
     /// Mappings at this moment.
     pub count: u64,
-    /// The most there may be.
+    /// Limit of the number of mappings.
     pub limit: u64,
-    /// Their lengths together, in bytes.
+    /// Sum of their lengths, in bytes.
     pub bytes: u64,
-    /// Mappings given up to stay within the limit.
+    /// Number of mappings that were closed to stay within the limit.
     pub evicted: u64,
-    /// Mapped pages that could not be had.
+    /// Number of faults on mapped pages.
     pub faults: u64,
 }
 
@@ -80,7 +80,7 @@ impl FileTable {
     }
 
     /// Counts one more handle on the file that `descriptor` is open on. A file that is open
-    /// already takes the descriptor over when it can do more with it.
+    /// already takes the descriptor over if it adds rights.
     pub fn open(
         &self,
         key: FileKey,
@@ -116,8 +116,8 @@ impl FileTable {
         file.map_anew(old);
     }
 
-    /// Swaps a writable descriptor for a read-only one of the same file. Opening that may take
-    /// as long as its filesystem does, and nobody waits for it.
+    /// Swaps a writable descriptor for a read-only one of the same file. Opening it may take
+    /// long on a slow filesystem; no request waits for it.
     fn hold_for_reading(&self, file: &BackingFile) {
         let present = file.descriptor();
         let reader = present.without_writer().map_or_else(|| read_only(&present), Ok);
@@ -129,7 +129,7 @@ impl FileTable {
             }
         };
         let files = self.files.lock();
-        // Somebody may write again by now.
+        // A writer may have opened the file again meanwhile.
         let old = match file.writers.load(Ordering::Acquire) {
             0 => file.replace_descriptor(reader),
             _ => None,
@@ -159,7 +159,7 @@ impl FileTable {
         let mut idle: Vec<_> = self.files.lock().values().cloned().collect();
         idle.retain(|file| file.present_mapping().is_some() && !file.persistent.lock().holds());
         idle.sort_by_key(|file| file.last_used.load(Ordering::Relaxed));
-        // A sixteenth more than needed, so that the sorting is paid for once in a while.
+        // A sixteenth more than needed, so that sorting is rare.
         let target = self.limit - self.limit / 16;
         let excess = self.budget.mappings.load(Ordering::Relaxed).saturating_sub(target);
         let excess = usize::try_from(excess).unwrap_or(usize::MAX);

@@ -1,4 +1,4 @@
-//! The changes of a moment, each once, and what they invalidate.
+//! Changes that were read from the queue together, each once, and the invalidations for them.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;

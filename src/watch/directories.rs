@@ -1,4 +1,4 @@
-//! The directories that are marked, where the whole filesystem cannot be.
+//! Directories with an fanotify mark, where the whole filesystem cannot have one.
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
@@ -26,7 +26,7 @@ impl Directories {
 
     /// Marks a directory.
     pub(super) fn mark(&self, ino: Ino, dir: BorrowedFd<'_>) -> Result<(), Errno> {
-        // Nobody takes for marked what is not yet, and nobody unmarks meanwhile.
+        // Locked during the call: no thread sees the directory as marked too early, or unmarks it.
         let mut marked = self.marked.write();
         if !marked.contains(&ino) {
             self.queue.mark_directory(dir)?;
@@ -60,7 +60,7 @@ impl WatchDirectories for Directories {
         if known() || !marked.remove(&ino) {
             return;
         }
-        // The mark of a directory that is gone, or cannot be found, tells of nothing that is known.
+        // The mark of a directory that is gone or cannot be found reports no known inode.
         if let Some(Err(err)) = dir.map(|dir| self.queue.unmark_directory(dir)) {
             log::debug!("watch ino={ino}: no longer: {err}");
         }

@@ -1,9 +1,8 @@
 //! Filesystems that only this kernel changes.
 //!
-//! On others (network and cluster filesystems, FUSE, /proc) a change may be made where nobody here
-//! is told of it, though watching seems to work. Nor is a filesystem here whose names are the same
-//! in small and in large letters (vfat and the like): the name that is told may not be the one that
-//! is known.
+//! On other filesystems (network and cluster filesystems, FUSE, /proc) a change may not be
+//! reported, though the watch seems to work. Case-insensitive filesystems (vfat and the like) are
+//! left out: the reported name may differ from the known one.
 
 use std::os::fd::AsFd;
 
@@ -29,10 +28,10 @@ const LOCAL: [(u64, &str); 18] = [
     (0x28cd_3d45, "cramfs"),
 ];
 
-/// Checks that the filesystem of an open file is one of them.
+/// Checks that only this kernel changes the filesystem of an open file.
 ///
 /// # Errors
-/// The reason, for people.
+/// The reason why that is not certain, in words.
 pub fn check(file: impl AsFd) -> Result<(), String> {
     let stat = rustix::fs::fstatfs(file).map_err(|err| format!("statfs: {err}"))?;
     let kind = stat.f_type as u64 & 0xffff_ffff; // Sign extended on some architectures.

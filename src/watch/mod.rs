@@ -1,4 +1,4 @@
-//! Watches the backing tree and tells the kernel what was changed directly in it.
+//! Watch of the backing tree: invalidates the kernel's cache for changes made directly in it.
 //!
 //! As root one mark covers the source's filesystem; otherwise every directory whose names the
 //! kernel has asked for is marked. The watch has threads of its own, which hold no lock while
@@ -33,14 +33,14 @@ use mounts::Mounts;
 use senders::{Senders, Work};
 use throttle::Throttle;
 
-/// The time from one look at the queue to the next: while changes pour in, those of the same file
-/// become one, and the daemon does not take a CPU for itself.
+/// Interval between two reads of the queue. Under load, changes of one file are merged meanwhile,
+/// and the daemon does not occupy a CPU.
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// Bytes of the queue that are taken at a time: some 800 changes.
+/// Largest read from the queue in bytes: about 800 changes.
 const BUFFER: usize = 64 << 10;
 
-/// The most reads of the queue before what was read is passed on.
+/// Largest number of reads whose changes are merged into one batch.
 const MOST_READS: usize = 64;
 
 /// A watch: changes gather in its queue until it is started.
@@ -49,7 +49,7 @@ pub struct Watch {
     end: OwnedFd,
 }
 
-/// A watch that is under way, until it is dropped.
+/// Running watch; it ends when this is dropped.
 pub struct Watching(OwnedFd);
 
 impl Drop for Watching {
@@ -87,7 +87,7 @@ impl Watch {
     /// Passes changes on to `told`, in a thread of its own, now that the volume is connected.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// No thread can be started.
     pub fn start(
         self,
         volume: Arc<Volume>,
@@ -156,7 +156,7 @@ fn run(watch: &Watch, volume: &Volume, senders: &Arc<Senders>, mut mounts: Optio
             volume.not_watched(format!("reading changes: {err}"));
             batch.lose();
         }
-        // In directories the files that others write are few.
+        // Without file handles only directories are watched, in which others write few files.
         if volume.uses_file_handles() {
             throttle.written(batch.written(), &watch.queue, volume);
         }
@@ -173,13 +173,12 @@ fn run(watch: &Watch, volume: &Volume, senders: &Arc<Senders>, mut mounts: Optio
         pause = senders.attend().into_iter().chain(throttle.pause()).min();
     }
     if volume.watch_state().is_err() {
-        // Answers that were trusted for long are not told of any more.
+        // Changes are not reported any more: all cached answers are invalidated.
         senders.add([Work::Everything]);
     }
 }
 
-/// Waits for changes, and tells whether the table of mounts is among them; `None` when the watch
-/// ends.
+/// Waits for changes. Returns whether the table of mounts has changed; `None` when the watch ends.
 fn wait(
     watch: &Watch,
     volume: &Volume,

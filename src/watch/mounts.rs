@@ -1,4 +1,4 @@
-//! Mounts that come and go below the source, which is no change of any directory.
+//! Mounts and unmounts below the source, which fanotify does not report.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,29 +9,29 @@ use super::senders::Work;
 use crate::config::MountTable;
 use crate::volume::Volume;
 
-/// The mounts below the source, with their numbers and devices.
+/// Mount points below the source, with mount ids and device numbers.
 type Below = BTreeSet<(PathBuf, (u64, (u32, u32)))>;
 
 pub(super) struct Mounts {
-    /// Has something urgent (POLLPRI) after every change of the table of mounts.
+    /// `/proc/self/mountinfo`, which is ready for POLLPRI after each change of the mount table.
     table: File,
     source: PathBuf,
     below: Below,
 }
 
 impl Mounts {
-    /// The mounts below `source` now; `None` when the table cannot be read.
+    /// Present mounts below `source`; `None` if the table cannot be read.
     pub(super) fn below(source: &Path) -> Option<Mounts> {
         let table = File::open("/proc/self/mountinfo").ok()?;
         Some(Mounts { table, below: read(source)?, source: source.to_owned() })
     }
 
-    /// Takes the change in, and tells which names lead to something else now.
+    /// Reads the table again. Returns the names that lead to another file now.
     pub(super) fn work(&mut self, volume: &Volume) -> Vec<Work> {
         let Some(below) = read(&self.source) else { return Vec::new() };
-        // A mount that came and went since the last look is in neither table: what the kernel has
-        // seen of mounts that are not there it looks at anew. Not of those that are: what is
-        // mounted inside of this mount below a name would go with it.
+        // A mount that came and went between two reads is in neither table. So each name where the
+        // kernel has seen the root of a mount that does not exist is invalidated. Names of existing
+        // mounts are not: a mount inside of this mount below such a name would be unmounted.
         let is_there = |id: u64| below.iter().any(|(_, mount)| mount.0 == id);
         let seen = volume.mount_points_seen().into_iter();
         let mut work: Vec<_> = seen
@@ -39,7 +39,7 @@ impl Mounts {
             .map(|(parent, name, _)| Work::Entry(parent, name))
             .collect();
         for (path, _) in below.symmetric_difference(&self.below) {
-            // A place inside another mount is not trusted for long anyway.
+            // Names inside another mount have a short validity anyway.
             let inside = |(other, _): &(PathBuf, _)| path != other && path.starts_with(other);
             if below.iter().chain(&self.below).any(inside) {
                 continue;
@@ -57,8 +57,8 @@ impl AsFd for Mounts {
     }
 }
 
-/// Where something is mounted inside the mount on `mountpoint`, by whatever way it is reached:
-/// paths relative to its root.
+/// Mount points inside the mount on `mountpoint`, by whichever path it is reached, relative to its
+/// root.
 pub(super) fn inside(mountpoint: &Path) -> Vec<PathBuf> {
     let Ok(table) = MountTable::read() else { return Vec::new() };
     let Some(dev) = table.at(mountpoint).map(|mount| mount.dev) else { return Vec::new() };

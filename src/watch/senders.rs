@@ -1,8 +1,8 @@
-//! The threads that invalidate.
+//! Threads that send invalidations to the kernel.
 //!
-//! An invalidation waits for the request under way on that page or in that directory. One that
-//! waits long, behind a backing file that stalls, say, must not keep the others back: when every
-//! thread waits and there is more to do, another thread is started.
+//! An invalidation waits for the request under way on its page or in its directory. If it waits
+//! long, behind a stalled backing file for example, it must not delay the others: when all threads
+//! wait and there is more work, another thread is started.
 
 use std::collections::{HashMap, HashSet, VecDeque, hash_map};
 use std::ffi::OsString;
@@ -16,46 +16,45 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use super::mounts;
 use crate::volume::{Ino, Told, Volume};
 
-/// When an invalidation waits so long, the next ones do not wait for it.
+/// Time after which an invalidation counts as waiting.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2);
-/// The most invalidations that may wait at a time.
+/// Largest number of threads, and so of invalidations that wait.
 const MOST_THREADS: usize = 32;
-/// Time that a further thread stays without work.
+/// Time for which an additional thread stays without work.
 const LINGER: Duration = Duration::from_secs(1);
-/// Time to wait for an inode to become known to the kernel, at first and at last.
+/// Shortest pause between two attempts to invalidate an inode that the kernel does not know yet.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
-/// When so many are left to do, it is easier to do all.
+/// Number of queued invalidations above which everything is invalidated instead.
 const MOST_WORK: usize = 1 << 20;
 
-/// Something to invalidate.
+/// Invalidation.
 pub(super) enum Work {
-    /// A name in a directory. A mount on it, inside the mount, stays if the name still leads to the
-    /// same.
+    /// A name in a directory. A mount on this name, inside of this mount, stays if the name still
+    /// leads to the same file.
     Entry(Ino, OsString),
-    /// Attributes, and data too.
+    /// Attributes of an inode; with `true` its data too.
     Inode(Ino, bool),
-    /// Directories of these names came or went somewhere.
+    /// Directories with these names were made, removed or moved.
     Directories(HashSet<OsString>),
-    /// Everything that the kernel knows.
+    /// Everything in the kernel's cache.
     Everything,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Work>,
-    /// Inodes that the volume knows and the kernel does not: the answer that tells it of them is
-    /// on its way, or the news that it has forgotten them. Asked again until it is one or the
-    /// other.
+    /// Inodes that the volume knows and the kernel does not: a reply or a forget request is under
+    /// way. They are tried again until it has arrived.
     late: HashMap<Ino, bool>,
-    /// When that was tried again last.
+    /// Moment of the last attempt for `late`.
     retried: Option<Instant>,
-    /// Time to wait before that.
+    /// Pause before the next attempt for `late`.
     pause: Duration,
-    /// When the threads that are at work began with what they are doing.
+    /// Moment at which each working thread began its present invalidation.
     busy: HashMap<usize, Instant>,
-    /// The directories in which a name is being dropped, and the names that come after it: the
-    /// kernel locks the directory, so that more than one thread would only wait for the first.
+    /// Directories in which a name is being invalidated, with the names that follow. The kernel
+    /// locks the directory, so further threads would only wait for the first.
     in_turn: HashMap<Ino, HashSet<OsString>>,
     threads: usize,
     started: usize,
@@ -63,7 +62,8 @@ struct State {
 }
 
 impl State {
-    /// Gives work back if it can be done at once, with the directory that it occupies.
+    /// Returns work that can be done at once, with the directory that it occupies; else keeps it
+    /// for later.
     fn turn_of(&mut self, work: Work) -> Option<(Work, Option<Ino>)> {
         let Work::Entry(directory, name) = work else { return Some((work, None)) };
         match self.in_turn.entry(directory) {
@@ -79,12 +79,12 @@ impl State {
     }
 }
 
-/// The threads and what they have to do.
+/// The threads and their work.
 pub(super) struct Senders {
     volume: Arc<Volume>,
     told: Arc<dyn Told>,
     mountpoint: PathBuf,
-    /// The names that lead to what is mounted inside the mount.
+    /// Names on the paths of mounts inside of this mount.
     ways: RwLock<HashSet<(Ino, OsString)>>,
     state: Mutex<State>,
     work: Condvar,
@@ -117,7 +117,7 @@ impl Senders {
         Ok(())
     }
 
-    /// Finds out what is mounted inside the mount, and whether something is.
+    /// Reads the mounts inside of this mount. Returns whether there is one.
     pub(super) fn note_mounts_inside(&self) -> bool {
         let inside = mounts::inside(&self.mountpoint);
         let steps = inside.iter().flat_map(|path| path.ancestors());
@@ -141,8 +141,8 @@ impl Senders {
         }
     }
 
-    /// Starts a thread when there is work and all of them wait. Tells when to come back: `None`
-    /// when there is nothing that waits.
+    /// Starts a thread if there is work and all threads wait. Returns the time until the next call;
+    /// `None` if no work is queued.
     pub(super) fn attend(self: &Arc<Senders>) -> Option<Duration> {
         let mut state = self.state.lock();
         if state.queue.is_empty() {
@@ -191,8 +191,8 @@ impl Senders {
         state.threads -= 1;
     }
 
-    /// Waits for work, or until what is late is tried again. False when the thread is not needed;
-    /// the first always is.
+    /// Waits for work, or for the next attempt for `late`. Returns false if the thread is not
+    /// needed any more, which the first one always is.
     fn wait(&self, state: &mut MutexGuard<'_, State>, number: usize) -> bool {
         if state.late.is_empty() && number == 0 {
             self.work.wait(state);
@@ -200,7 +200,7 @@ impl Senders {
         }
         let pause = if state.late.is_empty() { LINGER } else { state.pause };
         let in_vain = self.work.wait_for(state, pause).timed_out();
-        // Also where work comes without end.
+        // `late` is tried also if the queue never gets empty.
         if !state.late.is_empty()
             && (in_vain || state.retried.is_none_or(|at| at.elapsed() >= state.pause))
         {
@@ -212,7 +212,7 @@ impl Senders {
         !in_vain || number == 0 || !state.queue.is_empty()
     }
 
-    /// Invalidates. Returns what the kernel does not know and should.
+    /// Sends an invalidation. Returns an inode that has to be tried again.
     fn send(&self, work: Work) -> Option<(Ino, bool)> {
         self.volume.kernel_caches()?;
         match work {
@@ -225,7 +225,7 @@ impl Senders {
     }
 
     fn entry(&self, place: &(Ino, OsString)) {
-        // Unlocked before anything that may wait.
+        // The lock ends here: the invalidation may wait.
         let leads_on = self.ways.read().contains(place);
         self.told.name(place.0, &place.1, leads_on);
     }
@@ -234,9 +234,9 @@ impl Senders {
         self.told.inode(ino, data).then_some((ino, data))
     }
 
-    /// When it is not known what has changed, everything has. Names that are not there are known
-    /// to the kernel alone: where it cannot drop them all, they are never trusted for long. A name
-    /// that is dropped takes with it what is mounted below; there, names are looked up anew.
+    /// Invalidates everything, after changes were lost. Only the kernel knows the names that it has
+    /// cached as missing: where it cannot drop all names at once, they have a short validity. A
+    /// dropped name unmounts the mounts below it: with such mounts names are expired instead.
     fn everything(&self) {
         self.told.everything();
         let drop_names = || self.volume.kernel_caches().is_some_and(|to| to.names().is_ok());
@@ -245,7 +245,7 @@ impl Senders {
         let mut late = HashMap::new();
         for data in [false, true] {
             for (ino, place) in &known {
-                // Twice: a name that is missing stays if it is looked up just then.
+                // Twice: a cached missing name stays if a lookup of it is under way.
                 if !all_names && *ino != Ino::ROOT {
                     self.entry(place);
                 }

@@ -1,10 +1,9 @@
-//! Files that are written all the time.
+//! Throttle for notices of files that are written all the time.
 //!
-//! A notice costs the writer about a microsecond, as much as the write of a page itself, wherever
-//! on the filesystem the file is, and says nothing new while the last one has not been looked at.
-//! So a file that is written again and again is no longer told of for a while; meanwhile it is
-//! invalidated at regular times, as if it had been written. Afterwards the first write is told
-//! again.
+//! A notice costs the writer about a microsecond, as much as the write of a page itself, and adds
+//! nothing while the last one has not been read. So notices of a file that is written again and
+//! again are switched off for a while; meanwhile the file is invalidated at regular intervals, as
+//! if it had been written. Afterwards the next write gives a notice again.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -17,35 +16,35 @@ use crate::sys::fanotify::Fanotify;
 use crate::sys::handle::{FileHandle, open_handle};
 use crate::volume::Volume;
 
-/// A file that was written in so many batches, each soon after the one before, is hushed.
+/// Number of batches, each soon after the one before, after which a written file is throttled.
 const STREAK: u32 = 4;
-/// The time that counts as soon.
+/// Longest time between two batches of a streak.
 const SOON: Duration = Duration::from_millis(100);
-/// Time from one invalidation of a hushed file to the next.
+/// Interval between two invalidations of a throttled file.
 const PERIOD: Duration = Duration::from_millis(4);
-/// Time that it is hushed.
+/// Time for which a file is throttled.
 const LENGTH: Duration = Duration::from_millis(100);
-/// The most files that are hushed at a time: each holds a descriptor.
+/// Largest number of throttled files; each holds a descriptor.
 const MOST: usize = 64;
-/// The most files that are counted.
+/// Largest number of files whose streaks are counted.
 const MOST_COUNTED: usize = 1024;
 
-struct Hushed {
+struct Throttled {
     file: OwnedFd,
     since: Instant,
     next: Instant,
 }
 
-/// The files that are hushed, and those that may be soon.
+/// Throttled files, and files with a streak.
 #[derive(Default)]
 pub(super) struct Throttle {
-    hushed: HashMap<FileHandle, Hushed>,
-    /// In how many batches they were written, and when last.
+    throttled: HashMap<FileHandle, Throttled>,
+    /// Length of each file's streak in batches, and the time of its last batch.
     streaks: HashMap<FileHandle, (u32, Instant)>,
 }
 
 impl Throttle {
-    /// Takes in which files a batch says were written.
+    /// Counts the files that were written in a batch, and throttles some.
     pub(super) fn written<'a>(
         &mut self,
         files: impl Iterator<Item = &'a FileHandle>,
@@ -58,44 +57,44 @@ impl Throttle {
                 self.streaks.retain(|_, (_, last)| now - *last < SOON);
             }
             let full = self.streaks.len() >= MOST_COUNTED && !self.streaks.contains_key(file);
-            if full || self.hushed.contains_key(file) {
+            if full || self.throttled.contains_key(file) {
                 continue;
             }
             let (streak, last) = self.streaks.entry(file.clone()).or_insert((0, now));
             *streak = if now - *last < SOON { *streak + 1 } else { 1 };
             *last = now;
-            if *streak >= STREAK && self.hushed.len() < MOST {
+            if *streak >= STREAK && self.throttled.len() < MOST {
                 self.throttle(file, now, queue, volume);
             }
         }
     }
 
     fn throttle(&mut self, handle: &FileHandle, now: Instant, queue: &Fanotify, volume: &Volume) {
-        let hushed = open_handle(volume.watch_point(), handle, OFlags::PATH | OFlags::CLOEXEC)
+        let throttled = open_handle(volume.watch_point(), handle, OFlags::PATH | OFlags::CLOEXEC)
             .and_then(|file| queue.throttle(&file).map(|()| file));
-        match hushed {
-            // Written before it was hushed, and told of: this batch invalidates it afterwards.
+        match throttled {
+            // Its earlier writes are in this batch, which invalidates it after this call.
             Ok(file) => {
-                let hushed = Hushed { file, since: now, next: now + PERIOD };
-                self.hushed.insert(handle.clone(), hushed);
+                let throttled = Throttled { file, since: now, next: now + PERIOD };
+                self.throttled.insert(handle.clone(), throttled);
             }
-            Err(err) => log::debug!("watch: telling less of a file: {err}"),
+            Err(err) => log::debug!("watch: switching notices of a file off: {err}"),
         }
     }
 
-    /// The hushed files that have to be invalidated by now.
+    /// Invalidations that are due for throttled files.
     pub(super) fn work(&mut self, queue: &Fanotify, volume: &Volume) -> Vec<Work> {
         let now = Instant::now();
         let mut work = Vec::new();
-        self.hushed.retain(|handle, hushed| {
-            if hushed.next > now {
+        self.throttled.retain(|handle, throttled| {
+            if throttled.next > now {
                 return true;
             }
-            hushed.next = now + PERIOD;
-            let over = now - hushed.since >= LENGTH;
-            // A write before the file is told of again is invalidated afterwards.
-            if over && let Err(err) = queue.unthrottle(&hushed.file) {
-                log::debug!("watch: telling of a file again: {err}");
+            throttled.next = now + PERIOD;
+            let over = now - throttled.since >= LENGTH;
+            // The invalidation follows this call, so it covers every write without a notice.
+            if over && let Err(err) = queue.unthrottle(&throttled.file) {
+                log::debug!("watch: switching notices of a file on: {err}");
             }
             work.extend(volume.known_by(handle).map(|ino| Work::Inode(ino, true)));
             !over
@@ -103,9 +102,9 @@ impl Throttle {
         work
     }
 
-    /// Time until there is something to do.
+    /// Time until the next invalidation is due.
     pub(super) fn pause(&self) -> Option<Duration> {
-        let next = self.hushed.values().map(|hushed| hushed.next).min()?;
+        let next = self.throttled.values().map(|throttled| throttled.next).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 }
