@@ -74,7 +74,7 @@ pub fn sync(region: &Region, range: Range<usize>, mode: SyncMode) -> Result<(), 
 /// # Errors
 /// EINVAL for a range outside the region; ENOMEM or EPERM above RLIMIT_MEMLOCK; ENOMEM for pages
 /// behind the end of the file or that cannot be read. After those last the range counts as locked
-/// all the same, until [`unlock`].
+/// nevertheless, until [`unlock`].
 pub fn lock(region: &Region, range: Range<usize>) -> Result<(), Errno> {
     let (address, len) = region.span(&range)?;
     // SAFETY: the range was checked to lie in this mapping, which is alive.

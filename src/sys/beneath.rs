@@ -1,4 +1,4 @@
-//! Opening what lies in a directory that others may write to: the very name and nothing else.
+//! Opening names in a directory that other users may write to, without following anything.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-/// Nothing is followed and nothing is waited for: a FIFO opens at once or not at all.
+/// Flags of every open: no symbolic link is followed, and the open of a FIFO does not wait.
 const ALWAYS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// Opens one name of an open directory. Neither a symbolic link nor a mount point is passed.
@@ -24,7 +24,7 @@ pub fn open(dir: impl AsFd, name: &CStr, flags: OFlags, mode: Mode) -> Result<Ow
     } else {
         flags | ALWAYS
     };
-    // The call refuses a mode that means nothing.
+    // openat2(2) refuses a mode without O_CREAT.
     let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match rustix::fs::openat2(&dir, name, flags, mode, resolve) {
@@ -34,7 +34,7 @@ pub fn open(dir: impl AsFd, name: &CStr, flags: OFlags, mode: Mode) -> Result<Ow
     }
 }
 
-/// The same by openat(2), which resolves one name as strictly but for mounts.
+/// Opens one name by openat(2), which is as strict except for mount points.
 fn open_step(dir: impl AsFd, name: &CStr, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let file = rustix::fs::openat(&dir, name, flags, mode)?;
     if rustix::fs::fstat(&file)?.st_dev != rustix::fs::fstat(dir)?.st_dev {

@@ -1,4 +1,4 @@
-//! Giving rights away for good: Landlock and a filter of system calls.
+//! Permanent restriction of rights: Landlock and a filter of system calls.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -33,7 +33,7 @@ struct Ruleset {
 /// The version of Landlock in this kernel.
 ///
 /// # Errors
-/// ENOSYS where it was built without, EOPNOTSUPP where it was started without.
+/// ENOSYS if the kernel was built without Landlock, EOPNOTSUPP if it was booted without.
 pub fn landlock_version() -> Result<i64, Errno> {
     let none = ptr::null::<Ruleset>();
     // SAFETY: with this flag the call reads nothing and only returns a number.
@@ -42,9 +42,9 @@ pub fn landlock_version() -> Result<i64, Errno> {
     if version < 0 { Err(last_errno()) } else { Ok(version) }
 }
 
-/// Takes TCP from this thread and those that it starts, and since version 6 of Landlock signals
-/// to other processes, and unless `abstract_sockets`, connections to abstract sockets of others.
-/// Needs no_new_privs or CAP_SYS_ADMIN.
+/// Denies TCP to this thread and the threads that it starts; since version 6 of Landlock also
+/// signals to other processes and, unless `abstract_sockets`, connections to their abstract
+/// sockets. Needs no_new_privs or CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// Errors of landlock_create_ruleset(2) and landlock_restrict_self(2).
@@ -55,7 +55,7 @@ pub fn take_network(version: i64, abstract_sockets: bool) -> Result<(), Errno> {
         (_, false) => SCOPE_SIGNALS | SCOPE_ABSTRACT_SOCKETS,
     };
     let rules = Ruleset { fs: 0, net: NET_TCP, scoped };
-    // Version 4 knows the first two fields, and takes no more than those unless they are zero.
+    // Version 4 has the first two fields only, and refuses further ones that are not zero.
     let size = size_of::<Ruleset>();
     // SAFETY: the structure has the kernel's layout and outlives the call.
     let ruleset =
@@ -77,7 +77,7 @@ pub struct Allowed {
     /// Its name in the manual.
     pub name: &'static str,
     pub(super) number: u32,
-    /// The only first argument that it is allowed with, if there is one.
+    /// The only allowed first argument; `None` if all are allowed.
     pub(super) first: Option<u32>,
 }
 
@@ -98,10 +98,10 @@ const AT_NUMBER: u32 = 0;
 const AT_ARCHITECTURE: u32 = 4;
 const AT_FIRST: u32 = 16;
 
-/// Whether the kernel filters system calls.
+/// Checks that the kernel can filter system calls.
 ///
 /// # Errors
-/// ENOSYS or EINVAL where it does not.
+/// ENOSYS or EINVAL if it cannot.
 pub fn filters_are_there() -> Result<(), Errno> {
     let action = libc::SECCOMP_RET_ERRNO;
     // SAFETY: the call reads the number, which outlives it.
@@ -111,8 +111,8 @@ pub fn filters_are_there() -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Has every system call but the [`Allowed`] fail with EPERM, on all threads, for good; the kernel
-/// tells its audit log. Needs no_new_privs or CAP_SYS_ADMIN.
+/// Makes every system call but the [`Allowed`] fail with EPERM, on all threads, permanently. The
+/// kernel writes failed ones to its audit log. Needs no_new_privs or CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// Errors of seccomp(2); ENOSYS on architectures without a list.
@@ -130,7 +130,7 @@ pub fn filter_system_calls() -> Result<(), Errno> {
     };
     match result {
         0 => Ok(()),
-        // The number of a thread that cannot take it.
+        // A positive result is the id of a thread that cannot take the filter.
         1.. => Err(Errno::BUSY),
         _ => Err(last_errno()),
     }

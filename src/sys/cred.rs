@@ -1,9 +1,9 @@
 //! Acting as the caller of a request, on one thread.
 //!
 //! An object that a caller creates must belong to that caller from its first moment, and a setgid
-//! bit must go where the caller is not of the group. The kernel does both by the credentials of the
-//! thread that makes the call: its filesystem user and group, its groups, and CAP_FSETID. glibc
-//! changes those of all threads at once, so the system calls are made directly.
+//! bit must be cleared if the caller is not in the group. The kernel does both by the credentials
+//! of the thread that makes the call: its filesystem user and group, its groups, and CAP_FSETID.
+//! glibc changes those of all threads at once, so the system calls are made directly.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -27,7 +27,7 @@ pub struct Caller {
     pub uid: u32,
     /// Filesystem group.
     pub gid: u32,
-    /// Process, 0 when it is in a place that we cannot see.
+    /// Process id; 0 if it is in another PID namespace.
     pub pid: u32,
 }
 
@@ -39,11 +39,11 @@ impl Caller {
     }
 }
 
-/// Rights of root that a caller that writes may not use, beyond permissions: to go over quotas and
-/// into the blocks reserved for root.
+/// Capabilities that writes for a caller must not use: to exceed quotas, and to take blocks that
+/// are reserved for root.
 const NOT_TO_WRITE: CapabilitySet = CapabilitySet::SYS_RESOURCE;
 
-/// And one that makes something: FSETID keeps setgid bits.
+/// The same for changes that clear setgid bits, which CAP_FSETID keeps.
 const NOT_TO_MAKE: CapabilitySet = NOT_TO_WRITE.union(CapabilitySet::FSETID);
 
 /// This thread has the caller's credentials until the value is dropped, on the same thread:
@@ -66,9 +66,8 @@ pub struct AsCaller {
 
 impl AsCaller {
     /// Takes on the caller's filesystem user and group, and its supplementary groups if
-    /// `with_groups` (none when /proc does not tell them: fewer rights, never more). `None` when
-    /// there is nothing to change: the caller is who we are, or we have no right to be anybody
-    /// else.
+    /// `with_groups` (none if /proc does not show them: fewer rights, never more). `None` if there
+    /// is nothing to change: the caller is this user, or the daemon may not change its user.
     ///
     /// # Errors
     /// Errors of capget(2) and setgroups(2); EPERM when the kernel refuses the user or group.
@@ -76,8 +75,8 @@ impl AsCaller {
         AsCaller::enter_without(caller, with_groups, NOT_TO_MAKE)
     }
 
-    /// The same for writing to a file whose setuid and setgid bits are as they should be: they
-    /// stay, whatever the caller's groups.
+    /// As [`AsCaller::enter`], for a write to a file whose setuid and setgid bits are right: they
+    /// stay, independent of the caller's groups.
     ///
     /// # Errors
     /// As [`AsCaller::enter`].
@@ -85,9 +84,9 @@ impl AsCaller {
         AsCaller::enter_without(caller, false, NOT_TO_WRITE)
     }
 
-    /// The same for lending a file to the kernel, which then writes it with these credentials,
-    /// whoever writes: so that setuid and setgid bits go at the first write, CAP_FSETID is left
-    /// out for everybody, us included.
+    /// As [`AsCaller::enter`], for the registration of a backing file, which the kernel then writes
+    /// with these credentials for all writers. CAP_FSETID is dropped for every caller, so that the
+    /// first write clears the setuid and setgid bits.
     ///
     /// # Errors
     /// As [`AsCaller::enter`].
@@ -129,8 +128,8 @@ impl AsCaller {
             return Err(Errno::PERM);
         }
         if caller.uid != 0 {
-            // The filesystem user took the rights over files along (CAP_FS_MASK). They come
-            // back: permissions are the kernel's to check, and it has let this request through.
+            // The change of the filesystem user has dropped the capabilities over files
+            // (CAP_FS_MASK). They are restored: the kernel has checked the request's permissions.
             let mut raised = capabilities;
             raised.effective.remove(dropped);
             rustix::thread::set_capabilities(None, raised)?;
@@ -168,7 +167,7 @@ fn effective_ids() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
-/// A number that no user and no group has: the kernel refuses it, and answers with the present one.
+/// Id that no user and no group has: the kernel refuses it, and returns the present one.
 const NOBODY: u32 = u32::MAX;
 
 fn set_fs_user(uid: u32) -> u32 {
@@ -198,23 +197,23 @@ fn set_groups(groups: &[u32]) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// A /proc of this process's own, once it has one.
+/// Private /proc of this process, once it is mounted.
 static PROC: OnceLock<OwnedFd> = OnceLock::new();
 
-/// Reads what is told of other processes in a /proc of one's own from now on, in which none is
-/// hidden (hidepid=). Needs CAP_SYS_ADMIN at this moment only.
+/// Mounts a private /proc, which hides no process (hidepid=), and reads it from now on. Needs
+/// CAP_SYS_ADMIN for this call only.
 ///
 /// # Errors
 /// As [`super::detached::mount_proc`].
 pub fn see_all_processes() -> Result<(), Errno> {
     if PROC.get().is_none() {
-        // Another thread may have been as quick.
+        // Another thread may have set it meanwhile.
         let _ = PROC.set(super::detached::mount_proc()?);
     }
     Ok(())
 }
 
-/// The supplementary groups of a process, as /proc tells them.
+/// Supplementary groups of a process, from /proc.
 pub fn supplementary_groups(pid: u32) -> Option<Vec<u32>> {
     let status = match PROC.get() {
         Some(proc) => {

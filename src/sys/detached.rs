@@ -1,4 +1,4 @@
-//! Mounts of one's own that nobody else sees (open_tree(2), mount_setattr(2), fsopen(2); Linux
+//! Detached mounts, which no other process sees (open_tree(2), mount_setattr(2), fsopen(2); Linux
 //! 5.12).
 #![allow(unsafe_code)]
 
@@ -14,14 +14,14 @@ use super::last_errno;
 /// The permitted use of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// Reading, which leaves the times of access alone.
+    /// Reading, which does not change access times.
     Read,
-    /// Writing as well; reading still leaves them alone.
+    /// Reading and writing; reading does not change access times.
     Write,
 }
 
-/// Mounts a directory once more, with all that is mounted below it, nowhere: it is reached by the
-/// descriptor alone, and gone with it.
+/// Clones the mount of a directory, with all mounts below it, as a detached mount. Only the
+/// returned descriptor leads to it, and its close ends the mount.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12; errors of open_tree(2).
@@ -33,18 +33,18 @@ pub fn clone_mount(directory: &Path, may: Use) -> Result<OwnedFd, Errno> {
     Ok(tree)
 }
 
-/// The same of an open file or directory and without what is mounted below it. Its times of access
-/// stay as they are, whatever is read through the mount.
+/// Clones the mount of an open file or directory, without the mounts below it. Reads through the
+/// clone do not change access times.
 ///
 /// # Errors
-/// EINVAL where a mount below may not be looked behind; as [`clone_mount`].
+/// As [`clone_mount`]; EINVAL if a locked mount below would be uncovered.
 pub fn clone_without_access_times(place: impl AsFd) -> Result<OwnedFd, Errno> {
     let tree = rustix::mount::open_tree(place, c"", CLONE | OpenTreeFlags::AT_EMPTY_PATH)?;
     set_attributes(&tree, libc::MOUNT_ATTR_NOATIME, 0)?;
     Ok(tree)
 }
 
-/// Mounts a /proc of this PID namespace nowhere, in which no process is hidden from anybody.
+/// Makes a detached mount of /proc for this PID namespace, which hides no process.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN, and in user namespaces where parts of /proc are covered; ENOSYS
@@ -59,7 +59,7 @@ pub fn mount_proc() -> Result<OwnedFd, Errno> {
     rustix::mount::fsmount(proc.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Whether reading through the mount on which a file is open leaves its time of access alone.
+/// Whether reads through the mount on which a file is open do not change access times.
 pub fn is_without_access_times(file: impl AsFd) -> bool {
     rustix::fs::fstatvfs(file).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::NOATIME))
 }

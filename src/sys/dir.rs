@@ -30,7 +30,7 @@ pub struct DirEntry<'a> {
     pub ino: u64,
     /// The cookie at which a listing goes on after this entry.
     pub next: u64,
-    /// Type (DT_*), 0 when the filesystem does not tell.
+    /// Type (DT_*); 0 if the filesystem does not give it.
     pub kind: u8,
     /// Name.
     pub name: &'a OsStr,
@@ -50,7 +50,7 @@ pub struct DirStream {
 }
 
 impl DirStream {
-    /// A listing from the start of a directory that is open for reading.
+    /// Stream from the start of a directory that is open for reading.
     pub fn new(fd: Arc<OwnedFd>) -> DirStream {
         DirStream { fd, buffer: Vec::new(), at: 0, cookie: 0, begun: false }
     }
@@ -65,8 +65,8 @@ impl DirStream {
             return Ok(());
         }
         if cookie != 0 && !self.begun {
-            // On ext4 a descriptor that was never read from its start can not be rewound: it
-            // believes to be there already, and lists nothing.
+            // On ext4 a descriptor that was never read from its start cannot be rewound: it counts
+            // as at the start already, and lists nothing.
             self.fill()?;
         }
         rustix::fs::seek(&self.fd, SeekFrom::Start(cookie))?;
@@ -85,7 +85,7 @@ impl DirStream {
     ///
     /// # Errors
     /// Errors of getdents(2), ENOENT for a directory that was removed among them; EIO when the
-    /// kernel's answer makes no sense.
+    /// kernel's answer is malformed.
     pub fn peek(&mut self) -> Result<Option<DirEntry<'_>>, Errno> {
         if self.at >= self.buffer.len() && self.fill()? == 0 {
             return Ok(None);
@@ -116,7 +116,7 @@ impl DirStream {
     }
 }
 
-/// Takes the first entry and its length from what the kernel gave.
+/// Parses the first entry of a getdents64(2) buffer, with its length.
 fn entry(bytes: &[u8]) -> Result<(DirEntry<'_>, usize), Errno> {
     let number = |at: usize| -> Option<u64> {
         Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))

@@ -13,8 +13,8 @@ use super::{check, fd_path, last_errno};
 #[cfg(test)]
 mod tests;
 
-/// Every change of names, attributes and content, of directories too. A mapping that is written
-/// gives no notice until its file is closed.
+/// All changes of names, attributes and content, also of directories. A store to a mapping gives no
+/// notice until the file is closed.
 const CHANGES: u64 = libc::FAN_MODIFY
     | libc::FAN_CLOSE_WRITE
     | libc::FAN_ATTRIB
@@ -28,12 +28,12 @@ const CHANGES: u64 = libc::FAN_MODIFY
 /// The length of struct fanotify_event_metadata.
 const METADATA: usize = 24;
 
-/// A change, or the news that the queue was full and changes were lost.
+/// Notice of a change, or of changes that were lost because the queue was full.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The changes: bits `FAN_...` of fanotify(7).
     pub mask: u64,
-    /// The process that made the change; 0 for another one than this where that may not be known.
+    /// Process that made the change; 0 for another process whose id the kernel hides.
     pub pid: u32,
     /// The changed object: the file, or the directory itself.
     pub object: Option<FileHandle>,
@@ -91,7 +91,7 @@ impl Fanotify {
     /// Asks for the changes in the whole filesystem of an open directory.
     ///
     /// # Errors
-    /// EPERM without CAP_SYS_ADMIN; ENODEV, EOPNOTSUPP and EXDEV where files cannot be told by
+    /// EPERM without CAP_SYS_ADMIN; ENODEV, EOPNOTSUPP and EXDEV if files cannot be reported by
     /// handle; errors of fanotify_mark(2).
     pub fn mark_filesystem(&self, dir: impl AsFd) -> Result<(), Errno> {
         self.mark(libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, CHANGES, dir.as_fd())
@@ -134,7 +134,7 @@ impl Fanotify {
     }
 
     fn mark_file(&self, flags: u32, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        // By its link, so that O_PATH is enough.
+        // By its link in /proc, so that an O_PATH descriptor is enough.
         let path = CString::new(fd_path(file).into_os_string().into_vec());
         let path = path.map_err(|_| Errno::INVAL)?;
         let queue = self.0.as_raw_fd();
@@ -144,14 +144,14 @@ impl Fanotify {
     }
 
     fn mark(&self, flags: u32, mask: u64, dir: BorrowedFd<'_>) -> Result<(), Errno> {
-        // By a step to itself, so that O_PATH is enough.
+        // By the name `.`, so that an O_PATH descriptor is enough.
         let (queue, dir): (RawFd, RawFd) = (self.0.as_raw_fd(), dir.as_raw_fd());
         // SAFETY: the path is a C string that outlives the call.
         check(unsafe { libc::fanotify_mark(queue, flags, mask, dir, c".".as_ptr()) })
     }
 
-    /// Takes what is in the queue, as far as it fits into `buffer`, and gives every notice to
-    /// `take`. False when the queue was empty.
+    /// Reads notices from the queue into `buffer`, and passes each to `take`. Returns false if the
+    /// queue was empty.
     ///
     /// # Errors
     /// Errors of read(2).
@@ -178,8 +178,8 @@ fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset + N)?.try_into().ok()
 }
 
-/// Splits what the kernel has written into notices. A notice that is cut short or of another
-/// version ends it.
+/// Splits a read from the queue into notices. It ends at a notice that is cut short or of another
+/// version.
 fn parse(mut bytes: &[u8], take: &mut impl FnMut(Event)) {
     while let Some((event, rest)) = first(bytes) {
         take(event);

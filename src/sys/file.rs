@@ -1,4 +1,4 @@
-//! Calls on open files that no crate has a safe word for, and what this process uses.
+//! Calls on open files without a safe wrapper in a crate, and resources of this process.
 #![allow(unsafe_code)]
 
 use std::io::IoSlice;
@@ -54,7 +54,7 @@ pub fn ioctl_attr(
         _ => return Err(Errno::NOTTY),
     };
     if data.len() < read {
-        return Err(Errno::INVAL); // Zeros in place of what is missing would be obeyed.
+        return Err(Errno::INVAL); // The kernel would take zeros for the missing bytes.
     }
     let mut argument = [0_u8; LARGEST];
     argument.get_mut(..data.len()).ok_or(Errno::INVAL)?.copy_from_slice(data);
@@ -115,8 +115,9 @@ pub fn take_answer(file: &impl AsFd) -> Result<Vec<u8>, Errno> {
     Ok(piece)
 }
 
-/// Whether nobody has a file open or mapped but by this one descriptor: then the kernel grants a
-/// lease on it (fcntl(2), F_SETLEASE), which is given back at once. False where it cannot be told.
+/// Whether a file is open by this one descriptor only, and not mapped otherwise: then the kernel
+/// grants a write lease on it (fcntl(2), F_SETLEASE), which is given back at once. False if it is
+/// unknown.
 ///
 /// The lease may be asked back in that moment by a SIGIO, which [`ignore_lease_breaks`] makes
 /// harmless.
@@ -124,8 +125,8 @@ pub fn is_only_open(file: impl AsFd) -> bool {
     is_lease_granted(file.as_fd(), libc::F_WRLCK)
 }
 
-/// Whether nobody has a file open or mapped for writing, by the same means and as far as it can be
-/// told: false where the descriptor itself is open for writing.
+/// Whether a file is neither open nor mapped for writing, by a read lease. False if it is unknown,
+/// as it is for a descriptor that is open for writing itself.
 pub fn is_unwritten(file: impl AsFd) -> bool {
     is_lease_granted(file.as_fd(), libc::F_RDLCK)
 }
@@ -158,13 +159,13 @@ pub fn changes_attributes(command: u32) -> bool {
     matches!(command, FS_IOC_SETFLAGS | FS_IOC_FSSETXATTR)
 }
 
-/// Open descriptors of this process; 0 when /proc does not tell.
+/// Number of open descriptors of this process; 0 if /proc cannot be read.
 pub fn descriptors_in_use() -> u64 {
-    // One of them is that of the listing itself.
+    // One of them belongs to the listing itself.
     std::fs::read_dir("/proc/self/fd").map_or(0, |dir| (dir.count() as u64).saturating_sub(1))
 }
 
-/// Resident memory of this process in bytes; 0 when /proc does not tell.
+/// Resident memory of this process in bytes; 0 if /proc cannot be read.
 pub fn rss_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());

@@ -1,4 +1,4 @@
-//! Copies to and from mapped memory that survive a page that is not to be had.
+//! Copies to and from mapped memory that survive faults.
 //!
 //! A file that is truncated, a hole that finds no room on a full disk, a bad block: the load or
 //! store that meets it raises SIGBUS. The copy ends in one instruction, `rep movsb`, which keeps
@@ -17,7 +17,7 @@
 //! | a fault of the copy                       | the copy ends early                             |
 //! | a fault of other code                     | the earlier action gets it, by the fault's retry|
 //! | sent by kill(2) and the like              | dies of it, unless it was ignored before        |
-//! | bad memory that nobody touched (MCEERR_AO)| nothing: touching it is a fault                 |
+//! | bad memory, not accessed (MCEERR_AO)      | nothing: an access to it is a fault             |
 //!
 //! No thread that copies may block SIGBUS: a fault while it is blocked kills the process.
 //!

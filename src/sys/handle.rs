@@ -42,7 +42,7 @@ struct Raw {
 }
 
 impl FileHandle {
-    /// A handle as the kernel has told it.
+    /// Handle with the bytes of the kernel.
     pub(super) fn new(kind: i32, bytes: &[u8]) -> FileHandle {
         let mut short = [0; INLINE];
         FileHandle(match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
@@ -122,7 +122,7 @@ pub fn handle_of(dir: impl AsFd, name: &CStr) -> Result<FileHandle, Errno> {
     Ok(FileHandle::new(raw.kind, bytes))
 }
 
-/// Opens a file by its handle. `mount` is anything open on its filesystem, and not by O_PATH.
+/// Opens a file by its handle. `mount` is any descriptor on its filesystem without O_PATH.
 ///
 /// ext4 and other filesystems answer ENOMEM while the inode number of the handle is being given to
 /// a new file: iget_locked() of the kernel has no other error for an inode that is not ready

@@ -1,9 +1,9 @@
-//! Read leases (fcntl(2), F_SETLEASE with F_RDLCK): the kernel asks the holder before anybody opens
-//! the file for writing or truncates it, and lets that wait until the lease is given back, for
-//! [`break_time`] at most.
+//! Read leases (fcntl(2), F_SETLEASE with F_RDLCK): the kernel sends a signal to the holder before
+//! a process opens the file for writing or truncates it. That process waits until the lease is
+//! given back, for [`break_time`] at most.
 //!
-//! The thread that is asked holds a [`Breaks`]: the signals are for it alone and blocked in it, so
-//! that no other thread of the process ever sees one.
+//! The thread that gets the signals holds a [`Breaks`]: they are sent to it alone and blocked in
+//! it, so no other thread of the process sees one.
 
 #![allow(unsafe_code)]
 use std::mem::MaybeUninit;
@@ -27,11 +27,11 @@ struct Owner {
     pid: libc::pid_t,
 }
 
-/// A thread that is asked to give leases back.
+/// Thread that gets the signals of lease breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keeper(libc::pid_t);
 
-/// The signal that asks.
+/// Signal of a lease break.
 fn signal() -> libc::c_int {
     libc::SIGRTMIN() + 1
 }
@@ -40,8 +40,8 @@ fn signal() -> libc::c_int {
 /// descriptor of it is closed.
 ///
 /// # Errors
-/// EAGAIN while somebody has the file open for writing; EACCES for files of others without
-/// CAP_LEASE; EINVAL where the filesystem has no leases.
+/// EAGAIN while the file is open for writing; EACCES for files of other users without CAP_LEASE;
+/// EINVAL if the filesystem has no leases.
 pub fn take(file: impl AsFd, keeper: Keeper) -> Result<(), Errno> {
     let fd = file.as_fd().as_raw_fd();
     let owner = Owner { kind: F_OWNER_TID, pid: keeper.0 };
@@ -63,15 +63,15 @@ pub fn give_back(file: impl AsFd) {
     }
 }
 
-/// Whether a lease is held and nobody waits for it.
+/// Whether a lease is held and no process waits for it.
 pub fn is_held(file: impl AsFd) -> bool {
     // SAFETY: the call takes numbers only.
     unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
 }
 
-/// Whether nobody can change a file past this kernel, so that a lease of it binds everybody: its
-/// filesystem is one of those that are known to be on this machine alone (their numbers in
-/// linux/magic.h). Behind FUSE or a network there are others.
+/// Whether a lease on a file binds all writers: only this kernel can change its filesystem, which
+/// is one of a list of local filesystems (magic numbers of linux/magic.h). Files on FUSE and
+/// network filesystems may have writers without this kernel.
 pub fn binds_everybody(file: impl AsFd) -> bool {
     /// ext2 to ext4, XFS, btrfs, tmpfs, f2fs, bcachefs, JFS, overlayfs, FAT, exFAT, NTFS (ntfs3).
     const LOCAL: [u64; 11] = [
@@ -91,19 +91,19 @@ pub fn binds_everybody(file: impl AsFd) -> bool {
         .is_ok_and(|found| LOCAL.contains(&(found.f_type as u64 & 0xffff_ffff)))
 }
 
-/// Time that the kernel lets somebody wait for a lease before it takes it away.
+/// Time after which the kernel breaks a lease that a process waits for.
 pub fn break_time() -> Duration {
     const DEFAULT: u64 = 45;
     let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap_or_default();
     Duration::from_secs(text.trim().parse().unwrap_or(DEFAULT))
 }
 
-/// The lease that somebody waits for.
+/// Lease that a process waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// That of this descriptor, or of one that had the number before.
+    /// Lease of this descriptor, or of an earlier one with the same number.
     File(RawFd),
-    /// Some: the queue of signals was full.
+    /// Unknown leases: the queue of signals was full.
     Any,
 }
 
@@ -112,7 +112,7 @@ pub enum Asked {
 pub struct Stop(OwnedFd);
 
 impl Stop {
-    /// Makes [`Breaks::wait`] return that it is over.
+    /// Makes [`Breaks::wait`] return `None`.
     pub fn stop(&self) {
         if let Err(err) = rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
             log::error!("lease: ending the thread: {err}");
@@ -120,7 +120,7 @@ impl Stop {
     }
 }
 
-/// The leases that the thread that made it is asked for.
+/// Lease breaks that are sent to the thread that made it.
 #[derive(Debug)]
 pub struct Breaks {
     signals: OwnedFd,
@@ -129,7 +129,7 @@ pub struct Breaks {
 }
 
 impl Breaks {
-    /// Makes the calling thread one that is asked; it must be the one that waits.
+    /// Makes the calling thread the receiver of lease breaks. The same thread has to wait for them.
     ///
     /// # Errors
     /// Errors of sigprocmask(2), signalfd(2) and eventfd(2).
@@ -166,7 +166,7 @@ impl Breaks {
         self.keeper
     }
 
-    /// A way to end [`Breaks::wait`].
+    /// Returns a value that ends [`Breaks::wait`].
     ///
     /// # Errors
     /// Errors of dup(2).
@@ -174,7 +174,7 @@ impl Breaks {
         rustix::io::fcntl_dupfd_cloexec(&self.stop, 0).map(Stop)
     }
 
-    /// Waits until somebody waits for leases, and tells which; `None` when it is over.
+    /// Waits for lease breaks, and returns the leases; `None` after [`Stop::stop`].
     ///
     /// # Errors
     /// Errors of poll(2) and read(2).

@@ -1,12 +1,12 @@
-//! System calls that need `unsafe`, and what makes each of them safe to call.
+//! System calls that need `unsafe`, with the reason why each call is sound.
 //!
 //! All unsafe code of the program is below this module: one call to a block, and above it the
 //! local fact that makes it sound. Everything takes borrowed descriptors and checked ranges,
-//! never bare numbers or pointers. Nothing here knows what the calls are for.
+//! never bare numbers or pointers. Nothing here knows the purpose of a call.
 //!
-//! Mapped memory is never lent as a slice to our own code, since others may write or truncate the
-//! file at any moment: it is handed to the kernel ([`region::Region::lend`]) or copied by a
-//! routine that survives a page that is gone ([`guard`]).
+//! Mapped memory is never given as a slice to code of this program, since others may write or
+//! truncate the file at any moment: it is handed to the kernel ([`region::Region::lend`]) or copied
+//! by a routine that survives a page that is gone ([`guard`]).
 
 pub mod advise;
 pub mod beneath;
@@ -36,13 +36,13 @@ pub fn page_size() -> usize {
     rustix::param::page_size()
 }
 
-/// The link of a descriptor in /proc, which leads to the very file that it is open on. It is
-/// good while the descriptor is open.
+/// Path of a descriptor's link in /proc, which leads to the file that it is open on. It is valid
+/// while the descriptor is open.
 pub fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Version and patch level of the running kernel, zeros where it does not say.
+/// Major and minor version of the running kernel; zeros if they are unknown.
 pub fn kernel_version() -> (u32, u32) {
     let system = rustix::system::uname();
     let release = system.release().to_string_lossy();

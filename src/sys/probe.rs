@@ -1,5 +1,4 @@
-//! Calls that only find out whether the kernel does something for this process. Nothing of what
-//! they set up stays.
+//! Probes of kernel features for this process. They leave nothing behind.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,4 +1,4 @@
-//! The process itself: what it was started with, and how others wait for its end.
+//! This process: inherited descriptors, and an identity by which others wait for its end.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -56,7 +56,7 @@ impl Identity {
         Ok(Identity { pid, started: Stat::read(pid)?.started, namespace: own_namespace()? })
     }
 
-    /// From its text; `None` for any other.
+    /// Parses the text of an identity; `None` for any other text.
     pub fn parse(text: &str) -> Option<Identity> {
         let mut words = text.split(' ');
         let pid = words.next()?.parse().ok().filter(|pid| *pid > 0)?;

@@ -1,9 +1,9 @@
 //! A mapped range of a file.
 //!
 //! A region owns its addresses: nothing else unmaps, moves or protects them, so an address in it
-//! stays good as long as the value lives. That says nothing of the bytes. The file may be cut
-//! short at any moment, and then a load or store in the region raises SIGBUS; hence no code of
-//! ours looks at the memory (see [`super::guard`] for copies). Regions do not grow: a longer file
+//! stays valid as long as the value lives. Its bytes may not be: the file may be truncated at any
+//! moment, and then a load or store in the region raises SIGBUS; hence no code of this program
+//! accesses the memory (see [`super::guard`] for copies). Regions do not grow: a longer file
 //! gets a new one.
 #![allow(unsafe_code)]
 

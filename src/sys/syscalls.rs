@@ -1,4 +1,4 @@
-//! The system calls that a daemon makes once it serves, those of its libraries among them.
+//! System calls that a serving daemon makes, including those of its libraries.
 //!
 //! Left out on purpose: to run a program, to mount, to trace, to load code or keys into the
 //! kernel, to listen, io_uring, new namespaces, and to change the clock, the user or the root
@@ -104,7 +104,7 @@ const ONLY: &[Allowed] = &[
     only("unshare", libc::SYS_unshare, libc::CLONE_FS),
 ];
 
-/// All of them; none on an architecture on which nobody has tried.
+/// All allowed system calls; empty on an architecture that was not tested.
 pub(super) static ALLOWED: &[Allowed] =
     if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) { &ALL } else { &[] };
 

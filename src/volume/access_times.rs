@@ -1,10 +1,10 @@
-//! Times of access, where the mount keeps none (`noatime`).
+//! Access times with `noatime`: reads through the mount do not change them.
 //!
-//! The kernel moves the time of access of a backing file by the flags of the mount on which it is
-//! open, and not for a descriptor with O_NOATIME. The daemon reads by such descriptors, which the
-//! owner of a file and root may have. The descriptor that the kernel opens of a file that is lent
-//! to it has the client's flags: there it is the mount that counts, so such a file is lent from a
-//! mount of its own.
+//! The kernel updates the access time of a backing file by the flags of the mount on which it is
+//! open, and never for a descriptor with O_NOATIME. The daemon reads through such descriptors,
+//! which the owner of a file and root may have. For passthrough the kernel opens a descriptor with
+//! the client's flags: only the mount counts there, so a backing file is registered from a separate
+//! mount without access times.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -16,15 +16,15 @@ use super::inode::Node;
 use crate::sys;
 use crate::sys::detached;
 
-/// The treatment of times of access.
+/// Treatment of access times.
 pub(super) enum AccessTimes {
-    /// They move as the backing mount has it.
+    /// They change by the rules of the backing mount.
     Kept,
-    /// They stay; with the source's mount once more, for what is lent.
+    /// They stay; with a second mount of the source for backing files that are registered.
     Left(Option<Apart>),
 }
 
-/// The mount of the source, without those below it and without times of access.
+/// Second mount of the source, without the mounts below it and without access times.
 pub(super) struct Apart {
     directory: OwnedFd,
     /// The mount ends with it.
@@ -32,7 +32,7 @@ pub(super) struct Apart {
 }
 
 impl AccessTimes {
-    /// For the open directory `source`.
+    /// Treatment for the open directory `source`.
     pub(super) fn new(are_kept: bool, source: &OwnedFd) -> AccessTimes {
         if are_kept {
             return AccessTimes::Kept;
@@ -45,13 +45,13 @@ impl AccessTimes {
         AccessTimes::Left(apart.ok())
     }
 
-    /// Whether reading moves them.
+    /// Whether reads change access times.
     pub(super) fn are_kept(&self) -> bool {
         matches!(self, AccessTimes::Kept)
     }
 
-    /// Makes a descriptor for reading leave them alone, as far as that is permitted: to the owner
-    /// of the file and with CAP_FOWNER.
+    /// Sets O_NOATIME on a descriptor for reading where it is permitted: to the owner of the file,
+    /// and with CAP_FOWNER.
     pub(super) fn leave(&self, fd: &OwnedFd) {
         if self.are_kept() {
             return;
@@ -74,18 +74,18 @@ impl Apart {
 }
 
 impl Volume {
-    /// Opens a node of the source's own mount through the one without times of access; `None`
-    /// where there is none, or no file handle.
+    /// Opens a node of the source's own mount through the mount without access times; `None` if
+    /// there is no such mount, or the node has no file handle.
     pub(super) fn open_apart(&self, node: &Node, flags: OFlags) -> Option<OwnedFd> {
         let AccessTimes::Left(Some(apart)) = &self.access_times else { return None };
         let handle = node.handle.as_ref().filter(|_| self.by_handle)?;
         sys::handle::open_handle(&apart.directory, handle, flags | OFlags::CLOEXEC).ok()
     }
 
-    /// Another descriptor of an open file, for reading, to be lent in its place: where it is open
-    /// for writing, since what is only read can be executed (the kernel opens one of its own for
-    /// each client, with the client's flags), and where its time of access is to stay. A file that
-    /// has no handle, or is of another mount, is mounted by itself for that.
+    /// Another descriptor of an open file, for reading, to be registered in its place. It is needed
+    /// if the file is open for writing, since a file that is open only for reading can be executed
+    /// (the kernel opens a descriptor for each client with the client's flags), and if its access
+    /// time is to stay. A file without a handle or of another mount is mounted by itself for that.
     pub(super) fn reader_to_lend(
         &self,
         node: &Node,

@@ -15,37 +15,36 @@ use crate::sys;
 /// Inode numbers of a mount from here on belong to the control directory.
 pub const FIRST_RESERVED: u64 = 1 << 63;
 
-/// Inode numbers of other mounts than the source's have their place's number above this bit.
+/// Inode numbers of mounts other than the source's have the number of their place above this bit.
 pub(super) const PLACE_SHIFT: u32 = 48;
 
-/// From here on the upper bits tell files with the same number apart, not places.
+/// Upper part from which on it distinguishes files with the same number, not places.
 pub(super) const FIRST_SUBSTITUTE: u64 = 0x3f00;
 
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS: u64 = 0x794c_7630;
 
-/// Where the place of an entry in a listing is made of its name, or kept on disk: ext2 to ext4,
-/// XFS, btrfs and f2fs (their numbers in linux/magic.h). Elsewhere it may be a count of entries.
+/// Filesystems whose directory cookies are made of the name or kept on disk: ext2 to ext4, XFS,
+/// btrfs and f2fs (magic numbers of linux/magic.h). On others a cookie may be a count of entries.
 const KEEP_COOKIES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
 
 /// TMPFS_MAGIC of linux/magic.h.
 const TMPFS: u64 = 0x0102_1994;
 
-/// Where a file has one handle for all of its life, and no later file has the same: the handle is
-/// the inode number and a generation (ext2 to ext4, XFS, btrfs, f2fs, tmpfs, bcachefs, JFS). Not
-/// so where it is what a server or a daemon calls the file, nor on overlayfs, where it changes at
+/// Filesystems on which a file has one handle for its whole life, and no later file has the same:
+/// the handle is the inode number and a generation (ext2 to ext4, XFS, btrfs, f2fs, tmpfs,
+/// bcachefs, JFS). On others a server or a daemon chooses the handle; on overlayfs it changes at
 /// copy-up.
 const KEEP_HANDLES: [u64; 7] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, TMPFS, 0xca45_1a4e, 0x3153_464a];
 
-/// Where a change always gives a time that nobody was told before (multigrain timestamps: ext4,
-/// XFS, btrfs, tmpfs), since this kernel. Elsewhere two changes in one tick of the clock have the
-/// same time.
+/// Filesystems with multigrain timestamps (ext4, XFS, btrfs, tmpfs): a change after a timestamp was
+/// read gets another one, since this version of Linux. On others two changes in one tick of the
+/// clock have the same time.
 const EXACT_TIMES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, TMPFS];
 const EXACT_SINCE: (u32, u32) = (6, 13);
 
-/// Since this kernel an entry of a tmpfs has a number of its own in its directory; before, the
-/// place of an entry was a count.
+/// Version of Linux since which an entry of a tmpfs has a fixed cookie; before, it was a count.
 const NUMBERED_TMPFS: (u32, u32) = (6, 6);
 
 /// A device as seen through a mount: the same directory may be mounted at two places, and the
@@ -56,12 +55,12 @@ pub(super) struct Origin {
     pub(super) mount: u64,
 }
 
-/// Every place that a node was ever made of.
+/// All places of nodes so far; they are never freed.
 static KEPT: RwLock<Vec<&'static Origin>> = RwLock::new(Vec::new());
 
 impl Origin {
-    /// The same place in memory that is never given back: one for each mount that was ever looked
-    /// into, so that a million nodes need no more than a pointer to it.
+    /// Shared copy of this place, which is never freed: there is one for each mount that was ever
+    /// accessed, so each node needs only a pointer to it.
     pub(super) fn kept(self) -> &'static Origin {
         let find = |kept: &[&'static Origin]| kept.iter().copied().find(|kept| **kept == self);
         if let Some(kept) = find(&KEPT.read()) {
@@ -88,21 +87,21 @@ impl From<FileKey> for Origin {
     }
 }
 
-/// The mount of the source and those that are inside it. Of the others nothing is kept open, so
-/// that they can be unmounted: their files are found by name.
+/// Mount of the source, and the mounts below it. No descriptor on a mount below is kept open, so
+/// that it can be unmounted: its files are found by name.
 pub(super) struct Devices {
     main: Origin,
     source: Arc<OwnedFd>,
-    /// A file keeps its time of birth while it has its inode number. Not so on overlayfs, where a
-    /// file that is copied up has that of the copy.
+    /// A file keeps its birth time while it has its inode number. It does not on overlayfs, where a
+    /// file gets the birth time of its copy at copy-up.
     births: bool,
-    /// A file handle tells a file from every other one, earlier or later.
+    /// No two files, earlier or later, have the same file handle.
     keeps_handles: bool,
     /// See [`EXACT_TIMES`].
     exact_times: bool,
-    /// A listing may go on where another one of the same directory has come to.
+    /// A cookie of one listing is valid in another one of the same directory.
     keeps_cookies: bool,
-    /// The place of an entry in a listing is its own while nothing is mounted anew.
+    /// The cookie of an entry does not change until the filesystem is mounted again.
     numbers_entries: bool,
     others: RwLock<Vec<Origin>>,
 }
@@ -137,7 +136,7 @@ impl Devices {
         self.keeps_cookies
     }
 
-    /// Whether an entry stays where it is in a listing, whatever else comes and goes.
+    /// Whether the cookie of an entry stays when other entries are made and removed.
     pub(super) fn keeps_offsets(&self, place: impl Into<Origin>) -> bool {
         self.is_main(place) && (self.keeps_cookies || self.numbers_entries)
     }
@@ -152,12 +151,12 @@ impl Devices {
         !self.others.read().is_empty()
     }
 
-    /// Whether one of them is the source's own filesystem, mounted once more.
+    /// Whether the source's own filesystem is mounted again below it.
     pub(super) fn has_twin(&self) -> bool {
         self.others.read().iter().any(|other| other.dev == self.main.dev)
     }
 
-    /// The identity that tells a file from others with its inode number.
+    /// Identity of a file among files with its inode number.
     pub(super) fn identity(&self, seen: &Seen<'_>) -> Identity {
         if !self.is_main(&seen.stat) {
             return Identity::default();
@@ -170,13 +169,13 @@ impl Devices {
         Identity { birth, handle, ambiguous }
     }
 
-    /// Whether a change always moves the times of a file, as far as anybody was told of them.
+    /// Whether a change always changes the times of a file if they were read before.
     pub(super) fn has_exact_times(&self) -> bool {
         self.exact_times
     }
 
-    /// The number in the mount of a backing file. On the source's own mount it is the same
-    /// number; elsewhere, or where FUSE has another use for it, it is moved out of the way.
+    /// Inode number in the mount of a backing file. It is the same number on the source's own
+    /// mount, and another one on other mounts and for numbers that FUSE reserves.
     pub(super) fn number(&self, place: impl Into<Origin>, ino: u64) -> Ino {
         let place = place.into();
         let main = place == self.main;
@@ -187,8 +186,8 @@ impl Devices {
         if ino >> PLACE_SHIFT == 0 && index + 1 < FIRST_SUBSTITUTE {
             return Ino((index + 1) << PLACE_SHIFT | ino);
         }
-        // Too large for a prefix: spread over the upper half, where 2^62 numbers make a meeting
-        // of two files improbable; one would be noticed, since nodes carry device and inode.
+        // Too large for a prefix: hashed into 2^62 numbers, where a collision of two files is
+        // improbable. A collision is detected, since nodes have device and inode number.
         let seed = place.dev.rotate_left(32) ^ place.mount.rotate_left(16);
         Ino(1 << 62 | (ino ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 2)
     }

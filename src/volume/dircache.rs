@@ -1,4 +1,4 @@
-//! Open directories: a few, those used last, so that names are found without opening their way.
+//! Cache of the last used open directories, so that lookups need not open the path to them.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -36,7 +36,7 @@ impl DirCache {
         inner.clock += 1;
         let now = inner.clock;
         if inner.open.len() >= CAPACITY {
-            // The older half goes at once, so that the scan is paid for seldom.
+            // The older half is closed at once, so that scans are rare.
             let mut times: Vec<_> = inner.open.values().map(|(_, used)| *used).collect();
             times.sort_unstable();
             let median = times.get(times.len() / 2).copied().unwrap_or(0);

@@ -1,13 +1,12 @@
-//! The identity of a file: it tells the file from every other one, also from an earlier or a later
-//! one with its inode number.
+//! Identity of a file, which distinguishes it from all other files, also from earlier and later
+//! ones with its inode number.
 //!
-//! Filesystems give the inode number of a removed file to the next one that is made. The time of
-//! birth tells the two apart, unless both were born in one tick of the clock that these times are
-//! taken from: some milliseconds, in which a name that is replaced all the time is replaced often.
-//! The file handle always does, since it carries the generation of the inode. It takes a system
-//! call more, and a descriptor, so that attributes and handle are of the same file. So it is
-//! compared only while the time of birth is ambiguous: until the file was seen alive when that
-//! tick was over, since a later file with its number is younger than that.
+//! Filesystems reuse the inode number of a removed file. The birth time distinguishes the two
+//! files, unless both were made in one tick of the clock for timestamps: some milliseconds, in
+//! which a busy name is replaced often. The file handle always distinguishes them, since it has the
+//! generation of the inode. It costs one more system call, and a descriptor, so that attributes and
+//! handle are of the same file. So it is compared only while the birth time is ambiguous: until the
+//! file is seen after that tick, since a later file with its number is younger.
 
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd};

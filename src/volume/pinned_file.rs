@@ -1,4 +1,4 @@
-//! A file by its path, for the control verbs: what filesystem calls reach by number and handle.
+//! Files by path, for the control verbs; filesystem calls reach files by inode number and handle.
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,7 +43,7 @@ pub struct PinnedFile {
 }
 
 impl PinnedFile {
-    /// A file that was taken into use from `files` as `open` says, and is released there.
+    /// File that was taken into use from `files` with `open`, and is released there.
     pub fn new(
         files: &Arc<FileTable>,
         file: Arc<BackingFile>,
@@ -55,7 +55,7 @@ impl PinnedFile {
 }
 
 impl PinnedFile {
-    /// The state of a range of it in the page cache.
+    /// Page cache state of a range.
     pub fn page_state(&self, range: ByteRange) -> PageState {
         let stat = self.file.cache_stat(range);
         PageState {
@@ -190,7 +190,7 @@ impl Volume {
         rustix::io::fcntl_dupfd_cloexec(&*pin, 0)
     }
 
-    /// Whether something with these attributes is of the source's own mount.
+    /// Whether a file with these attributes is on the source's own mount.
     pub fn is_of_source(&self, stat: &Stat) -> bool {
         self.devices.is_main(stat)
     }
@@ -214,8 +214,8 @@ impl Volume {
     /// Takes a regular file into use, for writing when its mapping must be writable.
     ///
     /// # Errors
-    /// EISDIR and EINVAL for what is no regular file, EROFS where the view cannot be written;
-    /// errors of open(2).
+    /// EISDIR for a directory, EINVAL for other files that are not regular, EROFS if the view
+    /// cannot be written; errors of open(2).
     pub fn pin_file(&self, found: &Found, write: bool) -> Result<PinnedFile, Errno> {
         match found.stat.kind() {
             libc::S_IFREG => {}
@@ -251,10 +251,10 @@ impl Volume {
         self.files.get(stat.key())
     }
 
-    /// Gives the kernel an advice on a range of a file. Where that takes bytes away, the kernel's
-    /// own cache of them goes before, so that they are not written back, and after; where it evicts
-    /// pages, those of that cache go too, and first, since dirty ones are written to the file. Must
-    /// not run on a thread that answers the kernel.
+    /// Gives the kernel an advice on a range of a file. If the advice destroys bytes, the kernel's
+    /// cached pages of the mounted file are dropped before, so that they are not written back, and
+    /// again afterwards. If it evicts pages, these cached pages are dropped first, since dirty ones
+    /// are written to the file. Must not run on a thread that answers the kernel.
     ///
     /// # Errors
     /// Errors of [`BackingFile::advise`].
@@ -275,7 +275,7 @@ impl Volume {
         effect
     }
 
-    /// Makes the kernel write its dirty pages of a range back and forget all of them.
+    /// Makes the kernel write back and drop its cached pages of a range.
     fn drop_cached(&self, view: &PinnedFile, range: ByteRange) {
         if let Some(invalidate) = self.invalidate.get()
             && let Err(err) = invalidate.now(view.ino, range.start, range.len())
@@ -284,7 +284,7 @@ impl Volume {
         }
     }
 
-    /// Flushes a range: what the kernel holds of it in its own cache, then the mapping, then the
+    /// Flushes a range: the kernel's cached pages of the mounted file, then the mapping, then the
     /// backing file. Must not run on a thread that answers the kernel.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
-//! Planes: who moves the bytes of an open file, the kernel or the daemon.
+//! Planes: the side that moves the bytes of an open file, kernel or daemon.
 //!
-//! The kernel takes one way for an inode at a time: while a file is open in one mode, an open in
-//! another fails with EIO (fs/fuse/iomode.c). So the first open of an inode chooses, every later
-//! one follows. The kernel ends a mode before it tells us of the release: what is counted here is
-//! never less than what it holds. Only a mapping of a file that was lent outlives all of that, and
-//! reaches the backing file: such a file is lent again while anybody else has it open.
+//! The kernel uses one I/O mode for an inode at a time: while a file is open in one mode, an open
+//! in the other fails with EIO (fs/fuse/iomode.c). So the first open of an inode chooses the plane,
+//! and every later one follows. The kernel ends a mode before it sends the release, so the number
+//! of opens here is never smaller than the kernel's. Only a client's mapping of a passthrough file
+//! outlives all opens, and reaches the backing file: such a file is registered again while the
+//! backing file is open or mapped elsewhere.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -25,8 +26,8 @@ use crate::flags::{MapMode, PlaneChoice};
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 
-/// Filesystems on top of others, which the kernel lends one level deeper (linux/magic.h):
-/// overlayfs, ecryptfs, and FUSE, which may pass through itself.
+/// Filesystems on top of others, whose backing files need one more stacking level (linux/magic.h):
+/// overlayfs, ecryptfs, and FUSE, which may use passthrough itself.
 const STACKED: [u64; 3] = [0x794c_7630, 0xf15f, 0x6573_5546];
 
 /// A backing file that is lent to the kernel until the value goes. Its type is known to the session
@@ -101,7 +102,7 @@ pub struct Planes {
     slots: Mutex<HashMap<Ino, Slot>>,
     /// Why no file is handed to the kernel; `None` while some may be.
     closed: RwLock<Option<String>>,
-    /// Odd while a lease is held to see whether a file is in use elsewhere.
+    /// Odd while a lease is held to find out whether another process uses a file.
     probes: AtomicU64,
     probing: Mutex<()>,
 }
@@ -123,26 +124,26 @@ pub struct Hold {
 pub struct Candidate<'a> {
     /// The inode in the mount.
     pub ino: Ino,
-    /// It was lent to the kernel: a client may still map it, though all descriptors are closed.
+    /// It was registered before: a client may still map it, though all descriptors are closed.
     pub lent: &'a AtomicBool,
-    /// Why it must not be lent, see [`Open::unlent`](super::Open::unlent).
+    /// Reason why it must not be registered, see [`Open::unlent`](super::Open::unlent).
     pub unlent: Option<WhyMapped>,
     /// The mode of its view.
     pub mode: &'a MapMode,
     /// The backing file.
     pub file: BorrowedFd<'a>,
-    /// Its attributes, where they were just read.
+    /// Its attributes, if they were just read.
     pub stat: Option<&'a Stat>,
-    /// Opens it anew, for reading, where it is to be lent by another descriptor than `file`.
+    /// Opens it again for reading, if another descriptor than `file` is to be registered.
     pub reader: &'a dyn Fn() -> Option<OwnedFd>,
     /// The caller that opens it.
     pub caller: &'a Caller,
-    /// The way to lend it.
+    /// Registers it with the kernel.
     pub register: &'a RegisterBacking<'a>,
 }
 
 impl Planes {
-    /// Nothing is handed to the kernel until [`Planes::set_closed`] says otherwise.
+    /// No planes yet, and no passthrough until [`Planes::set_closed`] allows it.
     pub fn new() -> Arc<Planes> {
         let closed = RwLock::new(Some(String::from("there is no session with the kernel yet")));
         Arc::new(Planes {
@@ -153,12 +154,12 @@ impl Planes {
         })
     }
 
-    /// Says why no file is handed to the kernel, or that they may be. Holds for later opens.
+    /// Sets the reason why no file has passthrough; `None` allows it. It applies to later opens.
     pub fn set_closed(&self, reason: Option<String>) {
         *self.closed.write() = reason;
     }
 
-    /// Why no file is handed to the kernel.
+    /// Reason why no file has passthrough; `None` if some may.
     pub fn closed(&self) -> Option<String> {
         self.closed.read().clone()
     }
@@ -218,7 +219,7 @@ impl Planes {
         !self.probe(|| sys::file::is_only_open(file))
     }
 
-    /// With `probing` held.
+    /// Runs `probe`, which takes a lease for a moment, with `probing` locked.
     fn probe(&self, probe: impl FnOnce() -> bool) -> bool {
         self.probes.fetch_add(1, Ordering::AcqRel);
         let result = probe();
@@ -226,9 +227,8 @@ impl Planes {
         result
     }
 
-    /// Notes that a file is not `stored_to` any more if nobody has it open or mapped for writing.
-    /// `opened` says whether clients have it open, by [`Planes::note_writer`]. `file` is
-    /// open for reading.
+    /// Clears `stored_to` if no process has the file open or mapped for writing. `opened` says
+    /// whether clients have it open, by [`Planes::note_writer`]. `file` is open for reading.
     pub(super) fn note_unwritten(
         &self,
         file: BorrowedFd<'_>,
@@ -241,15 +241,15 @@ impl Planes {
         }
     }
 
-    /// Notes that a file is lent to somebody who may write, and is counted as open. The kernel
-    /// opens the backing file after that, and must not meet a lease of ours: it would make EIO of
-    /// it for who does not wait.
+    /// Notes that a file is registered for a client that may write. The caller has counted the
+    /// open. The kernel opens the backing file afterwards, and must not meet a lease of the daemon:
+    /// an open that does not wait would fail with EIO.
     pub(super) fn note_writer(&self, stored_to: &AtomicBool) {
         let _not_while_one_is_tried = self.probing.lock();
         stored_to.store(true, Ordering::SeqCst);
     }
 
-    /// Opens a file, again where the lease that it met was our own.
+    /// Opens a file, and tries again if it met a lease of this daemon.
     pub fn past_probes<T>(&self, open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         loop {
             let before = self.probes.load(Ordering::Acquire);
@@ -261,7 +261,7 @@ impl Planes {
         }
     }
 
-    /// Why no file of this mode is handed to the kernel.
+    /// Reason why no file of this mode has passthrough.
     fn why_all_mapped(&self, mode: &MapMode) -> Option<WhyMapped> {
         if self.closed.read().is_some() {
             return Some(WhyMapped::Mount);
@@ -273,7 +273,7 @@ impl Planes {
         }
     }
 
-    /// Why a file of this mode with these attributes is not.
+    /// Reason why a file of this mode with these attributes has no passthrough.
     pub fn why_mapped(&self, mode: &MapMode, stat: &Stat) -> Option<WhyMapped> {
         let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         match self.why_all_mapped(mode) {
@@ -302,10 +302,10 @@ impl Planes {
     }
 }
 
-/// As whom the kernel allocates blocks for whoever writes a file that was lent: the first who
-/// opens it, but root only where nobody else may write it, since everybody would be given the
-/// blocks that are reserved for root. Of no group: setgid of a file that its group cannot execute
-/// stays for a member alone.
+/// Credentials with which the kernel allocates blocks for all writers of a passthrough file: those
+/// of the first opener. They are root's only if no other user may write the file, since every
+/// writer would get the blocks that are reserved for root. They have no group: the setgid bit of a
+/// file that its group cannot execute stays for a member alone.
 fn writer_of(caller: &Caller, stat: &Stat) -> Caller {
     let others_write = stat.uid != 0 || stat.mode & (libc::S_IWGRP | libc::S_IWOTH) != 0;
     let uid = match (caller.uid, stat.uid) {
@@ -317,8 +317,8 @@ fn writer_of(caller: &Caller, stat: &Stat) -> Caller {
     Caller { uid, gid: UNUSED, pid: 0 }
 }
 
-/// A user and a group that nobody is, and no filesystem reserves blocks for; "nobody" (65,534) may
-/// be anything.
+/// Id that no user and no group has, and that no filesystem reserves blocks for. The id of "nobody"
+/// (65,534) may be in use.
 const UNUSED: u32 = 0xffff_fff0;
 
 impl Volume {
@@ -374,7 +374,7 @@ impl Drop for Hold {
             slot.opens = slot.opens.saturating_sub(1);
             slot.opens == 0
         });
-        // Taken out under the lock and closed after it.
+        // Removed under the lock, and closed after it is unlocked.
         let ended = if last { slots.remove(&self.ino) } else { None };
         drop(slots);
         drop(ended);

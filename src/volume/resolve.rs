@@ -46,7 +46,7 @@ impl Volume {
     /// The same by an open descriptor of the file.
     ///
     /// # Errors
-    /// Those of statx(2).
+    /// Errors of statx(2).
     pub fn attr_by(&self, ino: Ino, file: &OwnedFd) -> Result<Attr, Errno> {
         Ok(self.shown(ino, stat_of(file)?))
     }

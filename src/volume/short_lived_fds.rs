@@ -1,10 +1,10 @@
 //! Files and directories used a moment ago, held open until the kernel is done with their use.
 //!
 //! Between a lookup and the open that it is for, a file may be replaced by rename in the backing
-//! tree. A plain open(2) is one step and never fails for that; held by a descriptor, the file that
-//! was found can still be opened. Where the kernel opens files and directories without asking, what
-//! it reads of them is held here between two requests. All is closed after a second at the latest,
-//! so that a file that is removed directly does not keep its space.
+//! tree. A plain open(2) is one step and never fails for that. With a descriptor the file that was
+//! found can still be opened. Files and directories that the kernel opens without a request are
+//! held here between two reads of them. Each is closed after a second at the latest, so that a file
+//! that is removed directly does not keep its space.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,12 +14,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::inode::Ino;
 
-/// Time that something is held.
+/// Time for which a descriptor is held.
 const LIFETIME: Duration = Duration::from_secs(1);
 
 struct Inner<T> {
     held: HashMap<Ino, (Arc<T>, Instant)>,
-    /// Inode numbers and when they were put in, the oldest first; some may be gone or put in anew.
+    /// Inode numbers with the time of insertion, oldest first. Some may be removed or inserted
+    /// again.
     order: VecDeque<(Ino, Instant)>,
 }
 
@@ -29,26 +30,26 @@ impl<T> Inner<T> {
     }
 }
 
-/// Open things by inode number.
+/// Short-lived values by inode number.
 pub struct ShortLived<T> {
     inner: Mutex<Inner<T>>,
-    /// The most that are held: more than there are requests under way at one time.
+    /// Largest number of values: more than the requests under way at one time.
     capacity: usize,
 }
 
 impl<T> ShortLived<T> {
-    /// Holds so many at most.
+    /// Table of at most `capacity` values.
     pub fn new(capacity: usize) -> ShortLived<T> {
         let inner = Inner { held: HashMap::new(), order: VecDeque::new() };
         ShortLived { inner: Mutex::new(inner), capacity }
     }
 
-    /// One that stays held.
+    /// Value of an inode, which stays in the table.
     pub fn get(&self, ino: Ino) -> Option<Arc<T>> {
         self.inner.lock().held.get(&ino).map(|(held, _)| Arc::clone(held))
     }
 
-    /// Puts one in and returns what has to go for it, in its place or because it is full.
+    /// Inserts a value. Returns the values that it replaces or displaces.
     #[must_use]
     pub fn put(&self, ino: Ino, new: Arc<T>) -> Vec<Arc<T>> {
         let mut inner = self.inner.lock();
@@ -72,13 +73,13 @@ impl<T> ShortLived<T> {
         gone
     }
 
-    /// Takes out one, which nobody else has then.
+    /// Removes the value of an inode.
     #[must_use]
     pub fn take(&self, ino: Ino) -> Option<Arc<T>> {
         self.inner.lock().held.remove(&ino).map(|(held, _)| held)
     }
 
-    /// Takes out everything.
+    /// Removes all values.
     #[must_use]
     pub fn clear(&self) -> Vec<Arc<T>> {
         let mut inner = self.inner.lock();
@@ -86,12 +87,12 @@ impl<T> ShortLived<T> {
         std::mem::take(&mut inner.held).into_values().map(|(held, _)| held).collect()
     }
 
-    /// Whether nothing is held.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.inner.lock().held.is_empty()
     }
 
-    /// Takes out what is too old, if it is done twice a lifetime.
+    /// Removes values that are too old. It is called twice per lifetime.
     #[must_use]
     pub fn sweep(&self) -> Vec<Arc<T>> {
         let mut inner = self.inner.lock();
@@ -113,13 +114,13 @@ pub struct Sweeper {
 
 #[derive(Default)]
 struct State {
-    /// Something may be held.
+    /// A table may not be empty.
     pending: bool,
     ended: bool,
 }
 
 impl Sweeper {
-    /// Something was put in.
+    /// Notes that a value was inserted.
     pub fn note(&self) {
         let mut state = self.state.lock();
         if !state.pending {
@@ -129,7 +130,7 @@ impl Sweeper {
         }
     }
 
-    /// Waits until it is time to sweep; false at the end.
+    /// Waits for the time of the next sweep; returns false at the end.
     pub fn wait(&self) -> bool {
         let mut state = self.state.lock();
         while !state.pending && !state.ended {
@@ -142,7 +143,7 @@ impl Sweeper {
         !state.ended
     }
 
-    /// Makes [`Sweeper::wait`] say that it is the end.
+    /// Makes [`Sweeper::wait`] return false.
     pub fn end(&self) {
         self.state.lock().ended = true;
         self.changed.notify_all();

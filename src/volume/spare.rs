@@ -1,7 +1,8 @@
-//! Descriptors that are held only to save time, and go when there are few left.
+//! Spare descriptors: descriptors that are held only to save time, and are closed when few are
+//! left.
 //!
-//! The kernel gives the lowest number that is free. So a new descriptor tells by its number that at
-//! least as many are in use, without a count of those that the whole process has.
+//! The kernel gives the lowest free number to a new descriptor. So its number shows that at least
+//! as many are in use, without a count of all descriptors of the process.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +13,13 @@ use rustix::io::Errno;
 use super::Volume;
 use crate::sys;
 
-/// The most descriptors that are left for files that have to be opened.
+/// Number of descriptors that are kept free for files that have to be opened.
 const LEFT: u64 = 128;
 
-/// When few are left, and who else holds some.
+/// Limit of descriptors, and the other holders of spare ones.
 #[derive(Debug)]
 pub(super) struct Spare {
-    /// The number of a descriptor that is one of the last.
+    /// Descriptor number from which on few are left.
     last: u64,
     /// The other volumes of the mount.
     others: OnceLock<Vec<Weak<Volume>>>,
@@ -38,7 +39,7 @@ impl Default for Spare {
 }
 
 impl Volume {
-    /// Has volumes let go of descriptors for each other.
+    /// Lets volumes close spare descriptors for each other.
     pub fn share_descriptors(volumes: &[Arc<Volume>]) {
         for volume in volumes {
             let others = volumes.iter().filter(|other| !Arc::ptr_eq(other, volume));
@@ -49,8 +50,7 @@ impl Volume {
         }
     }
 
-    /// Opens something, and where there is no descriptor to be had, once more without those that
-    /// are held only to save time.
+    /// Runs `open`. If no descriptor is left, closes the spare descriptors and runs it again.
     pub(super) fn with_a_descriptor<T>(
         &self,
         open: impl Fn() -> Result<T, Errno>,
@@ -64,8 +64,8 @@ impl Volume {
         }
     }
 
-    /// Whether a descriptor that was just opened is one of the last, and not to be held only to
-    /// save time. The others that are held so are closed then.
+    /// Whether a new descriptor is one of the last, so that it must not be held as a spare one. All
+    /// spare descriptors are closed then.
     pub(super) fn is_one_of_the_last(&self, new: impl AsFd) -> bool {
         let number = u64::try_from(new.as_fd().as_raw_fd()).unwrap_or(0);
         let is_last = number >= self.spare.last;
