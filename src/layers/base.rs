@@ -1,4 +1,4 @@
-//! The file that a merged one lies over: a whole file, or one with pages in several frozen layers.
+//! Base of a merged file: a complete file, or a file with pages in several frozen layers.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use super::frozen_file::FrozenFile;
 use super::pages::read_at;
 use crate::volume::SeekTo;
 
-/// The file below a merged file. It is only read, by pread(2), and opened so that reading moves no
-/// times (O_NOATIME).
+/// File below a merged file. It is read with pread(2) and never written. The caller opens it so
+/// that reading does not change its atime (O_NOATIME).
 #[derive(Debug, Clone)]
 pub enum Base {
     /// A complete file of one layer.
@@ -42,7 +42,7 @@ impl Base {
         }
     }
 
-    /// The whole file, below all layers with some of the pages.
+    /// The complete file below all layers that have some of the pages.
     ///
     /// # Errors
     /// EIO, which does not come.
@@ -56,7 +56,7 @@ impl Base {
     /// Reads into a buffer, and returns how many bytes: fewer at the end of the file.
     ///
     /// # Errors
-    /// Those of pread(2).
+    /// Errors of pread(2).
     pub fn read_some(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         match self {
             Base::File(file) => read_at(file, offset, buffer),
@@ -67,7 +67,7 @@ impl Base {
     /// lseek(2) for data or a hole.
     ///
     /// # Errors
-    /// ENXIO at or behind the end, and for data when only holes follow; those of lseek(2).
+    /// ENXIO at or behind the end, and for data when only holes follow; errors of lseek(2).
     pub fn seek_from(&self, offset: u64, to: SeekTo) -> Result<u64, Errno> {
         match self {
             Base::File(file) => rustix::fs::seek(file, to.starting_at(offset)),
@@ -87,9 +87,8 @@ impl Base {
         if count < buffer.len() { Err(Errno::IO) } else { Ok(()) }
     }
 
-    /// The next data or hole at or after an offset inside `offset..end`; None when there is none
-    /// before `end`. Bytes behind the end of a base that is too short are taken for data, so that a
-    /// reader is told.
+    /// Offset of the next data or hole in `offset..end`; `None` when there is none. A range behind
+    /// the end of a base that is too short counts as data, so that it is read and the read fails.
     pub(super) fn seek(&self, offset: u64, end: u64, to: SeekTo) -> Result<Option<u64>, Errno> {
         let size = self.size()?;
         let found = match self {

@@ -1,8 +1,8 @@
-//! The index: the copies of base files that had several names, under the number of the base file,
-//! so that each of its names leads to the one copy.
+//! Hard link index: links to the copies of base files that had several names, each named by the
+//! inode number of the base file, so that all names of the file lead to the one copy.
 //!
-//! A number is given to a later file again. So an entry is the copy of the file that its mark
-//! `mmapfs.origin` tells, and an entry of a file that is gone makes room for the next one.
+//! Inode numbers are reused. So the xattr `mmapfs.origin` says which file an entry is the copy of,
+//! and the entry of a file that is gone is replaced by the copy of the next one.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -19,20 +19,21 @@ use super::overlay_xattrs::Links;
 use crate::shown::Show;
 use crate::volume::{Entry, Ino, Volume};
 
-/// The directory of the index, and which entries it has.
+/// Directory of the index, with the set of its entries.
 pub(super) struct Index {
-    /// Its number in the upper volume.
+    /// Inode number of the directory in the upper volume.
     pub(super) dir: Ino,
+    /// Inode numbers of the base files that have an entry.
     entries: RwLock<HashSet<Ino>>,
 }
 
-/// The name in the index of the copy of a lower file.
+/// Name of the index entry for a lower file.
 fn key(ino: Ino) -> String {
     format!("{:016x}", original(ino).0)
 }
 
 impl Index {
-    /// Reads which entries a directory has.
+    /// Reads the entries of an index directory.
     ///
     /// # Errors
     /// Errors of readdir(2).
@@ -41,7 +42,7 @@ impl Index {
         let id = upper.open_dir(dir)?;
         let listed = upper.list((dir, id), 0, false, &mut |item| {
             let number = item.name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
-            // Another form of the same number is no entry.
+            // A name is an entry only in the form that `key` gives it.
             entries.extend(number.map(Ino).filter(|number| *item.name == *key(*number)));
             false
         });
@@ -56,8 +57,8 @@ impl Index {
 }
 
 impl Overlay {
-    /// What a name leads to in the lower layers, or the copy of that, which was made by another of
-    /// its names: one that it may have lost since in the base.
+    /// Result of a lookup in the lower layers. If the file found was copied up by another of its
+    /// names, the result is the copy; the base may have lost that name since.
     pub(super) fn below(&self, whence: LookupScope<'_>, name: &OsStr) -> Step<LookupResult> {
         let sought = self.directly_below(whence.names, whence.dirs, name)?;
         if sought.stat.is_dir() || !self.top.index.has(sought.ino) {
@@ -75,8 +76,8 @@ impl Overlay {
         joined.map(|joined| joined.unwrap_or(sought))
     }
 
-    /// What an entry of the index is made of; `None` where it is the copy of an earlier file with
-    /// the number of what was found below. The lookup of the entry is handed over.
+    /// Result for an index entry; `None` if it is the copy of an earlier file with the inode number
+    /// of the file found below. The lookup count of `entry` passes to this call.
     fn in_index(
         &self,
         whence: LookupScope<'_>,
@@ -118,8 +119,8 @@ impl Overlay {
         Ok(Some(joined))
     }
 
-    /// Whether an entry is the copy of the file that was found below, and not of an earlier one;
-    /// `None` where its marks do not tell.
+    /// Whether an entry is the copy of the file found below, and not of an earlier one; `None` if
+    /// it has no origin.
     fn is_of_file(
         &self,
         names: &NamesRead<'_>,
@@ -133,7 +134,7 @@ impl Overlay {
         Ok(Some(origin.is_of_file(&names.below().fingerprint(*at)?)))
     }
 
-    /// Enters the copy of a node, which is not in its place yet.
+    /// Adds the copy of a node to the index. The copy has no name of its own yet.
     pub(super) fn enter_in_index(
         &self,
         names: &NamesWrite<'_>,
@@ -142,7 +143,7 @@ impl Overlay {
     ) -> Result<(), Errno> {
         let name = key(node.ino);
         let linked = match self.upper.link(upper, self.top.index.dir, OsStr::new(&name)) {
-            // All names of the file that it is of are gone, and so is its inode.
+            // The base file of the old entry is gone: its inode number was reused.
             Err(Errno::EXIST) => {
                 self.retire(names, OsStr::new(&name))?;
                 self.upper.link(upper, self.top.index.dir, OsStr::new(&name))
@@ -154,14 +155,14 @@ impl Overlay {
         Ok(())
     }
 
-    /// Takes the copy of a node out again.
+    /// Removes the copy of a node from the index.
     ///
     /// # Errors
     /// Errors of unlink(2).
     pub(super) fn leave_index(&self, node: &Node, upper: Ino) -> Result<(), Errno> {
         let name = key(node.ino);
         match self.upper.peek(self.top.index.dir, OsStr::new(&name)) {
-            // It made room for the copy of a later file.
+            // The entry is the copy of a later file.
             Ok((_, inner)) if inner != Some(upper) => return Ok(()),
             Err(Errno::NOENT) => return Ok(()),
             found => found?,
@@ -171,8 +172,8 @@ impl Overlay {
         Ok(())
     }
 
-    /// Removes an entry whose file is gone from the base: the copy keeps the names that it has of
-    /// its own, and is a file like any other then.
+    /// Removes an entry whose base file is gone. The copy keeps its names in the upper volume, and
+    /// becomes a plain upper file.
     fn retire(&self, names: &NamesWrite<'_>, name: &OsStr) -> Result<(), Errno> {
         let entry = self.upper.lookup(self.top.index.dir, name)?;
         let (inner, links) = (entry.attr.ino, i64::from(entry.attr.stat.nlink) - 1);
