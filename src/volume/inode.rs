@@ -1,8 +1,8 @@
-//! The inode table: what the kernel knows, and how often it looked it up.
+//! Inode table: the inodes that the kernel knows, with their lookup counts.
 //!
-//! An inode's number in the mount is that of the backing file, so that nothing has to be kept to
-//! find it again. A node costs its own size, its name and its file handle, and holds no
-//! descriptor unless its last name is gone while the kernel still knows it.
+//! An inode has the number of its backing file, so that no map of numbers is needed. A node costs
+//! its own size, its name and its file handle, and holds no descriptor unless its last name is gone
+//! while the kernel still knows it.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

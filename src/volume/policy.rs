@@ -20,7 +20,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The mode of what is at a path relative to the root.
+    /// Mode of the file at a path relative to the root.
     pub fn mode(&self, path: &Path) -> MapMode {
         self.rules.matching(path).map_or_else(|| self.mode, |rule| rule.mode)
     }
@@ -71,7 +71,7 @@ impl Volume {
         self.path_of(node).map_or_else(|| policy.mode, |path| policy.mode(&path))
     }
 
-    /// Whether some paths may be written and others not.
+    /// Whether rules allow writes to some paths and forbid them to others.
     pub(super) fn has_mixed_rules(&self) -> bool {
         let policy = self.policy.read();
         let writable = policy.mode.writable();
@@ -86,7 +86,7 @@ impl Volume {
         if self.mode_of(node).writable() { Ok(()) } else { Err(Errno::ROFS) }
     }
 
-    /// The same for a name that is to be made, replaced or removed.
+    /// Refuses a change of a name that is to be made, replaced or removed, by the same rules.
     pub(super) fn check_name(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
         if parent == Ino::ROOT {
             if self.shows_one_file() {
@@ -109,13 +109,13 @@ impl Volume {
         if writable { Ok(()) } else { Err(Errno::ROFS) }
     }
 
-    /// Where an inode was seen last, relative to the root.
+    /// Last known path of an inode, relative to the root.
     pub fn path_of_inode(&self, ino: Ino) -> Option<PathBuf> {
         self.path_of(&*self.inodes.get(ino)?)
     }
 
-    /// Where a node was seen last, relative to the root; `None` when a directory above it is not
-    /// known any more.
+    /// Last known path of a node, relative to the root; `None` if a directory above it is not known
+    /// any more.
     pub(super) fn path_of(&self, node: &Node) -> Option<PathBuf> {
         if self.root_is_file {
             return self.only.as_ref().map(PathBuf::from);
@@ -136,6 +136,5 @@ impl Volume {
     }
 }
 
-/// Deeper than any tree that can be walked; ends a walk through names that a racing rename has
-/// made circular.
+/// Largest depth of a path: it ends a walk through names that a racing rename has made circular.
 const MAX_DEPTH: usize = 100_000;

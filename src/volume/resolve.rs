@@ -1,11 +1,11 @@
-//! From an inode of the mount to its backing file.
+//! Resolution of an inode of the mount to its backing file.
 //!
-//! A file is looked for where it was seen last: one name in an open directory, links not followed.
-//! The file that is found there is compared with the one that was looked up; if it is another file,
-//! or nothing, the file handle still leads to the right one, or says that it is gone (ESTALE).
+//! A file is first looked up where it was seen last: one name in an open directory, without
+//! following links. The file found there is compared with the inode; if it differs or is missing,
+//! the file handle leads to the right file, or fails with ESTALE if it is gone.
 //!
-//! An inode number says nothing by itself: a later file may have it. So whatever is found by one,
-//! what is in use included, is compared before it is used ([`Node::is`]).
+//! An inode number alone identifies no file, as it is reused. So each file that is found by its
+//! number, also one in use, is compared before it is used ([`Node::is`]).
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +24,7 @@ use crate::sys;
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Volume {
-    /// The node with this number. The control directory is none of ours: nothing can be made,
+    /// Node with this inode number. Inodes of the control directory have none: nothing can be made,
     /// changed or removed there.
     pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>, Errno> {
         let missing = if ino.0 >= FIRST_RESERVED { Errno::PERM } else { Errno::STALE };
@@ -51,8 +51,7 @@ impl Volume {
         Ok(self.shown(ino, stat_of(file)?))
     }
 
-    /// Attributes as the mount shows them: the directory of a single-file mount is nobody's to
-    /// change.
+    /// Attributes as the mount shows them: the directory of a single-file mount is not writable.
     pub(super) fn shown(&self, ino: Ino, mut stat: Stat) -> Attr {
         let validity = self.attr_validity(ino, &stat);
         if ino == Ino::ROOT {
@@ -60,7 +59,7 @@ impl Volume {
                 stat.mode &= !0o222;
                 stat.nlink = 2;
             }
-            // The kernel calls the root by its own number; its attributes carry the real one.
+            // The kernel uses its own number for the root; the attributes have the real one.
             return Attr { ino: Ino(stat.ino), stat, validity };
         }
         Attr { ino, stat, validity }
@@ -88,8 +87,7 @@ impl Volume {
         stat_of(&self.pin(node)?)
     }
 
-    /// Attributes of the file at the name where a node was seen, if they show that it is the
-    /// node's.
+    /// Attributes of the file at the last name of a node, if they prove that it is the node's file.
     fn stat_by_name(&self, node: &Node) -> Option<Stat> {
         if node.is_ambiguous() {
             return None;
@@ -108,7 +106,7 @@ impl Volume {
         node.is(&seen).then_some((file, seen.stat))
     }
 
-    /// A descriptor of the very file that a node stands for, for what O_PATH is good for.
+    /// Descriptor of a node's file, for calls for which O_PATH is enough.
     pub(super) fn pin(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
         if let Some(fd) = node.pinned() {
             return Ok(fd);
@@ -119,7 +117,7 @@ impl Volume {
         if let Some(fd) = self.short_lived.get(node.ino) {
             return Ok(fd);
         }
-        // An open file is at hand: nothing has to be opened and closed for each request.
+        // A file in use needs no open and close for each request.
         let open = self.in_use_by(node).and_then(|(file, _)| file.descriptor().shared());
         if let Some(fd) = open {
             return Ok(fd);
@@ -167,7 +165,7 @@ impl Volume {
         Ok(fd)
     }
 
-    /// Keeps a directory open, unless it is of another mount, which could not be unmounted then.
+    /// Keeps a directory open, unless it is on another mount, which must stay unmountable.
     fn remember_open(&self, node: &Node, fd: &Arc<OwnedFd>) {
         if self.devices.is_main(node.key()) && !self.is_one_of_the_last(fd) {
             self.directories.put(node.ino, fd);
@@ -177,7 +175,7 @@ impl Volume {
     /// Finds a directory by the names from the nearest open one above it.
     fn descend(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
         let mut way = Vec::new();
-        // Renames behind our back may have made it circular.
+        // Direct renames in the backing tree may have made the path circular.
         let mut met = HashSet::new();
         let mut child = self.node(node.ino)?;
         let mut fd = loop {
@@ -204,7 +202,7 @@ impl Volume {
         Ok(fd)
     }
 
-    /// The directory with this number, open, for its names to be looked at or changed.
+    /// Open directory with this inode number, to look up or change names in it.
     pub(super) fn open_parent(&self, ino: Ino) -> Result<Arc<OwnedFd>, Errno> {
         let node = self.node(ino)?;
         let dir = self.with_a_descriptor(|| self.directory(&node))?;
@@ -244,8 +242,8 @@ impl Volume {
         }
     }
 
-    /// None of the caller's own flags are passed on: appending, truncating and direct I/O are
-    /// requests of their own.
+    /// Opens a node's file. The caller's flags are not passed on: appends, truncations and direct
+    /// I/O are separate requests.
     fn open_with(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
         let fd = self.open_anyhow(node, flags)?;
         self.access_times.leave(&fd);
@@ -265,7 +263,7 @@ impl Volume {
     }
 }
 
-/// Passes a descriptor on if it is of the node's file.
+/// Returns a descriptor if it is open on the node's file.
 fn verified(node: &Node, fd: OwnedFd) -> Result<OwnedFd, Errno> {
     let seen = Seen::by(&fd)?;
     if !node.is(&seen) {

@@ -1,10 +1,11 @@
-//! The answers that the kernel may keep, because direct changes of the backing tree are told.
+//! Validity of replies: replies that the kernel may cache, because a watch reports direct changes
+//! of the backing tree.
 //!
-//! Somebody above watches the backing tree and invalidates what changes; the volume says which of
-//! its answers are covered, and finds the inode of what has changed. A change may be told before
-//! the answer that it makes wrong has reached the inode table: then nobody is there to be
-//! invalidated. So changes are counted before their inodes are looked for, and an answer during
-//! which the count has moved is good for once.
+//! The watch is above this module, and invalidates the kernel's cache. The volume decides which
+//! replies the watch covers, and finds the inode of a change. A change may be reported before the
+//! outdated reply has reached the inode table, when there is no inode to invalidate. So changes are
+//! counted before their inodes are looked up, and a reply during which the count has moved is not
+//! cached.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -36,25 +37,25 @@ pub enum Validity {
     UntilInvalidated,
 }
 
-/// The way in which clients may be writing a file.
+/// Way in which clients may be writing a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Written {
     Not,
-    /// By requests, of which the kernel knows.
+    /// By requests, which the kernel sees.
     ByRequest,
-    /// In the backing file, which was lent to the kernel.
+    /// In the backing file, by passthrough.
     Directly,
 }
 
 /// Watches single directories, and the files with one name that are in them.
 pub trait WatchDirectories: Send + Sync {
-    /// Watches an open directory from now on, as far as there is room for it.
+    /// Watches an open directory from now on, unless the limit of watches is reached.
     fn watch(&self, ino: Ino, dir: BorrowedFd<'_>);
 
     /// Whether a directory is watched.
     fn is_watched(&self, ino: Ino) -> bool;
 
-    /// Watches a directory no longer, unless `known` says that the kernel knows it anew.
+    /// Ends the watch on a directory, unless `known` says that the kernel knows it again.
     fn forget(&self, ino: Ino, dir: Option<BorrowedFd<'_>>, known: &dyn Fn() -> bool);
 
     /// Number of watched directories.
@@ -83,21 +84,22 @@ pub struct WatchCounts {
 /// Receiver of changes that were made directly in a volume, by the numbers of that volume. None of
 /// its methods is called by a thread that the kernel waits for, or with a lock held.
 pub trait Told: Send + Sync {
-    /// A name in a directory came, went, or leads to something else. With `leads_on` something is
-    /// mounted in the mount on the way that it is on, which stays if that still leads to the same.
+    /// A name in a directory was made, removed, or leads to another file. With `leads_on` it is on
+    /// the path of a mount inside of this mount, which stays if the name still leads to the same
+    /// file.
     fn name(&self, parent: Ino, name: &OsStr, leads_on: bool);
 
     /// The attributes of a file or directory have changed, and with `data` its content. Returns
-    /// whether it is to be told again, because what the kernel is to forget is on its way to it.
+    /// whether the change is to be reported again, because an outdated reply is under way.
     fn inode(&self, ino: Ino, data: bool) -> bool;
 
-    /// Directories of these names came, went or were moved, wherever that was.
+    /// Directories with these names were made, removed or moved anywhere in the volume.
     fn directories(&self, names: &HashSet<OsString>);
 
-    /// Anything may have changed. The names and files that are known are told of one by one.
+    /// Anything may have changed. Known names and files are reported one by one.
     fn everything(&self);
 
-    /// The directory and the name that a path in the mount ends in, as far as it is of the volume.
+    /// Directory and name of a path in the mount; `None` if it is not of this volume.
     fn place_of(&self, path: &Path) -> Option<(Ino, OsString)>;
 }
 
@@ -134,16 +136,16 @@ impl Told for Volume {
     }
 }
 
-/// The volume's part of a watch.
+/// Part of a watch that belongs to the volume.
 #[derive(Default)]
 pub(super) struct Watched {
     coverage: OnceLock<Coverage>,
-    /// Why there is none.
+    /// Reason why there is no watch.
     reason: OnceLock<String>,
     ended: AtomicBool,
-    /// The kernel drops every name when it is told to.
+    /// The kernel can drop all cached names at once.
     all_names: AtomicBool,
-    /// Something is mounted below the mount point, and would go with the names.
+    /// There is a mount below the mount point, which would be unmounted with the names.
     holds_mounts: AtomicBool,
     changes: AtomicU64,
     counts: WatchCounts,
@@ -171,33 +173,33 @@ impl Watched {
         }
     }
 
-    /// Number of changes that were told so far.
+    /// Number of changes reported so far.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }
 }
 
 impl Volume {
-    /// Says what is watched, once, before the first request.
+    /// Sets the watched places, once, before the first request.
     pub fn watch(&self, coverage: Coverage) {
         if self.watched.coverage.set(coverage).is_err() {
             log::error!("the volume is watched twice");
         }
     }
 
-    /// Says why nothing is watched.
+    /// Sets the reason why nothing is watched.
     pub fn not_watched(&self, reason: String) {
         self.watched.ended.store(true, Ordering::Release);
-        let _ = self.watched.reason.set(reason); // The first reason is the one to tell.
+        let _ = self.watched.reason.set(reason); // The first reason is the one to report.
     }
 
-    /// Whether what is changed through the mount at one place may be known to the kernel at another
-    /// too: a part of the source that is mounted below it once more.
+    /// Whether one file may be at two places of the mount, because a part of the source is mounted
+    /// again below it. A change at one place is then a change at the other.
     pub fn shows_twice(&self) -> bool {
         self.devices.has_twin()
     }
 
-    /// Whether every change on the source's own mount is told.
+    /// Whether every change on the source's own mount is reported.
     pub fn watches_filesystem(&self) -> bool {
         matches!(self.watched.coverage(), Some(Coverage::Filesystem))
     }
@@ -236,18 +238,18 @@ impl Volume {
         self.invalidate.get().map(|invalidate| &**invalidate)
     }
 
-    /// Finds out whether the kernel drops every name when it is told to.
+    /// Finds out whether the kernel can drop all cached names at once.
     pub fn try_dropping_names(&self) {
         let dropped = self.kernel_caches().is_some_and(|caches| caches.names().is_ok());
         self.watched.all_names.store(dropped, Ordering::Relaxed);
     }
 
-    /// Says whether something is mounted below the mount point.
+    /// Sets whether there is a mount below the mount point.
     pub fn set_holds_mounts(&self, holds: bool) {
         self.watched.holds_mounts.store(holds, Ordering::Relaxed);
     }
 
-    /// Whether something is.
+    /// Whether there is a mount below the mount point.
     pub fn holds_mounts(&self) -> bool {
         self.watched.holds_mounts.load(Ordering::Relaxed)
     }
@@ -265,12 +267,12 @@ impl Volume {
         }
     }
 
-    /// Counts changes that were told. To be called before their inodes are looked for.
+    /// Counts reported changes. It is called before their inodes are looked up.
     pub fn count_changes(&self) {
         self.watched.changes.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The inode of what has a handle, if the kernel knows it.
+    /// Inode of the file with a handle, if the kernel knows it.
     pub fn known_by(&self, handle: &FileHandle) -> Option<Ino> {
         if self.watched.root.as_ref() == Some(handle) {
             return Some(Ino::ROOT);
@@ -285,7 +287,7 @@ impl Volume {
         if self.watched.numbered || !self.by_handle {
             return None;
         }
-        // Where the handle does not carry the number, the file itself tells it.
+        // If the handle does not contain the inode number, the file is opened for it.
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let fd = sys::handle::open_handle(self.watch_point(), handle, flags).ok()?;
         let seen = Seen::by(&fd).ok()?;
@@ -293,13 +295,13 @@ impl Volume {
         Some(self.inodes.find(number, &seen)?.ino)
     }
 
-    /// Whether the kernel has to be told that an inode has changed, since it may use what it was
-    /// told before. Where it asks at every use, being told would do harm: the kernel drops the
-    /// answer to a question that is older than the invalidation, so whoever asks just then goes on
-    /// with what was known before, though the answer has said better: with pages and a size that
-    /// are no longer so, or with the setuid bit of a program that somebody else has written to.
-    /// Cached pages are dropped there because the time of change in the answer is another one,
-    /// which takes times that are exact. A file that a mapping may store to is asked for as well.
+    /// Whether a change of an inode has to be invalidated, because the kernel may use cached
+    /// attributes. Where the kernel asks for attributes at each use, an invalidation would do harm:
+    /// the kernel drops a reply whose request is older than the invalidation, and goes on with its
+    /// earlier attributes: an old size and old pages, or the setuid bit of a program that another
+    /// process has written to. There cached pages are dropped because the reply has another time of
+    /// change, which needs exact timestamps. The attributes of a file that a mapping may store to
+    /// are asked for at each use as well.
     pub fn is_told_of(&self, ino: Ino) -> bool {
         let Some(node) = self.inodes.get(ino) else { return self.keeps_attributes };
         if node.had_set_id() {
@@ -325,7 +327,7 @@ impl Volume {
         known
     }
 
-    /// Notes that a file has left a name, or come to one, directly in the backing tree.
+    /// Notes that a file was moved from a name (`away`) or to it directly in the backing tree.
     pub fn moved_directly(&self, ino: Ino, parent: Ino, name: &OsStr, away: bool) {
         if self.watched.directories().is_some()
             && let Some(node) = self.inodes.get(ino)
@@ -352,7 +354,7 @@ impl Volume {
         seen.into_iter().map(|((parent, name), mount)| (parent, name.into(), mount)).collect()
     }
 
-    /// The directory and the name that a path below the source ends in.
+    /// Directory and name of a path below the source.
     pub fn place_of(&self, path: &Path) -> Option<(Ino, OsString)> {
         let below: PathBuf = path.parent()?.into();
         Some((self.find(&below).ok()?.ino, path.file_name()?.to_owned()))
@@ -396,7 +398,7 @@ impl Volume {
                 None => false,
                 Some(Coverage::Filesystem) => true,
                 Some(Coverage::Directories(watch)) if stat.is_dir() => watch.is_watched(ino),
-                // A change through another name is not told.
+                // A change through another name is not reported.
                 Some(Coverage::Directories(watch)) => {
                     stat.nlink == 1
                         && self.inodes.get(ino).is_some_and(|node| watch.is_watched(node.seen().0))
@@ -405,9 +407,9 @@ impl Volume {
         if told && written == Written::Not { Validity::UntilInvalidated } else { Validity::Timeout }
     }
 
-    /// The way in which clients of the mount may be writing a file. A mapping of one that was lent
-    /// outlives its descriptors; whether one is left after the last is closed is tried by a lease,
-    /// and once nobody maps it the file counts as not written from the next question on.
+    /// Way in which clients of the mount may be writing a file. A mapping of a passthrough file
+    /// outlives its descriptors. After the last close a lease shows whether one is left; if not,
+    /// the file counts as not written from the next call on.
     fn written(&self, ino: Ino, stat: &Stat) -> Written {
         if stat.kind() != libc::S_IFREG {
             return Written::Not;
@@ -426,11 +428,11 @@ impl Volume {
         {
             self.planes.note_unwritten(fd.as_fd(), &node.stored_to, is_open);
         }
-        // These attributes were read before, and of what happened since nobody was told.
+        // These attributes were read before the test, and a change since then is not reported.
         Written::Directly
     }
 
-    /// An entry whose attributes were read after `changes` were told.
+    /// Entry whose attributes are not cached if a change was reported since `changes` was read.
     pub(super) fn settled(&self, mut entry: Entry, changes: u64) -> Entry {
         if self.watched.changes() != changes {
             entry.attr.validity = Validity::Uncached;
@@ -438,8 +440,8 @@ impl Volume {
         entry
     }
 
-    /// Time for which the kernel may use that a name leads to a file: mounting is no change of a
-    /// name. Where rules go by the name, the name by which a file is used has to be known.
+    /// Validity of a name that leads to a file. A mount on a name is not reported as a change of
+    /// it. Where rules depend on the name, the volume has to know the name by which a file is used.
     pub(super) fn entry_validity(&self, parent: Ino, stat: &Stat) -> Validity {
         let by_name = !stat.is_dir() && self.rule_count() > 0;
         match self.devices.is_main(stat) {

@@ -21,8 +21,8 @@ const ACCESS_ACL: &str = "system.posix_acl_access";
 /// The longest list of names that the kernel passes on (XATTR_LIST_MAX), in bytes.
 const LONGEST_LIST: usize = 65_536;
 
-/// A path that leads to a node and nowhere else, for the calls that take only a path, and what
-/// keeps it leading there.
+/// Path that leads to a node's file, for calls that take only a path, with the descriptor that
+/// keeps it valid.
 struct Reach {
     path: PathBuf,
     _open: Arc<OwnedFd>,
