@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{Served, make_file, memory_dir, name, only_trying, scattered};
 use criterion::{Criterion, criterion_group, criterion_main};
-use mmapfs::volume::Ino;
+use mmapfs::tree::{Ino, Inspect, Names};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use tempfile::TempDir;
 

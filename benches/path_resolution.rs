@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Served, make_file, name};
 use criterion::{Criterion, criterion_group, criterion_main};
-use mmapfs::volume::Ino;
+use mmapfs::tree::{Attributes, Directories, Ino, Names};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use tempfile::TempDir;
 

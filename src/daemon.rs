@@ -22,12 +22,13 @@ use crate::fuse::mount::{Mounted, mount};
 use crate::fuse::{Adapter, AdapterOptions, BusyPoll, Handlers, KernelCaches, Timeouts};
 use crate::layers::scratch::{Places, Scratch};
 use crate::shown::{Name, Show};
-use crate::volume::{Managed, Policy, Told, Validity, Volume, VolumeOptions};
+use crate::volume::{Policy, Told, Volume, VolumeOptions};
 use crate::watch::Watch;
 use crate::{layers, sys};
 
 mod sandbox;
 
+use crate::tree::{Managed, Validity};
 use sandbox::Sandbox;
 
 /// Readahead of the kernel for a sequential reader, in KiB: one request of the largest size.

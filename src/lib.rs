@@ -15,6 +15,8 @@
 //!                               |
 //!    volume    what exists: inodes, lookup counts, handles, names, attributes
 //!                               |
+//!    tree      the words that all share (Ino, Stat, Entry), and the contract in small traits
+//!                               |
 //!    mapping   mapped files: read, write, grow, advise, flush, lock, residency
 //!                               |
 //!    sys       mmap, guarded copy, madvise, cachestat, file handles (all unsafe is here)
@@ -37,6 +39,7 @@ pub mod mapping;
 pub mod range;
 pub mod shown;
 pub mod sys;
+pub mod tree;
 pub mod units;
 pub mod volume;
 pub mod watch;

@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use mmapfs::config::options::{MountOptions, Unknown};
 use mmapfs::config::rules::RuleSet;
 use mmapfs::sys::cred::Caller;
-use mmapfs::volume::{BackingRegistration, Ino, Open, Policy, Volume, VolumeOptions};
+use mmapfs::tree::{BackingRegistration, Files, Ino, Lifecycle, Names, Open};
+use mmapfs::volume::{Policy, Volume, VolumeOptions};
 use rustix::fs::{CWD, FileType, Mode};
 use tempfile::TempDir;
 

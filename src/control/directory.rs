@@ -18,7 +18,7 @@ use super::exec::Executor;
 use super::report::Kernel;
 use super::session::{Closer, Session};
 use crate::config::ControlVisibility;
-use crate::volume::{Attr, Entry, FIRST_RESERVED, HandleId, Ino, SetAttr, Stat, Time, Validity};
+use crate::tree::{Attr, Entry, FIRST_RESERVED, HandleId, Ino, SetAttr, Stat, Time, Validity};
 
 /// The attribute of the root that names the directory, so that clients find it.
 const XATTR: &str = "user.mmapfs.control";

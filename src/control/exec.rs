@@ -21,7 +21,7 @@ use crate::range::{ByteRange, RangeSpec};
 use crate::shown::Name;
 use crate::sys;
 use crate::sys::advise::SyncMode;
-use crate::volume::{Found, Managed, NotAdvised, Validity};
+use crate::tree::{Found, Managed, NotAdvised, Validity};
 
 /// Tells where the log of the daemon goes, which may change.
 pub type LogPlace = Box<dyn Fn() -> String + Send + Sync>;

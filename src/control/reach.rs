@@ -2,7 +2,7 @@
 //! readers share, and in part on the one mapping that it is given for: the daemon's.
 
 use crate::advice::Advice;
-use crate::volume::WhyMapped;
+use crate::tree::WhyMapped;
 
 /// Whom an advice reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

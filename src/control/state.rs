@@ -16,7 +16,7 @@ use crate::mapping::BackingFile;
 use crate::range::ByteRange;
 use crate::shown::Name;
 use crate::sys;
-use crate::volume::{Found, GuardCounts, ScratchCounts, WhyMapped};
+use crate::tree::{Found, GuardCounts, ScratchCounts, WhyMapped};
 
 impl Executor {
     /// The state of the mount.

@@ -17,9 +17,7 @@ use super::trace::Trace;
 use crate::control::counters::{Counters, Operation};
 use crate::control::directory::ControlDir;
 use crate::sys::cred::Caller;
-use crate::volume::{
-    BackingRegistration, DirItem, Entry, HandleId, Ino, Open, Opened, Plane, Tree,
-};
+use crate::tree::{BackingRegistration, DirItem, Entry, HandleId, Ino, Open, Opened, Plane, Tree};
 
 /// The options of replies.
 #[derive(Debug, Clone, Copy)]

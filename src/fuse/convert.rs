@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, INodeNo, OpenAccMode, OpenFlags, PollEvents, TimeOrNow};
 use rustix::io::Errno;
 
-use crate::volume::{Attr, DataOnly, DirItem, Ino, NewTime, Open, Stat, Time, Validity};
+use crate::tree::{Attr, DataOnly, DirItem, Ino, NewTime, Open, Stat, Time, Validity};
 
 /// Our inode number.
 pub(super) fn ino(number: INodeNo) -> Ino {

@@ -4,7 +4,7 @@ use fuser::{InitFlags, KernelConfig};
 
 use crate::control::report::Feature;
 use crate::sys::cred::has_capability;
-use crate::volume::Tree;
+use crate::tree::Tree;
 
 /// A capability: how `status` calls it, and what is lost without it.
 struct Wanted(InitFlags, &'static str, &'static str);

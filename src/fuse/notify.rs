@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use crate::error::Failure;
-use crate::volume::{Ino, Invalidate};
+use crate::tree::{Ino, Invalidate};
 
 // enum fuse_notify_code of linux/fuse.h.
 const INVAL_INODE: i32 = 2;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::volume::Validity;
+use crate::tree::Validity;
 
 /// For what is invalidated when it changes.
 const UNTIL_TOLD: Duration = Duration::from_secs(3600);

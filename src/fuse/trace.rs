@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::convert;
 use crate::control::counters::{Counters, Operation};
 use crate::sys::cred::Caller;
-use crate::volume::Ino;
+use crate::tree::Ino;
 
 /// A request under way.
 pub(super) struct Trace<'a> {

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::frozen_file::FrozenFile;
 use super::pages::read_at;
-use crate::volume::SeekTo;
+use crate::tree::SeekTo;
 
 /// File below a merged file. It is read with pread(2) and never written. The caller opens it so
 /// that reading does not change its atime (O_NOATIME).

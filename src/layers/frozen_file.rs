@@ -12,7 +12,7 @@ use super::base::{Base, blocks_of, ctime_of, size_of};
 use super::base_state::BaseState;
 use super::page_owners::{MOST_PARTS, PageOwners};
 use super::pages::{PAGE, PageMap, read_at};
-use crate::volume::SeekTo;
+use crate::tree::SeekTo;
 
 /// A part of a file in a frozen layer: the sparse file and its page map, open for reading.
 #[derive(Debug)]

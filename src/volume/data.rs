@@ -3,103 +3,25 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::attr::{Stat, stat_of};
+use super::Volume;
 use super::handle::OpenFile;
-use super::inode::{Ino, Node};
-use super::plane::{Candidate, Plane, RegisterBacking, WhyMapped};
-use super::{HandleId, Volume};
+use super::inode::Node;
+use super::plane::Candidate;
+use super::stat::stat_of;
 use crate::flags::{MapMode, PlaneChoice};
 use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
+use crate::tree::{
+    DataOnly, Files, HandleId, Ino, Open, Opened, Plane, RegisterBacking, SeekTo, Stat,
+    WriteRequest,
+};
 
-/// The mode in which a file is to be opened.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Open {
-    /// For reading.
-    pub read: bool,
-    /// For writing.
-    pub write: bool,
-    /// With O_APPEND.
-    pub append: bool,
-    /// With O_DIRECT.
-    pub direct: bool,
-    /// As long as it takes, on a thread that may wait.
-    pub wait: bool,
-    /// Why it must not be lent to the kernel, where the caller knows that: the daemon serves it.
-    /// An inode that is open already keeps its plane; the caller sees to it that none is open and
-    /// lent.
-    pub unlent: Option<WhyMapped>,
-}
-
-impl Open {
-    pub(super) fn mode(&self) -> OpenMode {
-        match (self.write, self.append) {
-            (false, _) => OpenMode::Read,
-            (true, false) => OpenMode::Write,
-            (true, true) => OpenMode::Append,
-        }
-    }
-}
-
-/// A file that was opened.
-pub struct Opened {
-    /// Its handle.
-    pub id: HandleId,
-    /// The side that moves the bytes of the inode.
-    pub plane: Plane,
-    /// Its own reads and writes come to the daemon whatever the plane, and only its mappings are
-    /// the kernel's: O_APPEND and O_DIRECT may be taken back by fcntl(2), and the kernel's
-    /// backing file would keep them.
-    pub by_request: bool,
-    /// The kernel's cached data of it may be from before a change that nobody has told of yet.
-    pub begins_anew: bool,
-}
-
-/// A write as the caller's descriptor asks for it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct WriteRequest {
-    /// Opened with O_APPEND, and not written back from the page cache.
-    pub append: bool,
-    /// Opened with O_SYNC or O_DSYNC: durable before the answer. The flag says that only the
-    /// data has to be.
-    pub durable: Option<DataOnly>,
-    /// The caller has no right to leave setuid and setgid bits in place.
-    pub kill_privileges: bool,
-}
-
-/// Whether a synchronisation may leave out attributes that are not needed to read the data.
-pub type DataOnly = bool;
-
-/// A search for data or holes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SeekTo {
-    /// The first byte of data at or after the offset.
-    Data,
-    /// The first byte of a hole at or after the offset; the end of the file is one.
-    Hole,
-}
-
-impl SeekTo {
-    /// The search from an offset, as lseek(2) takes it.
-    pub fn starting_at(self, offset: u64) -> SeekFrom {
-        match self {
-            SeekTo::Data => SeekFrom::Data(offset),
-            SeekTo::Hole => SeekFrom::Hole(offset),
-        }
-    }
-}
-
-impl Volume {
-    /// Opens a file. Without [`Open::wait`] it does not wait for the holder of a lease.
-    ///
-    /// # Errors
-    /// EROFS or EACCES where the view does not allow it; EAGAIN when it would have to wait; errors
-    /// of open(2) on the backing file.
-    pub fn open(
+impl Files for Volume {
+    fn open(
         &self,
         ino: Ino,
         how: Open,
@@ -119,6 +41,140 @@ impl Volume {
         self.checked_for_direct(opened, how)
     }
 
+    fn release(&self, id: HandleId) -> Result<(), Errno> {
+        self.close(&*self.handles.remove_file(id)?);
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        ino: Ino,
+        id: HandleId,
+        offset: u64,
+        len: usize,
+        deliver: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Errno> {
+        let open = self.file_of(ino, id)?;
+        if !open.readable {
+            return Err(Errno::ACCESS);
+        }
+        if self.access_times.are_kept() && open.first_access() {
+            open.file.note_access();
+        }
+        let result = open.file.read(offset, len, deliver);
+        self.files.trim();
+        result
+    }
+
+    fn write(
+        &self,
+        id: HandleId,
+        offset: u64,
+        data: &[u8],
+        request: WriteRequest,
+        caller: &Caller,
+    ) -> Result<usize, Errno> {
+        let open = self.writable_handle(id)?;
+        let file = &open.file;
+        let cleared =
+            !request.kill_privileges || kill_privileges(file.descriptor().any()?, caller)?;
+        let count = if request.append {
+            let (count, expected) = file.append(offset, data, caller)?;
+            if !expected {
+                // Somebody else appended directly: the kernel has these bytes at a wrong place.
+                self.invalidate_soon(open.ino);
+            }
+            count
+        } else if cleared {
+            file.write(offset, data, caller)?
+        } else {
+            file.write_plainly(offset, data, caller)?
+        };
+        if let Some(data_only) = request.durable {
+            file.sync(data_only)?;
+        }
+        self.files.trim();
+        Ok(count)
+    }
+
+    fn sync(&self, ino: Ino, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
+        self.file_of(ino, id)?.file.sync(data_only)
+    }
+
+    fn allocate(
+        &self,
+        id: HandleId,
+        offset: u64,
+        len: u64,
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        let open = self.writable_handle(id)?;
+        let descriptor = open.file.descriptor();
+        let fd = descriptor.writer()?;
+        let set_id = libc::S_ISUID | libc::S_ISGID;
+        let had_bits = caller.uid != 0 && stat_of(fd)?.mode & set_id != 0;
+        let result = {
+            // The filesystem takes setuid and setgid away, if it does what it is asked for.
+            let _as_caller = AsCaller::enter(caller, had_bits)?;
+            rustix::fs::fallocate(fd, FallocateFlags::from_bits_retain(mode), offset, len)
+        };
+        if had_bits {
+            // The kernel goes on with the mode that it knows.
+            self.invalidate_soon(open.ino);
+        }
+        result
+    }
+
+    fn seek(&self, ino: Ino, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
+        let open = self.file_of(ino, id)?;
+        rustix::fs::seek(open.file.descriptor().any()?, to.starting_at(offset))
+    }
+
+    fn copy_range(
+        &self,
+        from: (HandleId, u64),
+        to: (HandleId, u64),
+        len: usize,
+        caller: &Caller,
+    ) -> Result<usize, Errno> {
+        let source = self.handles.file(from.0)?;
+        let target = self.writable_handle(to.0)?;
+        if !source.readable {
+            return Err(Errno::ACCESS);
+        }
+        if caller.uid != 0 {
+            kill_privileges(target.file.descriptor().any()?, caller)?;
+        }
+        let (mut start, mut end) = (from.1, to.1);
+        let (source, target) = (source.file.descriptor(), target.file.descriptor());
+        let (source, target) = (source.reader()?, target.writer()?);
+        let _as_caller = AsCaller::enter_to_write(caller)?;
+        rustix::fs::copy_file_range(source, Some(&mut start), target, Some(&mut end), len)
+    }
+
+    fn ioctl(
+        &self,
+        ino: Ino,
+        id: HandleId,
+        command: u32,
+        data: &[u8],
+        out_size: usize,
+    ) -> Result<(i32, Vec<u8>), Errno> {
+        let node = self.node(ino)?;
+        if sys::file::changes_attributes(command) {
+            self.check_changeable(&node)?;
+        }
+        if node.is_dir() {
+            let dir = self.dir_of(ino, id)?;
+            return sys::file::ioctl_attr(&dir.fd, command, data, out_size);
+        }
+        let file = Arc::clone(&self.file_of(ino, id)?.file);
+        sys::file::ioctl_attr(file.descriptor().any()?, command, data, out_size)
+    }
+}
+
+impl Volume {
     /// Opens the backing file of an inode for somebody who reads and writes it by himself.
     ///
     /// # Errors
@@ -225,15 +281,6 @@ impl Volume {
         }
     }
 
-    /// Ends an open file.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle.
-    pub fn release(&self, id: HandleId) -> Result<(), Errno> {
-        self.close(&*self.handles.remove_file(id)?);
-        Ok(())
-    }
-
     pub(super) fn close(&self, open: &OpenFile) {
         self.files.release(&open.file, open.mode);
     }
@@ -255,66 +302,6 @@ impl Volume {
         Ok(open)
     }
 
-    /// Reads up to `len` bytes at `offset`; fewer mean the end of the file. `deliver` must only
-    /// hand the bytes to the kernel.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle; errors of pread(2).
-    pub fn read<R>(
-        &self,
-        ino: Ino,
-        id: HandleId,
-        offset: u64,
-        len: usize,
-        deliver: impl FnOnce(&[u8]) -> R,
-    ) -> Result<R, Errno> {
-        let open = self.file_of(ino, id)?;
-        if !open.readable {
-            return Err(Errno::ACCESS);
-        }
-        if self.access_times.are_kept() && open.first_access() {
-            open.file.note_access();
-        }
-        let result = open.file.read(offset, len, deliver);
-        self.files.trim();
-        result
-    }
-
-    /// Writes `data` and returns how much arrived.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle or one that was not opened for writing; errors of pwrite(2).
-    pub fn write(
-        &self,
-        id: HandleId,
-        offset: u64,
-        data: &[u8],
-        request: WriteRequest,
-        caller: &Caller,
-    ) -> Result<usize, Errno> {
-        let open = self.writable_handle(id)?;
-        let file = &open.file;
-        let cleared =
-            !request.kill_privileges || kill_privileges(file.descriptor().any()?, caller)?;
-        let count = if request.append {
-            let (count, expected) = file.append(offset, data, caller)?;
-            if !expected {
-                // Somebody else appended directly: the kernel has these bytes at a wrong place.
-                self.invalidate_soon(open.ino);
-            }
-            count
-        } else if cleared {
-            file.write(offset, data, caller)?
-        } else {
-            file.write_plainly(offset, data, caller)?
-        };
-        if let Some(data_only) = request.durable {
-            file.sync(data_only)?;
-        }
-        self.files.trim();
-        Ok(count)
-    }
-
     fn writable_handle(&self, id: HandleId) -> Result<Arc<OpenFile>, Errno> {
         let open = self.handles.file(id)?;
         if open.mode.writes() { Ok(open) } else { Err(Errno::BADF) }
@@ -324,103 +311,6 @@ impl Volume {
         if let Some(invalidate) = self.invalidate.get().filter(|_| self.is_told_of(ino)) {
             invalidate.soon(ino);
         }
-    }
-
-    /// Makes a file durable.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle; errors of fsync(2).
-    pub fn sync(&self, ino: Ino, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
-        self.file_of(ino, id)?.file.sync(data_only)
-    }
-
-    /// fallocate(2) in any mode that the backing filesystem has.
-    ///
-    /// # Errors
-    /// EBADF for a handle that cannot write; errors of fallocate(2).
-    pub fn allocate(
-        &self,
-        id: HandleId,
-        offset: u64,
-        len: u64,
-        mode: u32,
-        caller: &Caller,
-    ) -> Result<(), Errno> {
-        let open = self.writable_handle(id)?;
-        let descriptor = open.file.descriptor();
-        let fd = descriptor.writer()?;
-        let set_id = libc::S_ISUID | libc::S_ISGID;
-        let had_bits = caller.uid != 0 && stat_of(fd)?.mode & set_id != 0;
-        let result = {
-            // The filesystem takes setuid and setgid away, if it does what it is asked for.
-            let _as_caller = AsCaller::enter(caller, had_bits)?;
-            rustix::fs::fallocate(fd, FallocateFlags::from_bits_retain(mode), offset, len)
-        };
-        if had_bits {
-            // The kernel goes on with the mode that it knows.
-            self.invalidate_soon(open.ino);
-        }
-        result
-    }
-
-    /// Finds the next data or hole.
-    ///
-    /// # Errors
-    /// ENXIO behind the end of the file; errors of lseek(2).
-    pub fn seek(&self, ino: Ino, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
-        let open = self.file_of(ino, id)?;
-        rustix::fs::seek(open.file.descriptor().any()?, to.starting_at(offset))
-    }
-
-    /// Copies a range from one open file to another in the backing filesystem, by sharing blocks
-    /// where it can.
-    ///
-    /// # Errors
-    /// Errors of copy_file_range(2).
-    pub fn copy_range(
-        &self,
-        from: (HandleId, u64),
-        to: (HandleId, u64),
-        len: usize,
-        caller: &Caller,
-    ) -> Result<usize, Errno> {
-        let source = self.handles.file(from.0)?;
-        let target = self.writable_handle(to.0)?;
-        if !source.readable {
-            return Err(Errno::ACCESS);
-        }
-        if caller.uid != 0 {
-            kill_privileges(target.file.descriptor().any()?, caller)?;
-        }
-        let (mut start, mut end) = (from.1, to.1);
-        let (source, target) = (source.file.descriptor(), target.file.descriptor());
-        let (source, target) = (source.reader()?, target.writer()?);
-        let _as_caller = AsCaller::enter_to_write(caller)?;
-        rustix::fs::copy_file_range(source, Some(&mut start), target, Some(&mut end), len)
-    }
-
-    /// One of the attribute ioctls (FS_IOC_GETFLAGS and the like) on an open file or directory.
-    ///
-    /// # Errors
-    /// ENOTTY for any other; errors of ioctl(2).
-    pub fn ioctl(
-        &self,
-        ino: Ino,
-        id: HandleId,
-        command: u32,
-        data: &[u8],
-        out_size: usize,
-    ) -> Result<(i32, Vec<u8>), Errno> {
-        let node = self.node(ino)?;
-        if sys::file::changes_attributes(command) {
-            self.check_changeable(&node)?;
-        }
-        if node.is_dir() {
-            let dir = self.dir_of(ino, id)?;
-            return sys::file::ioctl_attr(&dir.fd, command, data, out_size);
-        }
-        let file = Arc::clone(&self.file_of(ino, id)?.file);
-        sys::file::ioctl_attr(file.descriptor().any()?, command, data, out_size)
     }
 
     /// Sets the size of a file, by an open handle that can write where there is one.

@@ -6,14 +6,11 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use rustix::io::Errno;
 
-use super::attr::{Stat, stat_of};
 use super::identity::{Identity, Seen};
-use super::inode::Ino;
+use super::stat::stat_of;
 use crate::mapping::FileKey;
 use crate::sys;
-
-/// Inode numbers of a mount from here on belong to the control directory.
-pub const FIRST_RESERVED: u64 = 1 << 63;
+use crate::tree::{FIRST_RESERVED, Ino, Stat};
 
 /// Inode numbers of mounts other than the source's have the number of their place above this bit.
 pub(super) const PLACE_SHIFT: u32 = 48;

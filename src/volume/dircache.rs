@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::inode::Ino;
+use crate::tree::Ino;
 
 /// Number of directories that are kept open.
 const CAPACITY: usize = 256;

@@ -3,7 +3,6 @@
 //! The offset of an entry is the backing filesystem's own cookie, so that a listing goes on where
 //! it was while entries come and go.
 
-use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -11,41 +10,54 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::attr::{Entry, Stat, stat_at, stat_of};
+use super::Volume;
 use super::device::Origin;
 use super::handle::OpenDir;
 use super::identity::Seen;
-use super::inode::Ino;
-use super::{HandleId, Volume};
+use super::stat::{stat_at, stat_of};
 use crate::sys::{self, dir::DirStream};
+use crate::tree::{DirItem, Directories, HandleId, Ino, Names, Stat};
 
-/// An entry of a directory.
-#[derive(Debug)]
-pub struct DirItem<'a> {
-    /// Its name.
-    pub name: &'a OsStr,
-    /// Inode number in the mount.
-    pub ino: Ino,
-    /// Type, as `S_IFMT` bits.
-    pub kind: u32,
-    /// Where a listing goes on after it.
-    pub next: u64,
-    /// With a listing that looks up: the entry, counted, unless it is `.` or `..`, or one that is
-    /// there and cannot be looked at.
-    pub entry: Option<Entry>,
-    /// The attributes of `entry` are known, and not only its type.
-    pub known: bool,
-}
-
-impl Volume {
-    /// Opens a directory for listing.
-    ///
-    /// # Errors
-    /// Errors of open(2).
-    pub fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno> {
+impl Directories for Volume {
+    fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno> {
         self.with_a_descriptor(|| self.open_stream(ino)).map(|dir| self.handles.add_dir(dir))
     }
 
+    fn release_dir(&self, id: HandleId) -> Result<(), Errno> {
+        self.handles.remove_dir(id)
+    }
+
+    fn list(
+        &self,
+        (ino, id): (Ino, HandleId),
+        offset: u64,
+        look_up: bool,
+        add: &mut dyn FnMut(&DirItem<'_>) -> bool,
+    ) -> Result<bool, Errno> {
+        if id != HandleId::NONE {
+            return self.list_from(&*self.handles.dir(id)?, offset, look_up, add);
+        }
+        let dir = self.stream_at(ino, offset)?;
+        let mut listed = false;
+        let ended = self.list_from(&dir, offset, look_up, &mut |item| {
+            listed = true;
+            add(item)
+        })?;
+        // The kernel asks once more after the end, which it learns by an empty answer.
+        if listed && !self.is_one_of_the_last(&dir.fd) {
+            drop(self.streams.put(ino, dir));
+            self.sweeper.note();
+        }
+        Ok(ended)
+    }
+
+    fn sync_dir(&self, ino: Ino, id: HandleId, data_only: bool) -> Result<(), Errno> {
+        let fd = &self.dir_of(ino, id)?.fd;
+        if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
+    }
+}
+
+impl Volume {
     fn open_stream(&self, ino: Ino) -> Result<OpenDir, Errno> {
         let dir = self.open_parent(ino)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -76,53 +88,6 @@ impl Volume {
             Some(dir) => Ok(dir),
             None => self.dir_of(ino, HandleId::NONE),
         }
-    }
-
-    /// Ends an open directory.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle.
-    pub fn release_dir(&self, id: HandleId) -> Result<(), Errno> {
-        self.handles.remove_dir(id)
-    }
-
-    /// fsync(2) of a directory.
-    ///
-    /// # Errors
-    /// Errors of fsync(2).
-    pub fn sync_dir(&self, ino: Ino, id: HandleId, data_only: bool) -> Result<(), Errno> {
-        let fd = &self.dir_of(ino, id)?.fd;
-        if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
-    }
-
-    /// Lists a directory from `offset` (0 is the start) until `add` says that it is full. With
-    /// `look_up` every entry counts as a lookup, which is taken back for the one that did not
-    /// fit. Returns whether the end was reached.
-    ///
-    /// # Errors
-    /// Errors of getdents(2), when nothing was listed.
-    pub fn list(
-        &self,
-        (ino, id): (Ino, HandleId),
-        offset: u64,
-        look_up: bool,
-        add: &mut dyn FnMut(&DirItem<'_>) -> bool,
-    ) -> Result<bool, Errno> {
-        if id != HandleId::NONE {
-            return self.list_from(&*self.handles.dir(id)?, offset, look_up, add);
-        }
-        let dir = self.stream_at(ino, offset)?;
-        let mut listed = false;
-        let ended = self.list_from(&dir, offset, look_up, &mut |item| {
-            listed = true;
-            add(item)
-        })?;
-        // The kernel asks once more after the end, which it learns by an empty answer.
-        if listed && !self.is_one_of_the_last(&dir.fd) {
-            drop(self.streams.put(ino, dir));
-            self.sweeper.note();
-        }
-        Ok(ended)
     }
 
     fn list_from(

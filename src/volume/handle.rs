@@ -9,19 +9,10 @@ use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use super::device::Origin;
-use super::inode::Ino;
 use super::plane::Hold;
 use crate::mapping::{BackingFile, OpenMode};
 use crate::sys::dir::DirStream;
-
-/// The number of an open file or directory; never given twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct HandleId(pub u64);
-
-impl HandleId {
-    /// The number that the kernel sends for an open that it made without asking.
-    pub const NONE: HandleId = HandleId(0);
-}
+use crate::tree::{HandleId, Ino};
 
 /// An open file.
 pub(super) struct OpenFile {

@@ -14,8 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
-use super::attr::{Stat, stat_of};
+use super::stat::stat_of;
 use crate::sys::handle::{FileHandle, handle_of};
+use crate::tree::Stat;
 
 #[cfg(test)]
 mod tests;

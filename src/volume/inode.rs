@@ -12,29 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::attr::Stat;
 use super::device::{FIRST_SUBSTITUTE, Origin, PLACE_SHIFT};
 use super::identity::{Identity, Seen};
 use crate::mapping::FileKey;
 use crate::sys::handle::FileHandle;
+use crate::tree::{Ino, Stat};
 
 #[cfg(test)]
 mod tests;
-
-/// An inode number in the mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ino(pub u64);
-
-impl Ino {
-    /// The root of the mount (FUSE_ROOT_ID).
-    pub const ROOT: Ino = Ino(1);
-}
-
-impl std::fmt::Display for Ino {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// The parent of what nobody has seen since it left its name: no inode has this number.
 const NOWHERE: Ino = Ino(0);

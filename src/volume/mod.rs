@@ -1,21 +1,18 @@
-//! The contents of a mount: inodes, lookup counts, handles, names and attributes.
+//! One backing directory as a tree: inodes, lookup counts, handles, names and attributes.
 //!
-//! [`Tree`] and [`Managed`] are what the layers above ask for, [`Volume`] is the plain tree that
-//! answers. Every method is one operation of a filesystem or one control verb, works on backing
-//! files below the source directory, and answers with the errno that the backing tree gives.
+//! [`Volume`] implements the traits of [`tree`](crate::tree), each in the file that has the code:
+//! names in `names`, open files in `data`, and so on. Every method works on backing files below the
+//! source directory, and answers with the errno that the backing tree gives.
 //!
 //! Paths are safe by construction: a backing file is reached by one name in an open directory,
 //! never following a link, or by its file handle, and what was reached is compared with what was
 //! looked up. An idle inode holds no descriptor.
 
 mod access_times;
-mod as_tree;
-mod attr;
 mod data;
 mod device;
 mod dircache;
 mod dirs;
-mod guard_counts;
 mod handle;
 mod identity;
 mod inode;
@@ -27,7 +24,7 @@ mod resolve;
 mod setattr;
 pub mod short_lived_fds;
 mod spare;
-mod tree;
+mod stat;
 mod watched;
 mod xattr;
 
@@ -40,25 +37,15 @@ use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-pub use attr::{Attr, Entry, Stat, Time};
-pub use data::{DataOnly, Open, Opened, SeekTo, WriteRequest};
-pub use device::FIRST_RESERVED;
-pub use dirs::DirItem;
-pub use guard_counts::GuardCounts;
-pub use handle::HandleId;
-pub use inode::{Ino, substitutes, unsubstituted};
-pub use names::NewNode;
-pub use pinned_file::{Found, NotAdvised, PageState, PinnedFile, VolumeCounts};
-pub use plane::{
-    BackingRegistration, Candidate, Hold, OpenInode, Plane, Planes, RegisterBacking, WhyMapped,
-};
+pub use inode::{substitutes, unsubstituted};
+pub use pinned_file::PinnedFile;
+pub use plane::{Candidate, Hold, Planes};
 pub use policy::Policy;
-pub use setattr::{NewTime, SetAttr};
-pub use tree::{Managed, ScratchCounts, Tree};
-pub use watched::{Coverage, Told, Validity, WatchCounts, WatchDirectories};
-pub use xattr::XattrFlags;
+pub use watched::{Coverage, Told, WatchDirectories};
 
+use crate::config::rules::RuleSet;
 use crate::mapping::FileTable;
+use crate::tree::{Ino, Invalidate, Lifecycle};
 
 /// The options to build a [`Volume`].
 #[derive(Debug)]
@@ -79,35 +66,6 @@ pub struct VolumeOptions {
     pub keeps_atime: bool,
     /// The kernel may use attributes again that it was told of: their timeout is not 0.
     pub keeps_attributes: bool,
-}
-
-/// Tells the kernel that what it has cached of a file is no longer so.
-pub trait Invalidate: Send + Sync {
-    /// Writes dirty pages of the range back and drops the rest, before it returns. `len` 0 is to
-    /// the end. Must not be called by a thread that the kernel waits for.
-    fn now(&self, ino: Ino, offset: u64, len: u64) -> std::io::Result<()>;
-
-    /// The same for the whole file, soon, by another thread.
-    fn soon(&self, ino: Ino);
-
-    /// Drops what a name in a directory leads to, or that it is not there. Waits for the lookups
-    /// in that directory that are under way; as [`Invalidate::now`] not for everybody to call.
-    fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno>;
-
-    /// Has a name looked up anew before it is used again, and leaves what is mounted there.
-    fn expire(&self, parent: Ino, name: &OsStr) -> Result<(), Errno>;
-
-    /// Drops the attributes and access lists of a file, and with `data` its cached content.
-    ///
-    /// # Errors
-    /// ENOENT when the kernel does not know the inode, or not yet.
-    fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno>;
-
-    /// Drops every name, known or known not to be there, and unmounts what is mounted below.
-    ///
-    /// # Errors
-    /// EINVAL before Linux 6.16.
-    fn names(&self) -> Result<(), Errno>;
 }
 
 /// A tree of mapped views.
@@ -140,6 +98,28 @@ pub struct Volume {
     invalidate: OnceLock<Box<dyn Invalidate>>,
 }
 
+impl Lifecycle for Volume {
+    fn set_rules(&self, rules: RuleSet) {
+        self.policy.write().rules = rules;
+    }
+
+    fn expire(&self) {
+        while self.sweeper.wait() {
+            drop(self.short_lived.sweep());
+            drop(self.streams.sweep());
+            self.unopened.sweep().iter().for_each(|open| self.close(open));
+            let idle = self.short_lived.is_empty() && self.streams.is_empty();
+            if !(idle && self.unopened.is_empty()) {
+                self.sweeper.note();
+            }
+        }
+    }
+
+    fn end(&self) {
+        self.sweeper.end();
+    }
+}
+
 impl Volume {
     /// Opens the source.
     ///
@@ -158,7 +138,7 @@ impl Volume {
             }
             _ => rustix::io::fcntl_dupfd_cloexec(&directory, 0)?,
         };
-        let stat = attr::stat_of(&root)?;
+        let stat = stat::stat_of(&root)?;
         // Tried out: root of a user namespace has the capability, and not for this.
         let by_handle = crate::sys::handle::handle_of(&directory, c"")
             .and_then(|handle| crate::sys::handle::open_handle(&directory, &handle, OFlags::PATH))
@@ -191,36 +171,6 @@ impl Volume {
             watched,
             invalidate: OnceLock::new(),
         })
-    }
-
-    /// Sets the way to the kernel's caches, once, when there is one.
-    pub fn connect(&self, invalidate: Box<dyn Invalidate>) {
-        if self.invalidate.set(invalidate).is_err() {
-            log::error!("the volume is connected to a second kernel session");
-        }
-    }
-
-    /// Closes what is held open for a moment only, until [`Volume::end`]; for a thread of its own.
-    pub fn expire(&self) {
-        while self.sweeper.wait() {
-            drop(self.short_lived.sweep());
-            drop(self.streams.sweep());
-            self.unopened.sweep().iter().for_each(|open| self.close(open));
-            let idle = self.short_lived.is_empty() && self.streams.is_empty();
-            if !(idle && self.unopened.is_empty()) {
-                self.sweeper.note();
-            }
-        }
-    }
-
-    /// Makes [`Volume::expire`] return.
-    pub fn end(&self) {
-        self.sweeper.end();
-    }
-
-    /// Whether backing files are found by file handle, which survives renames behind our back.
-    pub fn uses_file_handles(&self) -> bool {
-        self.by_handle
     }
 
     /// Whether a listing may go on in another stream where one has come to.

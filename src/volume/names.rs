@@ -8,14 +8,14 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::attr::{Attr, Entry, Stat, stat_at};
+use super::Volume;
 use super::identity::Seen;
-use super::inode::{Ino, Node};
-use super::plane::RegisterBacking;
-use super::{Open, Opened, Volume};
+use super::inode::Node;
+use super::stat::stat_at;
 use crate::mapping::Descriptor;
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
+use crate::tree::{Attr, Entry, Ino, Names, NewNode, Open, Opened, RegisterBacking, Stat};
 
 /// Whether a name is one step into a directory and nothing else.
 fn check_step(name: &OsStr) -> Result<(), Errno> {
@@ -26,23 +26,8 @@ fn check_step(name: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// Mode, umask and caller for a node that is to be made.
-#[derive(Debug, Clone, Copy)]
-pub struct NewNode<'a> {
-    /// Type and permissions, before the umask.
-    pub mode: u32,
-    /// The caller's umask, which a default access list of the directory replaces.
-    pub umask: u32,
-    /// The caller that will own it.
-    pub caller: &'a Caller,
-}
-
-impl Volume {
-    /// Finds a name and counts one lookup of what it names.
-    ///
-    /// # Errors
-    /// ENOENT when there is no such name; errors of statx(2).
-    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
+impl Names for Volume {
+    fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
         check_step(name)?;
         if !self.visible(parent, name) {
             return Err(Errno::NOENT);
@@ -69,6 +54,168 @@ impl Volume {
         Ok(entry)
     }
 
+    fn forget(&self, ino: Ino, count: u64) {
+        // A file that was looked up a moment ago stays held for its moment: the number may be
+        // another file's by now, whose lookup this must not undo.
+        if let Some(node) = self.inodes.forget(ino, count)
+            && node.is_dir()
+        {
+            self.unwatch_directory(&node);
+            self.directories.remove(ino);
+            drop(self.streams.take(ino));
+        }
+    }
+
+    fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
+        let node = self.node(ino)?;
+        let apart = self.open_apart(&node, OFlags::PATH | OFlags::NOFOLLOW);
+        let fd = apart.map_or_else(|| self.pin(&node), |fd| Ok(Arc::new(fd)))?;
+        rustix::fs::readlinkat(&*fd, c"", Vec::new())
+            .map(|target| OsString::from_vec(target.into_bytes()))
+    }
+
+    fn make_node(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        device: u64,
+    ) -> Result<Entry, Errno> {
+        let typeless = new.mode & libc::S_IFMT == 0; // A regular file, to mknod(2).
+        let new = NewNode { mode: new.mode | if typeless { libc::S_IFREG } else { 0 }, ..*new };
+        self.make(parent, name, &new, |dir, permissions| {
+            let kind = FileType::from_raw_mode(new.mode);
+            rustix::fs::mknodat(dir, name, kind, permissions, device)
+        })
+    }
+
+    fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
+        let new = NewNode { mode: new.mode & 0o7777 | libc::S_IFDIR, ..*new };
+        self.make(parent, name, &new, |dir, permissions| {
+            rustix::fs::mkdirat(dir, name, permissions)
+        })
+    }
+
+    fn make_symlink(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        target: &OsStr,
+        caller: &Caller,
+    ) -> Result<Entry, Errno> {
+        let new = NewNode { mode: libc::S_IFLNK, umask: 0, caller };
+        self.make(parent, name, &new, |dir, _| rustix::fs::symlinkat(target, dir, name))
+    }
+
+    fn create(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        how: &Open,
+        exclusive: bool,
+        register: &RegisterBacking<'_>,
+    ) -> Result<(Entry, Opened), Errno> {
+        let made = self.make_in(parent, name, new, |dir, permissions| {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
+            rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC, permissions)
+        });
+        let fd = match made {
+            Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
+            Err(err) => return Err(err),
+            Ok((_, fd)) => fd,
+        };
+        // By its descriptor: whatever has become of the name, this is the file that was made. That
+        // the name leads elsewhere by now is told after the answer to this request.
+        let changes = self.watched.changes();
+        let entry = self.settled(self.remember(parent, &Seen::by(&fd)?, name), changes);
+        let opened = self
+            .adopt(&entry, fd, how, (new.caller, register))
+            .and_then(|opened| self.checked_for_direct(opened, *how));
+        match opened {
+            Ok(opened) => {
+                let attr = Attr {
+                    validity: self.attr_validity(entry.attr.ino, &entry.attr.stat),
+                    ..entry.attr
+                };
+                Ok((Entry { attr, ..entry }, opened))
+            }
+            Err(err) => {
+                self.forget(entry.attr.ino, 1);
+                Err(err)
+            }
+        }
+    }
+
+    fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
+        check_step(name)?;
+        self.check_name(parent, name)?;
+        let node = self.node(ino)?;
+        self.check_changeable(&node)?;
+        let dir = self.open_parent(parent)?;
+        let fd = self.pin(&node)?;
+        if self.by_handle {
+            rustix::fs::linkat(&*fd, c"", &*dir, name, AtFlags::EMPTY_PATH)?;
+        } else {
+            // An empty path needs CAP_DAC_READ_SEARCH; following the descriptor's own link does
+            // not, and ends at the file itself, also when that is a symbolic link.
+            let path = sys::fd_path(fd.as_fd());
+            rustix::fs::linkat(CWD, &path, &*dir, name, AtFlags::SYMLINK_FOLLOW)?;
+        }
+        self.enter(parent, &*dir, name)
+    }
+
+    fn remove(&self, parent: Ino, name: &OsStr, directory: bool) -> Result<(), Errno> {
+        check_step(name)?;
+        if !self.visible(parent, name) {
+            return Err(Errno::NOENT);
+        }
+        self.check_name(parent, name)?;
+        let dir = self.open_parent(parent)?;
+        let held = self.hold(parent, &dir, name);
+        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(&*dir, name, flags)?;
+        self.keep(held);
+        Ok(())
+    }
+
+    fn rename(
+        &self,
+        from: (Ino, &OsStr),
+        to: (Ino, &OsStr),
+        flags: RenameFlags,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        for (parent, name) in [from, to] {
+            check_step(name)?;
+            self.check_name(parent, name)?;
+        }
+        let (old, new) = (self.open_parent(from.0)?, self.open_parent(to.0)?);
+        let moved = stat_at(&*old, from.1)?;
+        if moved.is_dir() && self.has_mixed_rules() {
+            return Err(Errno::XDEV); // Its contents would come under other rules.
+        }
+        let exchanges = flags.contains(RenameFlags::EXCHANGE);
+        let held = if exchanges { None } else { self.hold(to.0, &new, to.1) };
+        {
+            // RENAME_WHITEOUT makes a node, which belongs to the caller.
+            let whiteout = flags.contains(RenameFlags::WHITEOUT);
+            let _as_caller = if whiteout { AsCaller::enter(caller, false)? } else { None };
+            rustix::fs::renameat_with(&*old, from.1, &*new, to.1, flags)?;
+        }
+        // Two names of one file: nothing was renamed, and nothing has lost its name.
+        if held.as_ref().is_none_or(|held| held.node.key() != moved.key()) {
+            self.keep(held);
+        }
+        self.look_for_moved(&new, to);
+        if exchanges {
+            self.look_for_moved(&old, from);
+        }
+        Ok(())
+    }
+}
+
+impl Volume {
     /// Attributes of the file at a name, without a lookup, and its number when that is known.
     ///
     /// # Errors
@@ -146,31 +293,6 @@ impl Volume {
         ino == Ino::ROOT || self.inodes.look_up_again(ino)
     }
 
-    /// Takes back `count` lookups of an inode.
-    pub fn forget(&self, ino: Ino, count: u64) {
-        // A file that was looked up a moment ago stays held for its moment: the number may be
-        // another file's by now, whose lookup this must not undo.
-        if let Some(node) = self.inodes.forget(ino, count)
-            && node.is_dir()
-        {
-            self.unwatch_directory(&node);
-            self.directories.remove(ino);
-            drop(self.streams.take(ino));
-        }
-    }
-
-    /// The target of a symbolic link.
-    ///
-    /// # Errors
-    /// Errors of readlink(2).
-    pub fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
-        let node = self.node(ino)?;
-        let apart = self.open_apart(&node, OFlags::PATH | OFlags::NOFOLLOW);
-        let fd = apart.map_or_else(|| self.pin(&node), |fd| Ok(Arc::new(fd)))?;
-        rustix::fs::readlinkat(&*fd, c"", Vec::new())
-            .map(|target| OsString::from_vec(target.into_bytes()))
-    }
-
     /// Makes something in a directory as the caller; returns the directory with it.
     fn make_in<T>(
         &self,
@@ -206,97 +328,6 @@ impl Volume {
         Err(Errno::STALE)
     }
 
-    /// mknod(2): a regular file, fifo, socket or device.
-    ///
-    /// # Errors
-    /// Errors of mknod(2).
-    pub fn make_node(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        new: &NewNode<'_>,
-        device: u64,
-    ) -> Result<Entry, Errno> {
-        let typeless = new.mode & libc::S_IFMT == 0; // A regular file, to mknod(2).
-        let new = NewNode { mode: new.mode | if typeless { libc::S_IFREG } else { 0 }, ..*new };
-        self.make(parent, name, &new, |dir, permissions| {
-            let kind = FileType::from_raw_mode(new.mode);
-            rustix::fs::mknodat(dir, name, kind, permissions, device)
-        })
-    }
-
-    /// mkdir(2).
-    ///
-    /// # Errors
-    /// Errors of mkdir(2).
-    pub fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
-        let new = NewNode { mode: new.mode & 0o7777 | libc::S_IFDIR, ..*new };
-        self.make(parent, name, &new, |dir, permissions| {
-            rustix::fs::mkdirat(dir, name, permissions)
-        })
-    }
-
-    /// symlink(2).
-    ///
-    /// # Errors
-    /// Errors of symlink(2).
-    pub fn make_symlink(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        target: &OsStr,
-        caller: &Caller,
-    ) -> Result<Entry, Errno> {
-        let new = NewNode { mode: libc::S_IFLNK, umask: 0, caller };
-        self.make(parent, name, &new, |dir, _| rustix::fs::symlinkat(target, dir, name))
-    }
-
-    /// Makes a regular file and opens it. A name that has come to exist since the kernel looked
-    /// is left to the kernel to open, with its checks of permission.
-    ///
-    /// # Errors
-    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; errors of open(2). EINVAL,
-    /// with the file made, where there is no direct I/O and it was asked for.
-    pub fn create(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        new: &NewNode<'_>,
-        how: &Open,
-        exclusive: bool,
-        register: &RegisterBacking<'_>,
-    ) -> Result<(Entry, Opened), Errno> {
-        let made = self.make_in(parent, name, new, |dir, permissions| {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
-            rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC, permissions)
-        });
-        let fd = match made {
-            Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
-            Err(err) => return Err(err),
-            Ok((_, fd)) => fd,
-        };
-        // By its descriptor: whatever has become of the name, this is the file that was made. That
-        // the name leads elsewhere by now is told after the answer to this request.
-        let changes = self.watched.changes();
-        let entry = self.settled(self.remember(parent, &Seen::by(&fd)?, name), changes);
-        let opened = self
-            .adopt(&entry, fd, how, (new.caller, register))
-            .and_then(|opened| self.checked_for_direct(opened, *how));
-        match opened {
-            Ok(opened) => {
-                let attr = Attr {
-                    validity: self.attr_validity(entry.attr.ino, &entry.attr.stat),
-                    ..entry.attr
-                };
-                Ok((Entry { attr, ..entry }, opened))
-            }
-            Err(err) => {
-                self.forget(entry.attr.ino, 1);
-                Err(err)
-            }
-        }
-    }
-
     /// Turns the descriptor of a file just made into a handle.
     fn adopt(
         &self,
@@ -321,28 +352,6 @@ impl Volume {
         let descriptor = Descriptor::new(fd, true, writable);
         let file = self.files.open(node.key(), descriptor, how.mode(), &mode);
         self.add_handle(&node, file, how, &mode, candidate, Some(&entry.attr.stat))
-    }
-
-    /// link(2): another name for a file.
-    ///
-    /// # Errors
-    /// Errors of link(2).
-    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
-        check_step(name)?;
-        self.check_name(parent, name)?;
-        let node = self.node(ino)?;
-        self.check_changeable(&node)?;
-        let dir = self.open_parent(parent)?;
-        let fd = self.pin(&node)?;
-        if self.by_handle {
-            rustix::fs::linkat(&*fd, c"", &*dir, name, AtFlags::EMPTY_PATH)?;
-        } else {
-            // An empty path needs CAP_DAC_READ_SEARCH; following the descriptor's own link does
-            // not, and ends at the file itself, also when that is a symbolic link.
-            let path = sys::fd_path(fd.as_fd());
-            rustix::fs::linkat(CWD, &path, &*dir, name, AtFlags::SYMLINK_FOLLOW)?;
-        }
-        self.enter(parent, &*dir, name)
     }
 
     /// The file that is about to lose a name, held so that its inode number is not given to another
@@ -370,63 +379,6 @@ impl Volume {
         }
         drop(place);
         self.directories.remove(node.ino);
-    }
-
-    /// unlink(2), or rmdir(2) with `directory`.
-    ///
-    /// # Errors
-    /// Errors of unlink(2) and rmdir(2).
-    pub fn remove(&self, parent: Ino, name: &OsStr, directory: bool) -> Result<(), Errno> {
-        check_step(name)?;
-        if !self.visible(parent, name) {
-            return Err(Errno::NOENT);
-        }
-        self.check_name(parent, name)?;
-        let dir = self.open_parent(parent)?;
-        let held = self.hold(parent, &dir, name);
-        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        rustix::fs::unlinkat(&*dir, name, flags)?;
-        self.keep(held);
-        Ok(())
-    }
-
-    /// renameat2(2) with any of its flags.
-    ///
-    /// # Errors
-    /// Errors of renameat2(2).
-    pub fn rename(
-        &self,
-        from: (Ino, &OsStr),
-        to: (Ino, &OsStr),
-        flags: RenameFlags,
-        caller: &Caller,
-    ) -> Result<(), Errno> {
-        for (parent, name) in [from, to] {
-            check_step(name)?;
-            self.check_name(parent, name)?;
-        }
-        let (old, new) = (self.open_parent(from.0)?, self.open_parent(to.0)?);
-        let moved = stat_at(&*old, from.1)?;
-        if moved.is_dir() && self.has_mixed_rules() {
-            return Err(Errno::XDEV); // Its contents would come under other rules.
-        }
-        let exchanges = flags.contains(RenameFlags::EXCHANGE);
-        let held = if exchanges { None } else { self.hold(to.0, &new, to.1) };
-        {
-            // RENAME_WHITEOUT makes a node, which belongs to the caller.
-            let whiteout = flags.contains(RenameFlags::WHITEOUT);
-            let _as_caller = if whiteout { AsCaller::enter(caller, false)? } else { None };
-            rustix::fs::renameat_with(&*old, from.1, &*new, to.1, flags)?;
-        }
-        // Two names of one file: nothing was renamed, and nothing has lost its name.
-        if held.as_ref().is_none_or(|held| held.node.key() != moved.key()) {
-            self.keep(held);
-        }
-        self.look_for_moved(&new, to);
-        if exchanges {
-            self.look_for_moved(&old, from);
-        }
-        Ok(())
     }
 
     /// Notes what is at a name to which something was moved, directly in the backing tree or by us.

@@ -9,29 +9,17 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Volume;
-use super::attr::Stat;
 use super::identity::Seen;
-use super::inode::Ino;
 use crate::advice::{Advice, Effect};
 use crate::flags::MapMode;
-use crate::mapping::{
-    AdviceEffect, BackingFile, Descriptor, FileTable, FlushEffect, MappingCounts, OpenMode,
-};
+use crate::mapping::{AdviceEffect, BackingFile, Descriptor, FileTable, FlushEffect, OpenMode};
 use crate::range::ByteRange;
 use crate::sys;
 use crate::sys::advise::SyncMode;
-
-/// The file that a path below the root leads to.
-pub struct Found {
-    /// Inode number in the mount.
-    pub ino: Ino,
-    /// Attributes of the backing file.
-    pub stat: Stat,
-    /// The path without links, relative to the root.
-    pub path: PathBuf,
-    /// A descriptor of it with O_PATH.
-    pub fd: OwnedFd,
-}
+use crate::tree::{
+    Advise, Found, Ino, Inspect, NotAdvised, OpenInode, PageState, Plane, Stat, TreeCounts,
+    WhyMapped,
+};
 
 /// A backing file in use by a control verb; it is released when the value is dropped.
 pub struct PinnedFile {
@@ -80,71 +68,8 @@ impl Drop for PinnedFile {
     }
 }
 
-/// The state of a range of a file in the page cache, in pages; `None` where it cannot be told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PageState {
-    /// In the page cache.
-    pub resident: Option<u64>,
-    /// Changed since they were read or written back.
-    pub dirty: Option<u64>,
-    /// Being written back.
-    pub writeback: Option<u64>,
-}
-
-impl PageState {
-    /// No page at all.
-    pub const NONE: PageState = PageState { resident: Some(0), dirty: Some(0), writeback: Some(0) };
-
-    /// The pages of two ranges together.
-    pub fn and(self, other: PageState) -> PageState {
-        let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
-        PageState {
-            resident: sum(self.resident, other.resident),
-            dirty: sum(self.dirty, other.dirty),
-            writeback: sum(self.writeback, other.writeback),
-        }
-    }
-}
-
-/// Why an advice was not given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotAdvised {
-    /// It destroys bytes, and that was not said.
-    Destroys,
-    /// It throws away so many pages that are in the scratch alone, and that was not said.
-    AtStake(u64),
-    /// The system call failed.
-    Failed(Errno),
-}
-
-impl From<Errno> for NotAdvised {
-    fn from(err: Errno) -> NotAdvised {
-        NotAdvised::Failed(err)
-    }
-}
-
-/// Counts of what a volume holds at this moment.
-#[derive(Debug, Clone, Copy)]
-pub struct VolumeCounts {
-    /// Inodes that the kernel knows.
-    pub inodes: u64,
-    /// The lookups that it has not taken back.
-    pub lookups: u64,
-    /// Open files.
-    pub files: u64,
-    /// Open directories.
-    pub directories: u64,
-    /// Mappings.
-    pub mappings: MappingCounts,
-}
-
-impl Volume {
-    /// Finds a path relative to the root. Symbolic links are followed as long as they stay below
-    /// the source.
-    ///
-    /// # Errors
-    /// EXDEV for a way out of the source; errors of openat2(2).
-    pub fn find(&self, path: &Path) -> Result<Found, Errno> {
+impl Inspect for Volume {
+    fn find(&self, path: &Path) -> Result<Found, Errno> {
         let mut below: PathBuf =
             path.components().filter(|part| *part != Component::RootDir).collect();
         if self.root_is_file {
@@ -181,6 +106,117 @@ impl Volume {
         Ok(Found { ino, stat, path, fd })
     }
 
+    fn in_use(&self, found: &Found) -> Vec<Arc<BackingFile>> {
+        self.file_in_use(&found.stat).into_iter().collect()
+    }
+
+    fn handles(&self, found: &Found) -> u64 {
+        self.file_in_use(&found.stat).map_or(0, |file| file.handles())
+    }
+
+    fn mode_at(&self, found: &Found) -> MapMode {
+        match self.files.get(found.stat.key()) {
+            Some(file) => file.mode(),
+            None => self.mode_for_path(&found.path),
+        }
+    }
+
+    fn why_mapped(&self, found: &Found) -> Option<WhyMapped> {
+        match self.planes.of(found.ino) {
+            Some(Plane::Mapped(reason)) => Some(reason),
+            Some(Plane::Passthrough(_)) => None,
+            None => self.planes.why_mapped(&self.mode_at(found), &found.stat),
+        }
+    }
+
+    fn page_state(&self, found: &Found, range: ByteRange) -> Result<PageState, Errno> {
+        Ok(self.pin_file(found, false)?.page_state(range))
+    }
+
+    fn mappable(&self, found: &Found) -> Result<(), Errno> {
+        self.pin_file(found, false)?.mappable()
+    }
+
+    fn open_files(&self) -> Vec<OpenInode> {
+        let mut inodes = std::collections::BTreeMap::new();
+        for open in self.handles.all_files() {
+            let inode = inodes.entry(open.ino).or_insert_with(|| OpenInode {
+                ino: open.ino,
+                path: self.path_shown(&open.file),
+                why_mapped: match self.planes.of(open.ino) {
+                    Some(Plane::Mapped(reason)) => Some(reason),
+                    Some(Plane::Passthrough(_)) | None => None,
+                },
+                handles: 0,
+            });
+            inode.handles += 1;
+        }
+        inodes.into_values().collect()
+    }
+
+    fn files_in_use(&self) -> Vec<(PathBuf, Arc<BackingFile>)> {
+        let files = self.files.all().into_iter();
+        files.map(|file| (self.path_shown(&file), file)).collect()
+    }
+
+    fn held_files(&self) -> u64 {
+        self.files.held()
+    }
+
+    fn counts(&self) -> TreeCounts {
+        let (inodes, lookups) = self.inodes.counts();
+        let (files, directories) = self.handles.counts();
+        TreeCounts { inodes, lookups, files, directories, mappings: self.files.counts() }
+    }
+
+    fn passthrough_closed(&self) -> Option<String> {
+        self.planes.closed()
+    }
+
+    fn uses_file_handles(&self) -> bool {
+        self.by_handle
+    }
+
+    fn cache_stat_works(&self) -> bool {
+        let source = self.devices.source();
+        !matches!(sys::residency::cachestat(&**source, 0..0), Err(Errno::NOSYS))
+    }
+
+    fn rule_count(&self) -> usize {
+        self.policy.read().rules.len()
+    }
+}
+
+/// Whether an advice is given to a mapping that can be written.
+fn needs_writing(advice: Advice) -> bool {
+    matches!(advice, Advice::Remove | Advice::PopulateWrite)
+}
+
+impl Advise for Volume {
+    fn advise(
+        &self,
+        found: &Found,
+        range: ByteRange,
+        advice: Advice,
+        destroy: bool,
+    ) -> Result<AdviceEffect, NotAdvised> {
+        if advice.effect() == Effect::Destroy && !destroy {
+            return Err(NotAdvised::Destroys);
+        }
+        let file = self.pin_file(found, needs_writing(advice))?;
+        Ok(self.advise_pinned(&file, range, advice)?)
+    }
+
+    fn flush(&self, found: &Found, range: ByteRange, mode: SyncMode) -> Result<FlushEffect, Errno> {
+        self.flush_pinned(&self.pin_file(found, false)?, range, mode)
+    }
+
+    fn set_locked(&self, found: &Found, range: ByteRange, lock: bool) -> Result<ByteRange, Errno> {
+        self.pin_file(found, false)?.set_locked(range, lock)
+    }
+}
+
+impl Volume {
     /// A descriptor with O_PATH of an inode.
     ///
     /// # Errors
@@ -201,14 +237,6 @@ impl Volume {
         let root = of(&|| sys::fd_path(self.devices.source().as_fd()))?;
         let path = of(&|| sys::fd_path(fd.as_fd()))?;
         path.strip_prefix(root).ok().map(Path::to_owned)
-    }
-
-    /// The mode that a path's mapping has or would have.
-    pub fn mode_at(&self, found: &Found) -> MapMode {
-        match self.files.get(found.stat.key()) {
-            Some(file) => file.mode(),
-            None => self.mode_for_path(&found.path),
-        }
     }
 
     /// Takes a regular file into use, for writing when its mapping must be writable.
@@ -241,11 +269,6 @@ impl Volume {
         Ok(PinnedFile::new(&self.files, file, open, found.ino))
     }
 
-    /// The backing file of a path if it is in use, without taking it into use.
-    pub fn in_use(&self, found: &Found) -> Option<Arc<BackingFile>> {
-        self.files.get(found.stat.key())
-    }
-
     /// The backing file with these attributes if it is in use, without taking it into use.
     pub fn file_in_use(&self, stat: &Stat) -> Option<Arc<BackingFile>> {
         self.files.get(stat.key())
@@ -258,7 +281,7 @@ impl Volume {
     ///
     /// # Errors
     /// Errors of [`BackingFile::advise`].
-    pub fn advise(
+    pub fn advise_pinned(
         &self,
         view: &PinnedFile,
         range: ByteRange,
@@ -289,7 +312,7 @@ impl Volume {
     ///
     /// # Errors
     /// Errors of msync(2) and fdatasync(2).
-    pub fn flush(
+    pub fn flush_pinned(
         &self,
         view: &PinnedFile,
         range: ByteRange,
@@ -299,17 +322,6 @@ impl Volume {
             self.drop_cached(view, range);
         }
         view.file.flush(range, mode)
-    }
-
-    /// Whether the kernel tells the state of the page cache (cachestat(2)).
-    pub fn cache_stat_works(&self) -> bool {
-        let source = self.devices.source();
-        !matches!(sys::residency::cachestat(&**source, 0..0), Err(Errno::NOSYS))
-    }
-
-    /// Number of files that are held open only because they carry advice or a lock.
-    pub fn held_files(&self) -> u64 {
-        self.files.held()
     }
 
     /// Where the mount shows a backing file, relative to its root; the path of the file itself
@@ -323,18 +335,5 @@ impl Volume {
         let descriptor = file.descriptor();
         let real = descriptor.any().ok().and_then(|fd| self.real_path(fd));
         real.unwrap_or(path)
-    }
-
-    /// Every backing file in use, with the path of [`Volume::path_shown`].
-    pub fn files_in_use(&self) -> Vec<(PathBuf, Arc<BackingFile>)> {
-        let files = self.files.all().into_iter();
-        files.map(|file| (self.path_shown(&file), file)).collect()
-    }
-
-    /// The counts of everything.
-    pub fn counts(&self) -> VolumeCounts {
-        let (inodes, lookups) = self.inodes.counts();
-        let (files, directories) = self.handles.counts();
-        VolumeCounts { inodes, lookups, files, directories, mappings: self.files.counts() }
     }
 }

@@ -7,95 +7,24 @@
 //! outlives all opens, and reaches the backing file: such a file is registered again while the
 //! backing file is open or mapped elsewhere.
 
-use std::any::Any;
 use std::collections::HashMap;
-use std::fmt;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
-use super::attr::{Stat, stat_of};
-use super::inode::Ino;
-use super::{Found, Volume};
+use super::Volume;
+use super::stat::stat_of;
 use crate::flags::{MapMode, PlaneChoice};
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
+use crate::tree::{BackingRegistration, Ino, Passthrough, Plane, RegisterBacking, Stat, WhyMapped};
 
 /// Filesystems on top of others, whose backing files need one more stacking level (linux/magic.h):
 /// overlayfs, ecryptfs, and FUSE, which may use passthrough itself.
 const STACKED: [u64; 3] = [0x794c_7630, 0xf15f, 0x6573_5546];
-
-/// A backing file that is lent to the kernel until the value goes. Its type is known to the session
-/// with the kernel alone.
-pub type BackingRegistration = Arc<dyn Any + Send + Sync>;
-
-/// Lends an open file to the kernel.
-pub type RegisterBacking<'a> = dyn Fn(BorrowedFd<'_>) -> io::Result<BackingRegistration> + 'a;
-
-/// The side that moves the bytes of an open file.
-#[derive(Clone)]
-pub enum Plane {
-    /// The daemon, out of the mapping, and why.
-    Mapped(WhyMapped),
-    /// The kernel.
-    Passthrough(BackingRegistration),
-}
-
-/// Why a file is not handed to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhyMapped {
-    /// The mount or a rule says `plane=mapped`.
-    Chosen,
-    /// Its flags or advice need a mapping.
-    PinnedFile,
-    /// Setuid or setgid: who may keep them at a write is decided by the daemon.
-    SetId,
-    /// It can only grow, which the kernel does not look at when it maps a file that was lent.
-    AppendOnly,
-    /// No file of this mount is.
-    Mount,
-    /// Some of its pages are in another layer.
-    Merged,
-    /// All of its pages are in a layer below, and the first write goes to one above.
-    Below,
-    /// The kernel refused this one.
-    Refused(Errno),
-}
-
-impl fmt::Display for WhyMapped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WhyMapped::Chosen => f.write_str("plane=mapped"),
-            WhyMapped::PinnedFile => f.write_str("its flags or advice ask for a mapping"),
-            WhyMapped::SetId => f.write_str("it has the setuid or setgid bit"),
-            WhyMapped::AppendOnly => f.write_str("it can only be appended to"),
-            WhyMapped::Mount => f.write_str("passthrough is not in use"),
-            WhyMapped::Merged => f.write_str("some of its pages are in another layer"),
-            WhyMapped::Below => f.write_str("it is in the base, and not written yet"),
-            WhyMapped::Refused(Errno::LOOP) => {
-                f.write_str("the kernel refused: its filesystem is stacked too deep")
-            }
-            WhyMapped::Refused(err) => write!(f, "the kernel refused: {err}"),
-        }
-    }
-}
-
-/// An inode that clients have open.
-pub struct OpenInode {
-    /// Its number in the mount.
-    pub ino: Ino,
-    /// Where the mount shows it, relative to its root.
-    pub path: PathBuf,
-    /// Why it is not handed to the kernel, if it is not.
-    pub why_mapped: Option<WhyMapped>,
-    /// Number of its open handles.
-    pub handles: u64,
-}
 
 /// The planes of what is open.
 pub struct Planes {
@@ -126,7 +55,7 @@ pub struct Candidate<'a> {
     pub ino: Ino,
     /// It was registered before: a client may still map it, though all descriptors are closed.
     pub lent: &'a AtomicBool,
-    /// Reason why it must not be registered, see [`Open::unlent`](super::Open::unlent).
+    /// Reason why it must not be registered, see [`Open::unlent`](crate::tree::Open::unlent).
     pub unlent: Option<WhyMapped>,
     /// The mode of its view.
     pub mode: &'a MapMode,
@@ -268,7 +197,7 @@ impl Planes {
         }
         match mode.plane {
             PlaneChoice::Mapped => Some(WhyMapped::Chosen),
-            PlaneChoice::Auto if mode.asks_for_mapping() => Some(WhyMapped::PinnedFile),
+            PlaneChoice::Auto if mode.asks_for_mapping() => Some(WhyMapped::NeedsMapping),
             PlaneChoice::Auto | PlaneChoice::Passthrough => None,
         }
     }
@@ -321,49 +250,14 @@ fn writer_of(caller: &Caller, stat: &Stat) -> Caller {
 /// (65,534) may be in use.
 const UNUSED: u32 = 0xffff_fff0;
 
-impl Volume {
-    /// Says why no file is handed to the kernel, or that they may be. Holds for later opens.
-    pub fn close_passthrough(&self, reason: Option<String>) {
-        self.planes.set_closed(reason);
-    }
-
-    /// Why no file is handed to the kernel; `None` where they are.
-    pub fn passthrough_closed(&self) -> Option<String> {
-        self.planes.closed()
-    }
-
-    /// Why a file is not handed to the kernel: as it is where it is open, else as its first open
-    /// would find it.
-    pub fn why_mapped(&self, found: &Found) -> Option<WhyMapped> {
-        match self.planes.of(found.ino) {
-            Some(Plane::Mapped(reason)) => Some(reason),
-            Some(Plane::Passthrough(_)) => None,
-            None => self.planes.why_mapped(&self.mode_at(found), &found.stat),
-        }
-    }
-
-    /// Every inode that clients have open.
-    pub fn open_files(&self) -> Vec<OpenInode> {
-        let mut inodes = std::collections::BTreeMap::new();
-        for open in self.handles.all_files() {
-            let inode = inodes.entry(open.ino).or_insert_with(|| OpenInode {
-                ino: open.ino,
-                path: self.path_shown(&open.file),
-                why_mapped: match self.planes.of(open.ino) {
-                    Some(Plane::Mapped(reason)) => Some(reason),
-                    Some(Plane::Passthrough(_)) | None => None,
-                },
-                handles: 0,
-            });
-            inode.handles += 1;
-        }
-        inodes.into_values().collect()
-    }
-
-    /// Whether the source is on a filesystem that may itself be on top of another.
-    pub fn source_is_stacked(&self) -> bool {
+impl Passthrough for Volume {
+    fn source_is_stacked(&self) -> bool {
         let kind = rustix::fs::fstatfs(&**self.devices.source()).map(|stat| stat.f_type as u64);
         kind.is_ok_and(|kind| STACKED.contains(&kind))
+    }
+
+    fn close_passthrough(&self, reason: Option<String>) {
+        self.planes.set_closed(reason);
     }
 }
 
@@ -384,6 +278,7 @@ impl Drop for Hold {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::io;
 
     use super::*;
     use crate::flags::ViewOptions;

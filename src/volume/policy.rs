@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::Volume;
-use super::inode::{Ino, Node};
+use super::inode::Node;
 use crate::config::rules::RuleSet;
 use crate::flags::MapMode;
+use crate::tree::Ino;
 
 /// The modes of files, by path.
 #[derive(Debug)]
@@ -27,36 +28,6 @@ impl Policy {
 }
 
 impl Volume {
-    /// Replaces the rules. Files that are open keep their mode until they are closed.
-    pub fn set_rules(&self, rules: RuleSet) {
-        self.policy.write().rules = rules;
-    }
-
-    /// Has the kernel drop the content of files that may not be read by the rules in force: where
-    /// it opens files without asking, nobody else would keep it from showing them. Soon, by
-    /// another thread.
-    pub fn drop_unreadable(&self) {
-        self.unopened.clear().iter().for_each(|open| self.close(open));
-        let mut files = Vec::new();
-        self.inodes.for_each(|node| {
-            if node.kind() == libc::S_IFREG {
-                files.push(node.ino);
-            }
-        });
-        for node in files.into_iter().filter_map(|ino| self.inodes.get(ino)) {
-            if !self.mode_of(&node).readable()
-                && let Some(caches) = self.kernel_caches()
-            {
-                caches.soon(node.ino);
-            }
-        }
-    }
-
-    /// The number of rules in force.
-    pub fn rule_count(&self) -> usize {
-        self.policy.read().rules.len()
-    }
-
     /// The mode of what is at a path relative to the root.
     pub(super) fn mode_for_path(&self, path: &Path) -> MapMode {
         self.policy.read().mode(path)

@@ -14,12 +14,13 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::attr::{Attr, Stat, stat_at, stat_of};
+use super::Volume;
 use super::identity::Seen;
-use super::inode::{Ino, Node};
-use super::{FIRST_RESERVED, HandleId, Volume};
+use super::inode::Node;
+use super::stat::{stat_at, stat_of};
 use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
+use crate::tree::{Attr, FIRST_RESERVED, Ino, Stat};
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -29,18 +30,6 @@ impl Volume {
     pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>, Errno> {
         let missing = if ino.0 >= FIRST_RESERVED { Errno::PERM } else { Errno::STALE };
         self.inodes.get(ino).ok_or(missing)
-    }
-
-    /// Attributes of an inode, by an open handle of it where there is one.
-    ///
-    /// # Errors
-    /// ESTALE when the backing file is gone; errors of statx(2).
-    pub fn attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr, Errno> {
-        let stat = match handle.and_then(|id| self.handles.file(id).ok()) {
-            Some(open) if open.ino == ino => stat_of(open.file.descriptor().any()?)?,
-            _ => self.stat(&*self.node(ino)?)?,
-        };
-        Ok(self.shown(ino, stat))
     }
 
     /// The same by an open descriptor of the file.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::inode::Ino;
+use crate::tree::Ino;
 
 /// Time for which a descriptor is held.
 const LIFETIME: Duration = Duration::from_secs(1);

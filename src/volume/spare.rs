@@ -103,7 +103,8 @@ mod tests {
     use super::*;
     use crate::config::RuleSet;
     use crate::flags::ViewOptions;
-    use crate::volume::{Ino, Policy, VolumeOptions};
+    use crate::tree::{Ino, Names};
+    use crate::volume::{Policy, VolumeOptions};
 
     fn volume(source: &std::path::Path) -> Volume {
         Volume::open_source(VolumeOptions {

@@ -17,25 +17,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::attr::{Entry, Stat};
+use super::Volume;
 use super::identity::Seen;
-use super::inode::{Ino, Node};
-use super::{Invalidate, Volume};
+use super::inode::Node;
 use crate::mapping::OpenMode;
 use crate::sys;
 use crate::sys::handle::FileHandle;
-
-/// Time for which an answer may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Validity {
-    /// Not again: something changed while it was made.
-    Uncached,
-    /// For a moment: nobody tells of changes.
-    #[default]
-    Timeout,
-    /// Until it is invalidated.
-    UntilInvalidated,
-}
+use crate::tree::{
+    Caching, Coherence, Entry, Ino, Inspect, Invalidate, Stat, Validity, WatchCounts,
+};
 
 /// Way in which clients may be writing a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,17 +58,6 @@ pub enum Coverage {
     Filesystem,
     /// Directories in use.
     Directories(Box<dyn WatchDirectories>),
-}
-
-/// The counts of a watch so far.
-#[derive(Debug, Default)]
-pub struct WatchCounts {
-    /// Changes that were told, those by the mount itself included.
-    pub events: AtomicU64,
-    /// Invalidations that the kernel was sent.
-    pub invalidations: AtomicU64,
-    /// Number of times that changes were lost, and everything was invalidated.
-    pub overflows: AtomicU64,
 }
 
 /// Receiver of changes that were made directly in a volume, by the numbers of that volume. None of
@@ -179,6 +158,79 @@ impl Watched {
     }
 }
 
+impl Caching for Volume {
+    fn names_validity(&self, parent: Ino) -> Validity {
+        let main = |ino| self.inodes.get(ino).is_some_and(|node| self.devices.is_main(node.key()));
+        match self.watched.coverage() {
+            Some(Coverage::Filesystem) if main(parent) => Validity::UntilInvalidated,
+            Some(Coverage::Directories(watch)) if watch.is_watched(parent) => {
+                Validity::UntilInvalidated
+            }
+            _ => Validity::Timeout,
+        }
+    }
+
+    fn keeps_listings(&self, _: Ino) -> bool {
+        true
+    }
+
+    fn drops_all_names(&self) -> bool {
+        self.watched.all_names.load(Ordering::Relaxed) && !self.holds_mounts()
+    }
+}
+
+impl Coherence for Volume {
+    fn connect(&self, invalidate: Box<dyn Invalidate>) {
+        if self.invalidate.set(invalidate).is_err() {
+            log::error!("the volume is connected to a second kernel session");
+        }
+    }
+
+    fn watch_state(&self) -> Result<String, String> {
+        match self.watched.coverage() {
+            Some(Coverage::Filesystem) => Ok(String::from("fanotify on the filesystem")),
+            Some(Coverage::Directories(directories)) => {
+                Ok(format!("fanotify on directories: {}", directories.count()))
+            }
+            None => Err(self.watched.reason.get().cloned().unwrap_or_else(|| "off".into())),
+        }
+    }
+
+    fn watch_counts(&self) -> &WatchCounts {
+        &self.watched.counts
+    }
+
+    fn validity(&self) -> Validity {
+        match self.watch_state() {
+            Ok(_) => Validity::UntilInvalidated,
+            Err(_) => Validity::Timeout,
+        }
+    }
+
+    fn directories_open_silently(&self) -> bool {
+        self.watches_filesystem() && self.cookies_outlive_opens()
+    }
+
+    /// Where the kernel opens files without asking, nobody else would keep it from showing their
+    /// content. It is dropped soon, by another thread.
+    fn drop_unreadable(&self) {
+        self.unopened.clear().iter().for_each(|open| self.close(open));
+        let mut files = Vec::new();
+        self.inodes.for_each(|node| {
+            if node.kind() == libc::S_IFREG {
+                files.push(node.ino);
+            }
+        });
+        for node in files.into_iter().filter_map(|ino| self.inodes.get(ino)) {
+            if !self.mode_of(&node).readable()
+                && let Some(caches) = self.kernel_caches()
+            {
+                caches.soon(node.ino);
+            }
+        }
+    }
+}
+
 impl Volume {
     /// Sets the watched places, once, before the first request.
     pub fn watch(&self, coverage: Coverage) {
@@ -214,25 +266,6 @@ impl Volume {
         self.watched.root.as_ref()
     }
 
-    /// The watched places, or the reason that nothing is watched.
-    ///
-    /// # Errors
-    /// The reason, for people.
-    pub fn watch_state(&self) -> Result<String, String> {
-        match self.watched.coverage() {
-            Some(Coverage::Filesystem) => Ok(String::from("fanotify on the filesystem")),
-            Some(Coverage::Directories(directories)) => {
-                Ok(format!("fanotify on directories: {}", directories.count()))
-            }
-            None => Err(self.watched.reason.get().cloned().unwrap_or_else(|| "off".into())),
-        }
-    }
-
-    /// The counts of the watch.
-    pub fn watch_counts(&self) -> &WatchCounts {
-        &self.watched.counts
-    }
-
     /// The way to the kernel's caches, once there is one.
     pub fn kernel_caches(&self) -> Option<&dyn Invalidate> {
         self.invalidate.get().map(|invalidate| &**invalidate)
@@ -252,11 +285,6 @@ impl Volume {
     /// Whether there is a mount below the mount point.
     pub fn holds_mounts(&self) -> bool {
         self.watched.holds_mounts.load(Ordering::Relaxed)
-    }
-
-    /// Whether no name that does not exist is left over in the kernel when changes were lost.
-    pub fn drops_all_names(&self) -> bool {
-        self.watched.all_names.load(Ordering::Relaxed) && !self.holds_mounts()
     }
 
     /// Counts an invalidation that the kernel was sent.
@@ -358,18 +386,6 @@ impl Volume {
     pub fn place_of(&self, path: &Path) -> Option<(Ino, OsString)> {
         let below: PathBuf = path.parent()?.into();
         Some((self.find(&below).ok()?.ino, path.file_name()?.to_owned()))
-    }
-
-    /// Time for which the kernel may use that a name is not in a directory.
-    pub fn names_validity(&self, parent: Ino) -> Validity {
-        let main = |ino| self.inodes.get(ino).is_some_and(|node| self.devices.is_main(node.key()));
-        match self.watched.coverage() {
-            Some(Coverage::Filesystem) if main(parent) => Validity::UntilInvalidated,
-            Some(Coverage::Directories(watch)) if watch.is_watched(parent) => {
-                Validity::UntilInvalidated
-            }
-            _ => Validity::Timeout,
-        }
     }
 
     /// Time for which the kernel may use the attributes of a file. Setuid and setgid may go with

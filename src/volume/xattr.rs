@@ -6,14 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::StatVfs;
 pub use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::Volume;
-use super::inode::{Ino, Node};
+use super::inode::Node;
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
+use crate::tree::{Ino, Xattrs};
 
 /// The access list, whose change may take the setgid bit away.
 const ACCESS_ACL: &str = "system.posix_acl_access";
@@ -28,19 +28,8 @@ struct Reach {
     _open: Arc<OwnedFd>,
 }
 
-impl Volume {
-    /// The descriptor's own link in /proc ends at the very file, also when that is a symbolic
-    /// link: it is not followed any further.
-    fn reach(&self, node: &Node) -> Result<Reach, Errno> {
-        let fd = self.pin(node)?;
-        Ok(Reach { path: sys::fd_path(fd.as_fd()), _open: fd })
-    }
-
-    /// getxattr(2) into `buffer`; an empty one asks for the size.
-    ///
-    /// # Errors
-    /// ENODATA, ERANGE and the others of getxattr(2).
-    pub fn get_xattr(&self, ino: Ino, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+impl Xattrs for Volume {
+    fn get_xattr(&self, ino: Ino, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
         let node = self.node(ino)?;
         let path = &self.reach(&node)?.path;
         if buffer.is_empty() {
@@ -50,12 +39,8 @@ impl Volume {
         }
     }
 
-    /// listxattr(2) into `buffer`; an empty one asks for the size. Only root is shown `trusted.`
-    /// names, as on the backing filesystem.
-    ///
-    /// # Errors
-    /// ERANGE and the others of listxattr(2).
-    pub fn list_xattr(&self, ino: Ino, buffer: &mut [u8], caller: &Caller) -> Result<usize, Errno> {
+    /// Only root is shown `trusted.` names, as on the backing filesystem.
+    fn list_xattr(&self, ino: Ino, buffer: &mut [u8], caller: &Caller) -> Result<usize, Errno> {
         if caller.uid == 0 {
             return self.list_all_xattr(ino, buffer);
         }
@@ -74,22 +59,9 @@ impl Volume {
         Ok(shown.len())
     }
 
-    fn list_all_xattr(&self, ino: Ino, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let node = self.node(ino)?;
-        let path = &self.reach(&node)?.path;
-        if buffer.is_empty() {
-            rustix::fs::listxattr_query(path)
-        } else {
-            rustix::fs::listxattr(path, buffer)
-        }
-    }
-
-    /// setxattr(2). The kernel has checked the caller's right; for an access list it is still
-    /// set as the caller, so that setgid goes where the caller is not of the group.
-    ///
-    /// # Errors
-    /// Errors of setxattr(2), EROFS where the view does not allow it.
-    pub fn set_xattr(
+    /// An access list is set as the caller, so that setgid goes where the caller is not of the
+    /// group.
+    fn set_xattr(
         &self,
         ino: Ino,
         name: &OsStr,
@@ -105,25 +77,28 @@ impl Volume {
         rustix::fs::setxattr(&reach.path, name, value, flags)
     }
 
-    /// removexattr(2).
-    ///
-    /// # Errors
-    /// Errors of removexattr(2), EROFS where the view does not allow it.
-    pub fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno> {
+    fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno> {
         let node = self.node(ino)?;
         self.check_changeable(&node)?;
         rustix::fs::removexattr(&self.reach(&node)?.path, name)
     }
+}
 
-    /// statvfs(3) of the filesystem that a file is on.
-    ///
-    /// # Errors
-    /// Errors of statfs(2).
-    pub fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {
+impl Volume {
+    /// The descriptor's own link in /proc ends at the very file, also when that is a symbolic
+    /// link: it is not followed any further.
+    fn reach(&self, node: &Node) -> Result<Reach, Errno> {
+        let fd = self.pin(node)?;
+        Ok(Reach { path: sys::fd_path(fd.as_fd()), _open: fd })
+    }
+
+    fn list_all_xattr(&self, ino: Ino, buffer: &mut [u8]) -> Result<usize, Errno> {
         let node = self.node(ino)?;
-        match self.pin(&node) {
-            Ok(fd) => rustix::fs::fstatvfs(&*fd),
-            Err(_) => rustix::fs::fstatvfs(&**self.devices.source()),
+        let path = &self.reach(&node)?.path;
+        if buffer.is_empty() {
+            rustix::fs::listxattr_query(path)
+        } else {
+            rustix::fs::listxattr(path, buffer)
         }
     }
 }

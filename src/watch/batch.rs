@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::senders::Work;
 use crate::sys::fanotify::Event;
 use crate::sys::handle::FileHandle;
+use crate::tree::Coherence;
 use crate::volume::Volume;
 
 #[cfg(test)]

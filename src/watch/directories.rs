@@ -9,7 +9,8 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use crate::sys::fanotify::Fanotify;
-use crate::volume::{Ino, WatchDirectories};
+use crate::tree::Ino;
+use crate::volume::WatchDirectories;
 
 /// Marked directories by inode number.
 pub(super) struct Directories {

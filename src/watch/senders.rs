@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::mounts;
-use crate::volume::{Ino, Told, Volume};
+use crate::tree::Ino;
+use crate::volume::{Told, Volume};
 
 /// Time after which an invalidation counts as waiting.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2);

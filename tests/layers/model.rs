@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mmapfs::volume::SeekTo;
+use mmapfs::tree::SeekTo;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 

@@ -8,7 +8,7 @@ use crate::control::counters::Operation;
 use crate::fuse::adapter::{Adapter, handle, reply_empty, reply_xattr};
 use crate::fuse::convert::{self, ino};
 use crate::sys::cred::Caller;
-use crate::volume::{SetAttr, XattrFlags};
+use crate::tree::{SetAttr, XattrFlags};
 
 // As in the trait: parameters across, not down, and as many as the request has.
 #[rustfmt::skip]

@@ -15,7 +15,7 @@ use crate::fuse::adapter::{Adapter, CONTROL_FLAGS, handle, register, reply_empty
 use crate::fuse::convert::{self, how, ino};
 use crate::sys;
 use crate::sys::cred::Caller;
-use crate::volume::{BackingRegistration, NewNode, Open, SeekTo, WriteRequest};
+use crate::tree::{BackingRegistration, NewNode, Open, SeekTo, WriteRequest};
 
 // As in the trait: parameters across, not down, and as many as the request has.
 #[rustfmt::skip]

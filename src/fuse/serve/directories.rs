@@ -6,14 +6,13 @@ use fuser::{
     FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyOpen,
 };
-
 use rustix::io::Errno;
 
 use crate::control::counters::Operation;
 use crate::fuse::adapter::{Adapter, handle, reply_empty};
 use crate::fuse::convert::{self, ino};
 use crate::sys::cred::Caller;
-use crate::volume::{HandleId, Validity};
+use crate::tree::{HandleId, Validity};
 
 // As in the trait: parameters across, not down.
 #[rustfmt::skip]

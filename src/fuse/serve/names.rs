@@ -11,7 +11,7 @@ use crate::control::counters::Operation;
 use crate::fuse::adapter::{Adapter, reply_empty};
 use crate::fuse::convert::{self, ino};
 use crate::sys::cred::Caller;
-use crate::volume::NewNode;
+use crate::tree::NewNode;
 
 // As in the trait: parameters across, not down, and as many as the request has.
 #[rustfmt::skip]

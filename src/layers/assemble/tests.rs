@@ -20,11 +20,13 @@ use super::*;
 use crate::config::ScratchConfig;
 use crate::layers::scratch::{Places, list, remove};
 use crate::sys::cred::Caller;
-use crate::volume::{Ino, NewNode, Open, SetAttr, WriteRequest};
 
 mod deep;
 mod mutation;
 
+use crate::tree::{
+    Attributes, Directories, Files, Ino, Names, NewNode, Open, SetAttr, WriteRequest,
+};
 use mutation::Mutation;
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
@@ -34,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 fn never_registered(
     _: std::os::fd::BorrowedFd<'_>,
-) -> std::io::Result<crate::volume::BackingRegistration> {
+) -> std::io::Result<crate::tree::BackingRegistration> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 
@@ -251,7 +253,7 @@ fn check_content(overlay: &Overlay, ino: Ino, path: &Path) {
     let mut content = Vec::new();
     loop {
         let before = content.len();
-        let read = overlay.read(opened.id, before as u64, 128 << 10, &mut |bytes| {
+        let read = overlay.read(ino, opened.id, before as u64, 128 << 10, &mut |bytes| {
             content.extend_from_slice(bytes);
         });
         if read.is_err() || content.len() == before || content.len() > 1 << 20 {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::{Merged, run_of_bytes};
 use crate::layers::base::{Base, size_of};
 use crate::layers::pages::{PAGE, PageMap};
-use crate::volume::SeekTo;
+use crate::tree::SeekTo;
 
 /// Bytes that are copied before the bits of their pages are set.
 pub const STEP: u64 = 8 << 20;

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use super::{Merged, run_of_bytes};
 use crate::layers::base::{seek_in, size_of};
 use crate::layers::pages::PageMap;
-use crate::volume::SeekTo;
+use crate::tree::SeekTo;
 
 impl Merged {
     /// Offset of the next data or hole at or after `offset`. Each page counts as in the layer that

@@ -8,14 +8,14 @@ use super::handles::Handle;
 use super::quota::Takes;
 use crate::layers::pages::PAGE;
 use crate::sys::cred::Caller;
-use crate::volume::{HandleId, SeekTo};
+use crate::tree::{Files, HandleId, SeekTo};
 
 impl Overlay {
     /// Calls fallocate(2) on an open file.
     ///
     /// # Errors
     /// EBADF for a handle that cannot write; those of fallocate(2).
-    pub fn allocate(
+    pub(super) fn allocate_open(
         &self,
         id: HandleId,
         offset: u64,
@@ -76,7 +76,7 @@ impl Overlay {
     ///
     /// # Errors
     /// EXDEV where it cannot be done so; those of copy_file_range(2).
-    pub fn copy_range(
+    pub(super) fn copy_between(
         &self,
         from: (HandleId, u64),
         to: (HandleId, u64),

@@ -12,14 +12,13 @@ use super::node::{LowerInode, Node};
 use super::overlay_xattrs::XattrNames;
 use crate::layers::pages::PAGE;
 use crate::sys::cred::Caller;
-use crate::volume::{Attr, Entry, HandleId, Ino, SetAttr, Stat, Validity, Volume, XattrFlags};
+use crate::tree::{
+    Attr, Attributes, Entry, HandleId, Ino, SetAttr, Stat, Validity, XattrFlags, Xattrs,
+};
+use crate::volume::Volume;
 
-impl Overlay {
-    /// Attributes of an inode, by an open handle of it where there is one.
-    ///
-    /// # Errors
-    /// ESTALE when it is gone; those of statx(2).
-    pub fn attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr, Errno> {
+impl Attributes for Overlay {
+    fn attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Attr, Errno> {
         let node = self.node(ino)?;
         let (volume, inner) = self.top(&node)?;
         let handle = handle.and_then(|id| self.handles.inner(id));
@@ -33,6 +32,121 @@ impl Overlay {
         Ok(self.shown(&node, attr.stat, self.validity_by(&node, ino, attr.validity)))
     }
 
+    fn set_attr(
+        &self,
+        ino: Ino,
+        handle: Option<HandleId>,
+        change: SetAttr,
+        caller: &Caller,
+    ) -> Result<Attr, Errno> {
+        let node = self.node(ino)?;
+        if node.is_write_through() {
+            let (volume, at) = self.in_base_by_name(&node)?;
+            let handle = handle.and_then(|id| self.handles.inner(id));
+            let attr = volume.set_attr(at.ino, handle, change, caller)?;
+            return Ok(self.shown(&node, attr.stat, attr.validity));
+        }
+        let mut change = change;
+        if change.is_empty() {
+            let attr = self.attr(ino, handle)?;
+            if change.is_idle(caller, attr.stat.uid, || self.is_open(&node)) {
+                return Ok(attr); // Nothing is copied up for it.
+            }
+        }
+        let upper = self.upper_to_change(&node)?;
+        let mut done = false;
+        if let Some(size) = change.size {
+            let truncated = self.truncate_merged((&node, ino), size, caller);
+            let by_name = handle.is_none();
+            // By a name that was there when it was looked up it is looked up anew.
+            if truncated.map_err(|err| match err {
+                Errno::TXTBSY if by_name => Errno::STALE,
+                err => err,
+            })? {
+                change.size = None;
+                done = change.is_empty();
+            }
+        }
+        let attr = match done {
+            true => self.upper.attr(upper, None)?,
+            false => {
+                let inner = handle.and_then(|id| self.handles.inner(id));
+                let set = || self.upper.set_attr(upper, inner, change, caller);
+                self.with_room(&node, 0, set)?
+            }
+        };
+        Ok(self.shown(&node, attr.stat, attr.validity))
+    }
+
+    /// Those of the scratch, where everything is written.
+    fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {
+        if let Some(node) = self.nodes.get(ino).filter(|node| node.is_write_through()) {
+            let (volume, inner) = self.top(&node)?;
+            return volume.statistics(inner);
+        }
+        self.upper.statistics(Ino::ROOT).map(|found| self.space_shown(found))
+    }
+}
+
+impl Xattrs for Overlay {
+    fn get_xattr(&self, ino: Ino, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let node = self.node(ino)?;
+        let (volume, inner, names) = self.top_xattrs(&node)?;
+        volume.get_xattr(inner, &names.stored(name), buffer)
+    }
+
+    fn list_xattr(&self, ino: Ino, buffer: &mut [u8], caller: &Caller) -> Result<usize, Errno> {
+        let node = self.node(ino)?;
+        let (volume, inner, names) = self.top_xattrs(&node)?;
+        let mut all = vec![0; 65_536];
+        let len = volume.list_xattr(inner, &mut all, caller)?;
+        let shown: Vec<u8> = all
+            .get(..len)
+            .unwrap_or_default()
+            .split_inclusive(|byte| *byte == 0)
+            .filter_map(|name| names.shown(name))
+            .flat_map(Cow::into_owned)
+            .collect();
+        if !buffer.is_empty() {
+            buffer.get_mut(..shown.len()).ok_or(Errno::RANGE)?.copy_from_slice(&shown);
+        }
+        Ok(shown.len())
+    }
+
+    fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &OsStr,
+        value: &[u8],
+        flags: XattrFlags,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        let node = self.node(ino)?;
+        if node.is_write_through() {
+            let (volume, at) = self.in_base_by_name(&node)?;
+            return volume.set_xattr(at.ino, name, value, flags, caller);
+        }
+        let upper = self.upper_to_change(&node)?;
+        let blocks = (value.len() as u64).next_multiple_of(PAGE);
+        let name = XattrNames::Escaped.stored(name);
+        self.with_room(&node, blocks, || self.upper.set_xattr(upper, &name, value, flags, caller))
+    }
+
+    fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno> {
+        let node = self.node(ino)?;
+        let (volume, inner, names) = self.top_xattrs(&node)?;
+        if node.is_write_through() {
+            let (volume, at) = self.in_base_by_name(&node)?;
+            return volume.remove_xattr(at.ino, name);
+        }
+        volume.get_xattr(inner, &names.stored(name), &mut [])?; // Nothing is copied for what is not there.
+        let upper = self.upper_to_change(&node)?;
+        let name = XattrNames::Escaped.stored(name);
+        self.with_room(&node, 0, || self.upper.remove_xattr(upper, &name))
+    }
+}
+
+impl Overlay {
     /// The topmost part of a node: the volume and its number there.
     pub(super) fn top(&self, node: &Node) -> Result<(&Volume, Ino), Errno> {
         let stack = node.stack();
@@ -98,144 +212,10 @@ impl Overlay {
         Entry { attr: Attr { ino, validity: attr_trust, ..attr }, generation: 0, validity }
     }
 
-    /// Changes attributes and returns them all.
-    ///
-    /// # Errors
-    /// Those of truncate(2), chown(2), chmod(2) and utimensat(2).
-    pub fn set_attr(
-        &self,
-        ino: Ino,
-        handle: Option<HandleId>,
-        change: SetAttr,
-        caller: &Caller,
-    ) -> Result<Attr, Errno> {
-        let node = self.node(ino)?;
-        if node.is_write_through() {
-            let (volume, at) = self.in_base_by_name(&node)?;
-            let handle = handle.and_then(|id| self.handles.inner(id));
-            let attr = volume.set_attr(at.ino, handle, change, caller)?;
-            return Ok(self.shown(&node, attr.stat, attr.validity));
-        }
-        let mut change = change;
-        if change.is_empty() {
-            let attr = self.attr(ino, handle)?;
-            if change.is_idle(caller, attr.stat.uid, || self.is_open(&node)) {
-                return Ok(attr); // Nothing is copied up for it.
-            }
-        }
-        let upper = self.upper_to_change(&node)?;
-        let mut done = false;
-        if let Some(size) = change.size {
-            let truncated = self.truncate_merged((&node, ino), size, caller);
-            let by_name = handle.is_none();
-            // By a name that was there when it was looked up it is looked up anew.
-            if truncated.map_err(|err| match err {
-                Errno::TXTBSY if by_name => Errno::STALE,
-                err => err,
-            })? {
-                change.size = None;
-                done = change.is_empty();
-            }
-        }
-        let attr = match done {
-            true => self.upper.attr(upper, None)?,
-            false => {
-                let inner = handle.and_then(|id| self.handles.inner(id));
-                let set = || self.upper.set_attr(upper, inner, change, caller);
-                self.with_room(&node, 0, set)?
-            }
-        };
-        Ok(self.shown(&node, attr.stat, attr.validity))
-    }
-
-    /// getxattr(2) into `buffer`; an empty one asks for the size.
-    ///
-    /// # Errors
-    /// ENODATA, ERANGE and the others of getxattr(2).
-    pub fn get_xattr(&self, ino: Ino, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let node = self.node(ino)?;
-        let (volume, inner, names) = self.top_xattrs(&node)?;
-        volume.get_xattr(inner, &names.stored(name), buffer)
-    }
-
-    /// listxattr(2) into `buffer`; an empty one asks for the size.
-    ///
-    /// # Errors
-    /// ERANGE and the others of listxattr(2).
-    pub fn list_xattr(&self, ino: Ino, buffer: &mut [u8], caller: &Caller) -> Result<usize, Errno> {
-        let node = self.node(ino)?;
-        let (volume, inner, names) = self.top_xattrs(&node)?;
-        let mut all = vec![0; 65_536];
-        let len = volume.list_xattr(inner, &mut all, caller)?;
-        let shown: Vec<u8> = all
-            .get(..len)
-            .unwrap_or_default()
-            .split_inclusive(|byte| *byte == 0)
-            .filter_map(|name| names.shown(name))
-            .flat_map(Cow::into_owned)
-            .collect();
-        if !buffer.is_empty() {
-            buffer.get_mut(..shown.len()).ok_or(Errno::RANGE)?.copy_from_slice(&shown);
-        }
-        Ok(shown.len())
-    }
-
     fn upper_to_change(&self, node: &Arc<Node>) -> Result<Ino, Errno> {
         match node.upper() {
             Some(upper) => Ok(upper),
             None => self.change_names(|names| self.ensure_upper(names, node)),
         }
-    }
-
-    /// setxattr(2).
-    ///
-    /// # Errors
-    /// Those of setxattr(2).
-    pub fn set_xattr(
-        &self,
-        ino: Ino,
-        name: &OsStr,
-        value: &[u8],
-        flags: XattrFlags,
-        caller: &Caller,
-    ) -> Result<(), Errno> {
-        let node = self.node(ino)?;
-        if node.is_write_through() {
-            let (volume, at) = self.in_base_by_name(&node)?;
-            return volume.set_xattr(at.ino, name, value, flags, caller);
-        }
-        let upper = self.upper_to_change(&node)?;
-        let blocks = (value.len() as u64).next_multiple_of(PAGE);
-        let name = XattrNames::Escaped.stored(name);
-        self.with_room(&node, blocks, || self.upper.set_xattr(upper, &name, value, flags, caller))
-    }
-
-    /// removexattr(2).
-    ///
-    /// # Errors
-    /// Those of removexattr(2).
-    pub fn remove_xattr(&self, ino: Ino, name: &OsStr) -> Result<(), Errno> {
-        let node = self.node(ino)?;
-        let (volume, inner, names) = self.top_xattrs(&node)?;
-        if node.is_write_through() {
-            let (volume, at) = self.in_base_by_name(&node)?;
-            return volume.remove_xattr(at.ino, name);
-        }
-        volume.get_xattr(inner, &names.stored(name), &mut [])?; // Nothing is copied for what is not there.
-        let upper = self.upper_to_change(&node)?;
-        let name = XattrNames::Escaped.stored(name);
-        self.with_room(&node, 0, || self.upper.remove_xattr(upper, &name))
-    }
-
-    /// statvfs(3): of the scratch, where everything is written.
-    ///
-    /// # Errors
-    /// Those of statfs(2).
-    pub fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {
-        if let Some(node) = self.nodes.get(ino).filter(|node| node.is_write_through()) {
-            let (volume, inner) = self.top(&node)?;
-            return volume.statistics(inner);
-        }
-        self.upper.statistics(Ino::ROOT).map(|found| self.space_shown(found))
     }
 }

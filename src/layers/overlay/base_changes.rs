@@ -26,15 +26,16 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::control_impl::MOST_LINKS;
 use super::held_node::HeldNode;
+use super::inspect::MOST_LINKS;
 use super::lookup::LookupScope;
 use super::names::Upper;
 use super::namespace_lock::{NamesRead, NamesWrite, Step};
 use super::node::{LowerInode, Node, NodeTable};
 use super::write_through::WRITE_THROUGH;
 use crate::shown::Show;
-use crate::volume::{Ino, Invalidate, Stat, Told, Validity, Volume};
+use crate::tree::{Attributes, Caching, Ino, Invalidate, Names, Stat, Validity};
+use crate::volume::{Told, Volume};
 
 /// Seconds after a change of the base within which the watch is assumed to report it.
 const LATE: i64 = 2;

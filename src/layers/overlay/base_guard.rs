@@ -27,7 +27,7 @@ use crate::layers::changed::Changed;
 use crate::layers::pages::Fingerprint;
 use crate::sys::file::descriptor_limit;
 use crate::sys::lease::{self, Asked, Keeper, Stop};
-use crate::volume::{GuardCounts, Ino};
+use crate::tree::{GuardCounts, Ino};
 
 /// Fraction (1/n) of the descriptor limit for the bases of partial copies that are not open.
 const SHARE_OF_DESCRIPTORS: u64 = 4;

@@ -18,9 +18,10 @@ use crate::mapping::{AdviceEffect, BackingFile, FlushEffect, whole_pages};
 use crate::range::ByteRange;
 use crate::sys;
 use crate::sys::advise::SyncMode;
-use crate::volume::{
-    Found, Ino, Managed, NotAdvised, OpenInode, PageState, PinnedFile, Volume, WhyMapped,
+use crate::tree::{
+    Advise, Attributes, Found, Ino, Inspect, NotAdvised, OpenInode, PageState, WhyMapped,
 };
+use crate::volume::{PinnedFile, Volume};
 
 /// Pinned file of one layer.
 pub(super) struct Part<'a> {
@@ -124,13 +125,33 @@ impl<'a> Stack<'a> {
     /// that pages which are written later have it too.
     fn hint(&self, range: ByteRange, advice: Advice) -> Result<(), Errno> {
         if advice.is_persistent() {
-            return self
-                .parts()
-                .try_for_each(|part| part.volume.advise(&part.view, range, advice).map(drop));
+            return self.parts().try_for_each(|part| {
+                part.volume.advise_pinned(&part.view, range, advice).map(drop)
+            });
         }
-        self.runs(range)
-            .into_iter()
-            .try_for_each(|(part, _, run)| part.volume.advise(&part.view, run, advice).map(drop))
+        self.runs(range).into_iter().try_for_each(|(part, _, run)| {
+            part.volume.advise_pinned(&part.view, run, advice).map(drop)
+        })
+    }
+}
+
+impl Advise for Overlay {
+    fn advise(
+        &self,
+        found: &Found,
+        range: ByteRange,
+        advice: Advice,
+        destroy: bool,
+    ) -> Result<AdviceEffect, NotAdvised> {
+        self.at_node(found, |node| self.give_advice(node, found, range, (advice, destroy)))
+    }
+
+    fn flush(&self, found: &Found, range: ByteRange, mode: SyncMode) -> Result<FlushEffect, Errno> {
+        self.at_node(found, |node| self.flush_node(node, found, range, mode))
+    }
+
+    fn set_locked(&self, found: &Found, range: ByteRange, lock: bool) -> Result<ByteRange, Errno> {
+        self.at_node(found, |node| self.stack(node, &found.path)?.set_locked(range, lock))
     }
 }
 
@@ -160,7 +181,7 @@ impl Overlay {
     fn part<'a>(
         &self,
         volume: &'a Volume,
-        inner: crate::volume::Ino,
+        inner: Ino,
         path: &Path,
         write: bool,
     ) -> Result<Part<'a>, Errno> {
@@ -261,7 +282,7 @@ impl Overlay {
         (advice, destroy): (Advice, bool),
     ) -> Result<AdviceEffect, NotAdvised> {
         if let Some((volume, inner)) = self.found_in_base(node, &found.path)? {
-            return Managed::advise(volume, &inner, range, advice, destroy);
+            return volume.advise(&inner, range, advice, destroy);
         }
         let page = sys::page_size() as u64;
         let range = match advice.effect() {
@@ -309,7 +330,7 @@ impl Overlay {
             let Some(upper) = &stack.upper else { return Err(Errno::STALE) };
             let write = matches!(advice, Advice::Remove | Advice::PopulateWrite);
             let view = self.upper.pin_file(&upper.found, write)?;
-            return self.upper.advise(&view, range, advice).map(drop);
+            return self.upper.advise_pinned(&view, range, advice).map(drop);
         };
         if range.is_empty() {
             return Ok(());
@@ -324,7 +345,7 @@ impl Overlay {
                 let advice = if advice == Advice::Free { Advice::DontNeed } else { advice };
                 let mut runs = stack.runs(range).into_iter().filter(|(_, is_upper, _)| !is_upper);
                 runs.try_for_each(|(_, _, run)| {
-                    below.volume.advise(&below.view, run, advice).map(drop)
+                    below.volume.advise_pinned(&below.view, run, advice).map(drop)
                 })
             }
             Advice::Remove => self.change_pages(node, |merged| {
@@ -349,7 +370,7 @@ impl Overlay {
         mode: SyncMode,
     ) -> Result<FlushEffect, Errno> {
         if let Some((volume, inner)) = self.found_in_base(node, &found.path)? {
-            return Managed::flush(volume, &inner, range, mode);
+            return volume.flush(&inner, range, mode);
         }
         let range = range.outward(sys::page_size() as u64);
         let started = Instant::now();
@@ -363,7 +384,7 @@ impl Overlay {
             return Ok(FlushEffect { range, dirty_before: nothing, dirty_after: nothing, elapsed });
         };
         let Some(merged) = &stack.merged else {
-            return self.upper.flush(&upper.view, range, mode);
+            return self.upper.flush_pinned(&upper.view, range, mode);
         };
         let dirty = || upper.view.cache_stat(range).map(|stat| stat.dirty);
         let dirty_before = dirty();

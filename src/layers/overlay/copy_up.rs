@@ -25,7 +25,10 @@ use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{LONGEST_IN_MARK, PathId};
 use crate::mapping::OpenMode;
 use crate::shown::Show;
-use crate::volume::{Entry, Ino, NewNode, NewTime, Open, SetAttr, Stat, WhyMapped, XattrFlags};
+use crate::tree::{
+    Attributes, Entry, Files, Ino, Names, NewNode, NewTime, Open, SetAttr, Stat, WhyMapped,
+    XattrFlags, Xattrs,
+};
 
 impl Overlay {
     /// A name that nothing else has.

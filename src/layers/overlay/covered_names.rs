@@ -21,7 +21,7 @@ use super::node::{LowerInode, Node};
 use crate::layers::changed::Fate;
 use crate::layers::pages::{Comparison, Fingerprint};
 use crate::shown::Show;
-use crate::volume::Ino;
+use crate::tree::{Attributes, Directories, Ino, Names};
 
 /// Xattr with the packed fingerprint of the covered file; empty if no file is covered.
 const COVERS: &str = "mmapfs.covers";

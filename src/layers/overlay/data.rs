@@ -16,10 +16,11 @@ use crate::layers::pages::{MapAccess, MapId, PAGE, PageMap};
 use crate::mapping::OpenMode;
 use crate::sys;
 use crate::sys::cred::Caller;
-use crate::volume::{
-    HandleId, Ino, Open, Opened, Plane, RegisterBacking, SeekTo, Stat, Volume, WhyMapped,
-    WriteRequest,
+use crate::tree::{
+    Attributes, DataOnly, Directories, Files, HandleId, Ino, Open, Opened, Plane, RegisterBacking,
+    SeekTo, Stat, WhyMapped, WriteRequest,
 };
+use crate::volume::Volume;
 
 /// Progress of an open.
 enum Opening {
@@ -28,12 +29,8 @@ enum Opening {
     Share(LowerInode),
 }
 
-impl Overlay {
-    /// Opens a file.
-    ///
-    /// # Errors
-    /// Those of open(2).
-    pub fn open(
+impl Files for Overlay {
+    fn open(
         &self,
         ino: Ino,
         how: Open,
@@ -74,60 +71,7 @@ impl Overlay {
         }
     }
 
-    fn open_locked(
-        &self,
-        names: &NamesRead<'_>,
-        (node, ino): (&Arc<Node>, Ino),
-        (how, begins_anew): (Open, bool),
-        caller: &Caller,
-        (register, shared): (&RegisterBacking<'_>, &mut Option<SharedLower<'_>>),
-    ) -> Step<Opening> {
-        let stack = node.stack();
-        let mut slot = node.shared_open.lock();
-        self.check_number(node, ino)?; // Nobody else changes it meanwhile.
-        let whole = stack.upper.filter(|_| stack.lowers.is_empty());
-        if node.lower_share.is_open() && (how.write || whole.is_some()) {
-            self.revoke_share_by(node, ino)?;
-        }
-        // Whoever has it open since it was in pieces goes on so, and so does everybody else.
-        if let Some(upper) = whole
-            && slot.strong_count() == 0
-        {
-            let opened = Opened { begins_anew, ..self.upper.open(upper, how, caller, register)? };
-            return Ok(Opening::Done(self.handles.add_complete(Arc::clone(node), None, opened)));
-        }
-        if !how.write && self.share {
-            // What is lent is lent to everybody: the kernel takes one way at a time.
-            let is_lent = node.lower_share.is_open();
-            if is_lent || slot.strong_count() == 0 && self.may_be_shared(node) {
-                let at = stack.lowers.first().copied().ok_or(Errno::STALE)?;
-                match shared {
-                    None => return Ok(Opening::Share(at)),
-                    Some(shared) => {
-                        if let Some(opened) = self.note_shared(node, shared) {
-                            return Ok(Opening::Done(opened));
-                        }
-                    }
-                }
-                if is_lent {
-                    self.revoke_share_by(node, ino)?;
-                }
-            }
-        }
-        let content = self.shared_open_in(names, node, &mut slot)?;
-        drop(slot);
-        let node = Arc::clone(node);
-        let handle = Handle::Merged { node, content, read: how.read, write: how.write };
-        let id = self.handles.add(handle);
-        let plane = Plane::Mapped(WhyMapped::Merged);
-        Ok(Opening::Done(Opened { id, plane, by_request: false, begins_anew }))
-    }
-
-    /// Ends an open file.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle.
-    pub fn release(&self, id: HandleId) -> Result<(), Errno> {
+    fn release(&self, id: HandleId) -> Result<(), Errno> {
         let outer = id;
         let handle = self.handles.files.write().remove(&id.0).ok_or(Errno::BADF)?;
         let (node, ended) = match &*handle {
@@ -154,51 +98,9 @@ impl Overlay {
         ended
     }
 
-    /// Ends an open file with pages in several layers that nobody uses any more.
-    pub(super) fn end_merged(
+    fn read(
         &self,
-        node: Arc<Node>,
-        content: Arc<SharedOpen>,
-    ) -> Result<(), Errno> {
-        let ended = self.close_shared_open(&node, content);
-        self.closed(node);
-        ended
-    }
-
-    fn closed(&self, node: Arc<Node>) {
-        self.count_stored(&node); // What was written back meanwhile may have taken more.
-        let ino = node.ino;
-        drop(node);
-        self.drop_unused(ino);
-    }
-
-    /// Drops a node that nobody needs any more.
-    pub(super) fn drop_unused(&self, ino: Ino) {
-        self.gone(&self.nodes.drop_unused(ino));
-    }
-
-    /// Lets go of what nodes were made of that nobody knows any more.
-    pub(super) fn gone(&self, nodes: &[Arc<Node>]) {
-        for node in nodes {
-            if !node.is_linked() {
-                self.drop_pages_of(node);
-                self.give_back(node);
-            } else {
-                self.count_stored(node); // What it takes may have changed when it was written back.
-            }
-            if node.is_dir() {
-                drop(self.listings.take(node.ino)); // The number may be another's soon.
-            }
-            self.let_go(&node.stack());
-        }
-    }
-
-    /// Reads up to `len` bytes at `offset` and calls `deliver` with them, once.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle; those of pread(2).
-    pub fn read(
-        &self,
+        _: Ino,
         id: HandleId,
         offset: u64,
         len: usize,
@@ -207,7 +109,7 @@ impl Overlay {
         match self.using(id)?.open()? {
             Handle::Complete { node, layer, id } => {
                 let (volume, inner) = self.complete(node, *layer)?;
-                volume.read(inner, *id, offset, len, |bytes| deliver(bytes))
+                volume.read(inner, *id, offset, len, deliver)
             }
             Handle::Merged { read: false, .. } => Err(Errno::BADF),
             Handle::Merged { content, .. } => match content.merged() {
@@ -217,18 +119,7 @@ impl Overlay {
         }
     }
 
-    fn complete(&self, node: &Node, layer: Option<LowerInode>) -> Result<(&Volume, Ino), Errno> {
-        match layer {
-            Some(at) => Ok((self.layer(at)?, at.ino)),
-            None => Ok((&self.upper, node.upper().ok_or(Errno::STALE)?)),
-        }
-    }
-
-    /// Writes `data` and returns how much arrived.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle or one that was not opened for writing; those of pwrite(2).
-    pub fn write(
+    fn write(
         &self,
         id: HandleId,
         offset: u64,
@@ -280,6 +171,170 @@ impl Overlay {
         }
     }
 
+    fn sync(&self, _: Ino, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
+        self.sync_open(id, data_only)
+    }
+
+    fn allocate(
+        &self,
+        id: HandleId,
+        offset: u64,
+        len: u64,
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        self.allocate_open(id, offset, len, mode, caller)
+    }
+
+    fn seek(&self, _: Ino, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
+        match self.using(id)?.open()? {
+            Handle::Complete { node, layer, id } => {
+                let (volume, inner) = self.complete(node, *layer)?;
+                volume.seek(inner, *id, offset, to)
+            }
+            Handle::Merged { content, .. } => match content.merged() {
+                Some(merged) => merged.seek(offset, to),
+                None => rustix::fs::seek(&content.base, to.starting_at(offset)),
+            },
+        }
+    }
+
+    fn copy_range(
+        &self,
+        from: (HandleId, u64),
+        to: (HandleId, u64),
+        len: usize,
+        caller: &Caller,
+    ) -> Result<usize, Errno> {
+        self.copy_between(from, to, len, caller)
+    }
+
+    fn ioctl(
+        &self,
+        ino: Ino,
+        id: HandleId,
+        command: u32,
+        data: &[u8],
+        out_size: usize,
+    ) -> Result<(i32, Vec<u8>), Errno> {
+        let node = self.node(ino)?;
+        if let Ok(handle) = self.using(id)
+            && let Ok(Handle::Complete { node, layer, id }) = handle.open()
+        {
+            let (volume, inner) = self.complete(node, *layer)?;
+            return volume.ioctl(inner, *id, command, data, out_size);
+        }
+        if sys::file::changes_attributes(command) && !node.is_write_through() {
+            self.change_names(|names| self.ensure_upper(names, &node))?;
+        }
+        let (volume, inner) = self.top(&node)?;
+        if node.is_dir() {
+            let id = volume.open_dir(inner)?;
+            let answered = volume.ioctl(inner, id, command, data, out_size);
+            volume.release_dir(id)?;
+            return answered;
+        }
+        let descriptor = volume.open_descriptor(inner, OpenMode::Read)?;
+        sys::file::ioctl_attr(descriptor.any()?, command, data, out_size)
+    }
+}
+
+impl Overlay {
+    fn open_locked(
+        &self,
+        names: &NamesRead<'_>,
+        (node, ino): (&Arc<Node>, Ino),
+        (how, begins_anew): (Open, bool),
+        caller: &Caller,
+        (register, shared): (&RegisterBacking<'_>, &mut Option<SharedLower<'_>>),
+    ) -> Step<Opening> {
+        let stack = node.stack();
+        let mut slot = node.shared_open.lock();
+        self.check_number(node, ino)?; // Nobody else changes it meanwhile.
+        let whole = stack.upper.filter(|_| stack.lowers.is_empty());
+        if node.lower_share.is_open() && (how.write || whole.is_some()) {
+            self.revoke_share_by(node, ino)?;
+        }
+        // Whoever has it open since it was in pieces goes on so, and so does everybody else.
+        if let Some(upper) = whole
+            && slot.strong_count() == 0
+        {
+            let opened = Opened { begins_anew, ..self.upper.open(upper, how, caller, register)? };
+            return Ok(Opening::Done(self.handles.add_complete(Arc::clone(node), None, opened)));
+        }
+        if !how.write && self.share {
+            // What is lent is lent to everybody: the kernel takes one way at a time.
+            let is_lent = node.lower_share.is_open();
+            if is_lent || slot.strong_count() == 0 && self.may_be_shared(node) {
+                let at = stack.lowers.first().copied().ok_or(Errno::STALE)?;
+                match shared {
+                    None => return Ok(Opening::Share(at)),
+                    Some(shared) => {
+                        if let Some(opened) = self.note_shared(node, shared) {
+                            return Ok(Opening::Done(opened));
+                        }
+                    }
+                }
+                if is_lent {
+                    self.revoke_share_by(node, ino)?;
+                }
+            }
+        }
+        let content = self.shared_open_in(names, node, &mut slot)?;
+        drop(slot);
+        let node = Arc::clone(node);
+        let handle = Handle::Merged { node, content, read: how.read, write: how.write };
+        let id = self.handles.add(handle);
+        let plane = Plane::Mapped(WhyMapped::Merged);
+        Ok(Opening::Done(Opened { id, plane, by_request: false, begins_anew }))
+    }
+
+    /// Ends an open file with pages in several layers that nobody uses any more.
+    pub(super) fn end_merged(
+        &self,
+        node: Arc<Node>,
+        content: Arc<SharedOpen>,
+    ) -> Result<(), Errno> {
+        let ended = self.close_shared_open(&node, content);
+        self.closed(node);
+        ended
+    }
+
+    fn closed(&self, node: Arc<Node>) {
+        self.count_stored(&node); // What was written back meanwhile may have taken more.
+        let ino = node.ino;
+        drop(node);
+        self.drop_unused(ino);
+    }
+
+    /// Drops a node that nobody needs any more.
+    pub(super) fn drop_unused(&self, ino: Ino) {
+        self.gone(&self.nodes.drop_unused(ino));
+    }
+
+    /// Lets go of what nodes were made of that nobody knows any more.
+    pub(super) fn gone(&self, nodes: &[Arc<Node>]) {
+        for node in nodes {
+            if !node.is_linked() {
+                self.drop_pages_of(node);
+                self.give_back(node);
+            } else {
+                self.count_stored(node); // What it takes may have changed when it was written back.
+            }
+            if node.is_dir() {
+                drop(self.listings.take(node.ino)); // The number may be another's soon.
+            }
+            self.let_go(&node.stack());
+        }
+    }
+
+    fn complete(&self, node: &Node, layer: Option<LowerInode>) -> Result<(&Volume, Ino), Errno> {
+        match layer {
+            Some(at) => Ok((self.layer(at)?, at.ino)),
+            None => Ok((&self.upper, node.upper().ok_or(Errno::STALE)?)),
+        }
+    }
+
     pub(super) fn kill_privileges(&self, node: &Node, caller: &Caller) -> Result<(), Errno> {
         self.upper.kill_privileges(node.upper().ok_or(Errno::STALE)?, caller)
     }
@@ -313,56 +368,6 @@ impl Overlay {
         });
         self.close_shared_open(node, content)?;
         truncated.map(|()| true)
-    }
-
-    /// Finds the next data or hole.
-    ///
-    /// # Errors
-    /// ENXIO behind the end of the file; those of lseek(2).
-    pub fn seek(&self, id: HandleId, offset: u64, to: SeekTo) -> Result<u64, Errno> {
-        match self.using(id)?.open()? {
-            Handle::Complete { node, layer, id } => {
-                let (volume, inner) = self.complete(node, *layer)?;
-                volume.seek(inner, *id, offset, to)
-            }
-            Handle::Merged { content, .. } => match content.merged() {
-                Some(merged) => merged.seek(offset, to),
-                None => rustix::fs::seek(&content.base, to.starting_at(offset)),
-            },
-        }
-    }
-
-    /// One of the attribute ioctls on an open file or directory.
-    ///
-    /// # Errors
-    /// ENOTTY for any other; those of ioctl(2).
-    pub fn ioctl(
-        &self,
-        ino: Ino,
-        id: HandleId,
-        command: u32,
-        data: &[u8],
-        out_size: usize,
-    ) -> Result<(i32, Vec<u8>), Errno> {
-        let node = self.node(ino)?;
-        if let Ok(handle) = self.using(id)
-            && let Ok(Handle::Complete { node, layer, id }) = handle.open()
-        {
-            let (volume, inner) = self.complete(node, *layer)?;
-            return volume.ioctl(inner, *id, command, data, out_size);
-        }
-        if sys::file::changes_attributes(command) && !node.is_write_through() {
-            self.change_names(|names| self.ensure_upper(names, &node))?;
-        }
-        let (volume, inner) = self.top(&node)?;
-        if node.is_dir() {
-            let id = volume.open_dir(inner)?;
-            let answered = volume.ioctl(inner, id, command, data, out_size);
-            volume.release_dir(id)?;
-            return answered;
-        }
-        let descriptor = volume.open_descriptor(inner, OpenMode::Read)?;
-        sys::file::ioctl_attr(descriptor.any()?, command, data, out_size)
     }
 
     /// Blocks of 512 bytes of a file with pages below: those of its upper file, and of those of the

@@ -11,14 +11,14 @@ use super::handles::Handle;
 use super::ino::upper_only_ino;
 use super::node::Node;
 use crate::layers::merged::Merged;
-use crate::volume::{DataOnly, HandleId, Ino};
+use crate::tree::{DataOnly, Directories, Files, HandleId, Ino};
 
 impl Overlay {
     /// Makes an open file durable; if it was copied up, also the directories on its path.
     ///
     /// # Errors
     /// EBADF for an unknown handle; those of fsync(2).
-    pub fn sync(&self, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
+    pub(super) fn sync_open(&self, id: HandleId, data_only: DataOnly) -> Result<(), Errno> {
         let using = self.using(id)?;
         let handle = using.open()?;
         let synced = match handle {

@@ -11,7 +11,7 @@ use super::Overlay;
 use super::merged_open::SharedOpen;
 use super::node::{LowerInode, Node};
 use super::readdir::OpenDir;
-use crate::volume::{HandleId, Ino, Opened};
+use crate::tree::{HandleId, Ino, Opened};
 
 /// An open file.
 pub(super) enum Handle {

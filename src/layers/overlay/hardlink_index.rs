@@ -17,7 +17,8 @@ use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
 use super::node::Node;
 use super::overlay_xattrs::Links;
 use crate::shown::Show;
-use crate::volume::{Entry, Ino, Volume};
+use crate::tree::{Directories, Entry, Ino, Names};
+use crate::volume::Volume;
 
 /// Directory of the index, with the set of its entries.
 pub(super) struct Index {

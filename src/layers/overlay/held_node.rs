@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Overlay;
 use super::node::Node;
-use crate::volume::Ino;
+use crate::tree::Ino;
 
 /// Reference to a node. Its drop removes an unused node, and must run with no lock held.
 pub(super) struct HeldNode<'a> {

@@ -14,7 +14,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::volume::{Ino, substitutes, unsubstituted};
+use crate::tree::Ino;
+use crate::volume::{substitutes, unsubstituted};
 
 /// The first number that a file can have: 0 is none, and 1 is the root of the mount.
 pub(super) const FIRST_NUMBER: u64 = 2;

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use super::hardlink_index::Index;
 use super::overlay_xattrs::XattrStore;
 use crate::layers::pages::MapId;
-use crate::volume::{Entry, Ino, Stat, Volume};
+use crate::tree::{Entry, Ino, Names, Stat};
+use crate::volume::Volume;
 
 /// A directory tree of the stack. Index 0 of a stack is on top and takes the writes; no other layer
 /// is ever written.

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::base_guard::{Guard, was_late};
-use super::control_impl::MOST_LINKS;
 use super::ino::original;
+use super::inspect::MOST_LINKS;
 use super::merged_open::SharedOpen;
 use super::node::{LowerInode, Node};
 use super::quota::TWO_PAGES;
@@ -24,6 +24,7 @@ use crate::layers::merged::STEP;
 use crate::layers::pages::{Fingerprint, MapAccess, MapId, PAGE, PageMap};
 use crate::shown::Show;
 use crate::sys::lease::Breaks;
+use crate::tree::Names;
 
 impl Overlay {
     /// Starts the guard of the base. A thread of its own waits for lease breaks until the guard

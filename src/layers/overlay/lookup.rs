@@ -14,7 +14,7 @@ use super::node::{LayerStack, LowerInode, Node};
 use super::overlay_xattrs::{Links, MOST_NAMES, NO_NUMBER, OverlayXattrs, XattrError};
 use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::shown::Show;
-use crate::volume::{Entry, Ino, Stat, Validity};
+use crate::tree::{Entry, Ino, Names, Stat, Validity};
 
 /// What was found at a name, with a lookup held of each part.
 pub(super) struct LookupResult {

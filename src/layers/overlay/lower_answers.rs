@@ -19,7 +19,7 @@ use super::node::{LowerInode, Node};
 use super::overlay_xattrs::{ROOT, XattrNames};
 use crate::layers::pages::Fingerprint;
 use crate::mapping::OpenMode;
-use crate::volume::{Entry, Ino, Stat};
+use crate::tree::{Attributes, Entry, Ino, Names, Stat, Xattrs};
 
 /// A question to a lower layer.
 enum Question {

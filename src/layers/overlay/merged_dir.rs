@@ -17,7 +17,8 @@ use super::lower_answers::{Answers, LowerNames};
 use super::names::Upper;
 use super::namespace_lock::{NamesRead, Step};
 use super::node::{LayerStack, LowerInode, Node};
-use crate::volume::{DirItem, HandleId, Ino, Volume};
+use crate::tree::{DirItem, Directories, HandleId, Ino, Names};
+use crate::volume::Volume;
 
 /// Upper directories of at most so many entries are read in whole by a request, which takes no
 /// longer than to look for some hundred names there; in larger ones every name is looked for.

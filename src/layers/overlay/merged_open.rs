@@ -19,7 +19,7 @@ use crate::layers::merged::{Base, Merged};
 use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, UpperId};
 use crate::mapping::OpenMode;
 use crate::shown::Show;
-use crate::volume::Ino;
+use crate::tree::{Attributes, Ino, Xattrs};
 
 const CAPABILITY: &str = "security.capability";
 

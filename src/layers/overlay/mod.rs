@@ -11,11 +11,10 @@
 //! ([`namespace_lock`]).
 
 mod allocate;
-mod as_tree;
 mod attributes;
 mod base_changes;
 mod base_guard;
-mod control_impl;
+mod coherence;
 mod control_ops;
 mod copy_up;
 mod covered_names;
@@ -26,8 +25,10 @@ mod handles;
 mod hardlink_index;
 mod held_node;
 mod ino;
+mod inspect;
 mod layer;
 mod lease_break;
+mod lifecycle;
 mod lookup;
 mod lower_answers;
 mod merged_dir;
@@ -58,8 +59,9 @@ use crate::layers::changed::{self, Changed};
 use crate::layers::pages::MapId;
 use crate::layers::scratch::{MetadataReserve, Scratch, TEMPORARY};
 use crate::sys::cred::Caller;
+use crate::tree::{BackingRegistration, Ino, Invalidate, Names, NewNode};
 use crate::volume::short_lived_fds::{ShortLived, Sweeper};
-use crate::volume::{BackingRegistration, Ino, Invalidate, NewNode, Policy, Volume};
+use crate::volume::{Policy, Volume};
 use layer::{Layer, LayerKind, OverlayParts};
 use node::{LayerStack, LowerInode, NodeTable};
 use overlay_xattrs::XattrStore;
@@ -262,8 +264,7 @@ impl Overlay {
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<node::Node>, Errno> {
-        let missing =
-            if ino.0 >= crate::volume::FIRST_RESERVED { Errno::PERM } else { Errno::STALE };
+        let missing = if ino.0 >= crate::tree::FIRST_RESERVED { Errno::PERM } else { Errno::STALE };
         self.nodes.get(ino).ok_or(missing)
     }
 

@@ -15,7 +15,7 @@ use super::node::Node;
 use crate::layers::pages::Fingerprint;
 use crate::shown::Show;
 use crate::sys::cred::Caller;
-use crate::volume::{Entry, Ino, NewNode, Open, Opened, RegisterBacking, Stat};
+use crate::tree::{Directories, Entry, Ino, Names, NewNode, Open, Opened, RegisterBacking, Stat};
 
 /// What the upper directory itself has at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +26,8 @@ pub(super) enum Upper {
     Other,
 }
 
-impl Overlay {
-    /// Finds a name and counts one lookup of what it names.
-    ///
-    /// # Errors
-    /// ENOENT when there is no such name; those of statx(2).
-    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
+impl Names for Overlay {
+    fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
         if !self.visible(parent, name) {
             return Err(Errno::NOENT);
         }
@@ -47,6 +43,182 @@ impl Overlay {
         found
     }
 
+    fn forget(&self, ino: Ino, count: u64) {
+        self.gone(&self.nodes.forget(ino, count));
+    }
+
+    fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
+        let stack = self.node(ino)?.stack();
+        match (stack.upper, stack.lowers.first()) {
+            (Some(upper), _) => self.upper.read_link(upper),
+            (None, Some(at)) => self.layer(*at)?.read_link(at.ino),
+            (None, None) => Err(Errno::STALE),
+        }
+    }
+
+    fn make_node(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        device: u64,
+    ) -> Result<Entry, Errno> {
+        let parent = self.node(parent)?;
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            let entry = through.volume.make_node(through.dir.ino, name, new, device)?;
+            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
+        }
+        self.make_new(&parent, name, |names| {
+            let (above, whiteout) = self.prepare(names, &parent, name)?;
+            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+                self.make_device(above, name, new, device).map(|entry| (entry, ()))
+            })?;
+            self.made(names, &parent, name, &entry)
+        })
+    }
+
+    fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
+        let parent = self.node(parent)?;
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            let entry = through.volume.make_dir(through.dir.ino, name, new)?;
+            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
+        }
+        self.make_new(&parent, name, |names| {
+            let (above, whiteout) = self.prepare(names, &parent, name)?;
+            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+                self.upper.make_dir(above, name, new).map(|entry| (entry, ()))
+            })?;
+            self.made(names, &parent, name, &entry)
+        })
+    }
+
+    fn make_symlink(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        target: &OsStr,
+        caller: &Caller,
+    ) -> Result<Entry, Errno> {
+        let parent = self.node(parent)?;
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            let entry = through.volume.make_symlink(through.dir.ino, name, target, caller)?;
+            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
+        }
+        self.make_new(&parent, name, |names| {
+            let (above, whiteout) = self.prepare(names, &parent, name)?;
+            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+                self.upper.make_symlink(above, name, target, caller).map(|entry| (entry, ()))
+            })?;
+            self.made(names, &parent, name, &entry)
+        })
+    }
+
+    fn create(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        new: &NewNode<'_>,
+        how: &Open,
+        exclusive: bool,
+        register: &RegisterBacking<'_>,
+    ) -> Result<(Entry, Opened), Errno> {
+        let parent = self.node(parent)?;
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            let how = (how, exclusive);
+            return self.create_in_base((&parent, name), &through, new, how, register);
+        }
+        self.make_new(&parent, name, |names| {
+            let (above, whiteout) = match self.prepare(names, &parent, name) {
+                Err(Halt::Failed(Errno::EXIST)) if !exclusive => {
+                    return Err(Halt::Failed(Errno::STALE));
+                }
+                prepared => prepared?,
+            };
+            let (entry, opened) = self.make_at((above, name), whiteout, |name| {
+                self.upper.create(above, name, new, how, exclusive, register)
+            })?;
+            let sought = self.own_sought(&entry);
+            let (stat, validity) = (sought.stat, entry.attr.validity);
+            let node = self.enter_node(names, sought, &parent, name);
+            self.count_names(&[&parent, &node]);
+            let entry = self.entry(&node, stat, validity);
+            Ok((entry, self.handles.add_complete(node, None, opened)))
+        })
+    }
+
+    fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
+        let (node, parent) = (self.node(ino)?, self.node(parent)?);
+        if !node.is_linked() {
+            return Err(Errno::NOENT);
+        }
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            return self.link_in_base(&node, (&parent, name), &through);
+        }
+        if node.is_write_through() {
+            return Err(Errno::XDEV);
+        }
+        let (stat, validity) = self.make_new(&parent, name, |names| {
+            if !node.is_linked() {
+                return Err(Halt::Failed(Errno::NOENT));
+            }
+            let (above, whiteout) = self.prepare(names, &parent, name)?;
+            let upper = self.ensure_upper(names, &node)?;
+            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
+                self.upper.link(upper, above, name).map(|entry| (entry, ()))
+            })?;
+            self.note_another_name(upper);
+            self.upper.forget(entry.attr.ino, 1);
+            self.count_names(&[&parent]);
+            self.nodes.named(names, &node, (&parent, name));
+            Ok((entry.attr.stat, entry.attr.validity))
+        })?;
+        Ok(self.entry(&node, stat, validity))
+    }
+
+    fn remove(&self, parent: Ino, name: &OsStr, directory: bool) -> Result<(), Errno> {
+        if !self.visible(parent, name) {
+            return Err(Errno::NOENT);
+        }
+        let parent = self.node(parent)?;
+        if let Some(through) = self.write_through_dir(&parent, name)? {
+            return self.remove_in_base(&parent, name, &through, directory);
+        }
+        let (answers, stack) = (Answers::none(self), parent.stack());
+        match stack.upper {
+            Some(_) => answers.expect_peek(stack.lowers.first(), name),
+            None => answers.expect_entry(stack.lowers.first(), name),
+        }
+        self.change_names_and(&answers, |names| {
+            let (node, stat) = self.child(names, &parent, name)?;
+            let removed = match (directory, node.is_dir()) {
+                (true, false) => Err(Halt::Failed(Errno::NOTDIR)),
+                (false, true) => Err(Halt::Failed(Errno::ISDIR)),
+                _ => self.remove_node(names, &parent, name, &node, stat),
+            };
+            self.forget_node(node);
+            if removed == Err(Halt::Ask) {
+                return removed;
+            }
+            if removed.is_err_and(|halt| halt != Halt::Failed(Errno::NOTEMPTY)) {
+                self.drop_listing(parent.ino); // It may have failed when the name was gone.
+            }
+            self.count_names(&[&parent]);
+            removed
+        })
+    }
+
+    fn rename(
+        &self,
+        from: (Ino, &OsStr),
+        to: (Ino, &OsStr),
+        flags: RenameFlags,
+        caller: &Caller,
+    ) -> Result<(), Errno> {
+        self.rename_entry(from, to, flags, caller)
+    }
+}
+
+impl Overlay {
     pub(super) fn look_up(
         &self,
         answers: &Answers<'_>,
@@ -59,24 +231,6 @@ impl Overlay {
             Ok((self.enter_node(names, sought, parent, name), stat, validity))
         })?;
         Ok(self.entry(&node, stat, validity))
-    }
-
-    /// Takes back `count` lookups of an inode.
-    pub fn forget(&self, ino: Ino, count: u64) {
-        self.gone(&self.nodes.forget(ino, count));
-    }
-
-    /// The target of a symbolic link.
-    ///
-    /// # Errors
-    /// Those of readlink(2).
-    pub fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
-        let stack = self.node(ino)?.stack();
-        match (stack.upper, stack.lowers.first()) {
-            (Some(upper), _) => self.upper.read_link(upper),
-            (None, Some(at)) => self.layer(*at)?.read_link(at.ino),
-            (None, None) => Err(Errno::STALE),
-        }
     }
 
     pub(super) fn upper_at(&self, parent: Ino, name: &OsStr) -> Result<Upper, Errno> {
@@ -191,181 +345,6 @@ impl Overlay {
         let node = self.enter_node(names, sought, parent, name);
         self.count_names(&[parent, &node]);
         Ok(self.entry(&node, stat, validity))
-    }
-
-    /// mknod(2).
-    ///
-    /// # Errors
-    /// Those of mknod(2).
-    pub fn make_node(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        new: &NewNode<'_>,
-        device: u64,
-    ) -> Result<Entry, Errno> {
-        let parent = self.node(parent)?;
-        if let Some(through) = self.write_through_dir(&parent, name)? {
-            let entry = through.volume.make_node(through.dir.ino, name, new, device)?;
-            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
-        }
-        self.make_new(&parent, name, |names| {
-            let (above, whiteout) = self.prepare(names, &parent, name)?;
-            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
-                self.make_device(above, name, new, device).map(|entry| (entry, ()))
-            })?;
-            self.made(names, &parent, name, &entry)
-        })
-    }
-
-    /// mkdir(2).
-    ///
-    /// # Errors
-    /// Those of mkdir(2).
-    pub fn make_dir(&self, parent: Ino, name: &OsStr, new: &NewNode<'_>) -> Result<Entry, Errno> {
-        let parent = self.node(parent)?;
-        if let Some(through) = self.write_through_dir(&parent, name)? {
-            let entry = through.volume.make_dir(through.dir.ino, name, new)?;
-            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
-        }
-        self.make_new(&parent, name, |names| {
-            let (above, whiteout) = self.prepare(names, &parent, name)?;
-            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
-                self.upper.make_dir(above, name, new).map(|entry| (entry, ()))
-            })?;
-            self.made(names, &parent, name, &entry)
-        })
-    }
-
-    /// symlink(2).
-    ///
-    /// # Errors
-    /// Those of symlink(2).
-    pub fn make_symlink(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        target: &OsStr,
-        caller: &Caller,
-    ) -> Result<Entry, Errno> {
-        let parent = self.node(parent)?;
-        if let Some(through) = self.write_through_dir(&parent, name)? {
-            let entry = through.volume.make_symlink(through.dir.ino, name, target, caller)?;
-            return self.made_in_base(&parent, name, through.dir, &entry).map(|(_, entry)| entry);
-        }
-        self.make_new(&parent, name, |names| {
-            let (above, whiteout) = self.prepare(names, &parent, name)?;
-            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
-                self.upper.make_symlink(above, name, target, caller).map(|entry| (entry, ()))
-            })?;
-            self.made(names, &parent, name, &entry)
-        })
-    }
-
-    /// Makes a regular file and opens it.
-    ///
-    /// # Errors
-    /// EEXIST with `exclusive`, else ESTALE, for a name that exists; those of open(2).
-    pub fn create(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        new: &NewNode<'_>,
-        how: &Open,
-        exclusive: bool,
-        register: &RegisterBacking<'_>,
-    ) -> Result<(Entry, Opened), Errno> {
-        let parent = self.node(parent)?;
-        if let Some(through) = self.write_through_dir(&parent, name)? {
-            let how = (how, exclusive);
-            return self.create_in_base((&parent, name), &through, new, how, register);
-        }
-        self.make_new(&parent, name, |names| {
-            let (above, whiteout) = match self.prepare(names, &parent, name) {
-                Err(Halt::Failed(Errno::EXIST)) if !exclusive => {
-                    return Err(Halt::Failed(Errno::STALE));
-                }
-                prepared => prepared?,
-            };
-            let (entry, opened) = self.make_at((above, name), whiteout, |name| {
-                self.upper.create(above, name, new, how, exclusive, register)
-            })?;
-            let sought = self.own_sought(&entry);
-            let (stat, validity) = (sought.stat, entry.attr.validity);
-            let node = self.enter_node(names, sought, &parent, name);
-            self.count_names(&[&parent, &node]);
-            let entry = self.entry(&node, stat, validity);
-            Ok((entry, self.handles.add_complete(node, None, opened)))
-        })
-    }
-
-    /// link(2): another name for a file.
-    ///
-    /// # Errors
-    /// Those of link(2).
-    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> Result<Entry, Errno> {
-        let (node, parent) = (self.node(ino)?, self.node(parent)?);
-        if !node.is_linked() {
-            return Err(Errno::NOENT);
-        }
-        if let Some(through) = self.write_through_dir(&parent, name)? {
-            return self.link_in_base(&node, (&parent, name), &through);
-        }
-        if node.is_write_through() {
-            return Err(Errno::XDEV);
-        }
-        let (stat, validity) = self.make_new(&parent, name, |names| {
-            if !node.is_linked() {
-                return Err(Halt::Failed(Errno::NOENT));
-            }
-            let (above, whiteout) = self.prepare(names, &parent, name)?;
-            let upper = self.ensure_upper(names, &node)?;
-            let (entry, ()) = self.make_at((above, name), whiteout, |name| {
-                self.upper.link(upper, above, name).map(|entry| (entry, ()))
-            })?;
-            self.note_another_name(upper);
-            self.upper.forget(entry.attr.ino, 1);
-            self.count_names(&[&parent]);
-            self.nodes.named(names, &node, (&parent, name));
-            Ok((entry.attr.stat, entry.attr.validity))
-        })?;
-        Ok(self.entry(&node, stat, validity))
-    }
-
-    /// unlink(2), or rmdir(2) with `directory`.
-    ///
-    /// # Errors
-    /// Those of unlink(2) and rmdir(2).
-    pub fn remove(&self, parent: Ino, name: &OsStr, directory: bool) -> Result<(), Errno> {
-        if !self.visible(parent, name) {
-            return Err(Errno::NOENT);
-        }
-        let parent = self.node(parent)?;
-        if let Some(through) = self.write_through_dir(&parent, name)? {
-            return self.remove_in_base(&parent, name, &through, directory);
-        }
-        let (answers, stack) = (Answers::none(self), parent.stack());
-        match stack.upper {
-            Some(_) => answers.expect_peek(stack.lowers.first(), name),
-            None => answers.expect_entry(stack.lowers.first(), name),
-        }
-        self.change_names_and(&answers, |names| {
-            let (node, stat) = self.child(names, &parent, name)?;
-            let removed = match (directory, node.is_dir()) {
-                (true, false) => Err(Halt::Failed(Errno::NOTDIR)),
-                (false, true) => Err(Halt::Failed(Errno::ISDIR)),
-                _ => self.remove_node(names, &parent, name, &node, stat),
-            };
-            self.forget_node(node);
-            if removed == Err(Halt::Ask) {
-                return removed;
-            }
-            if removed.is_err_and(|halt| halt != Halt::Failed(Errno::NOTEMPTY)) {
-                self.drop_listing(parent.ino); // It may have failed when the name was gone.
-            }
-            self.count_names(&[&parent]);
-            removed
-        })
     }
 
     /// Removes a name. `just_read` is what was just read of the attributes of an upper file or directory

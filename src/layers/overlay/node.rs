@@ -15,7 +15,7 @@ use super::namespace_lock::{Brief, NamesRead};
 use super::share::LowerShare;
 use crate::layers::scratch::PathId;
 use crate::shown::Show;
-use crate::volume::Ino;
+use crate::tree::Ino;
 
 /// Something in a lower layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

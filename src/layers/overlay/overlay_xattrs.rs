@@ -16,7 +16,8 @@ use super::ino::{FIRST_NUMBER, TWIN};
 use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{PathId, XattrNamespace};
 use crate::sys::cred::Caller;
-use crate::volume::{Ino, Volume, XattrFlags};
+use crate::tree::{Ino, XattrFlags, Xattrs};
+use crate::volume::Volume;
 
 /// Somebody who is shown every name.
 pub(super) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };

@@ -16,7 +16,7 @@ use super::Overlay;
 use super::node::Node;
 use crate::layers::pages::{MapId, PAGE};
 use crate::layers::scratch::{MetadataReserve, QuotaLedger};
-use crate::volume::{Ino, SeekTo};
+use crate::tree::{Attributes, Ino, SeekTo};
 
 /// Most bytes that a new file or directory takes, page map included.
 pub(super) const NEW_FILE: u64 = 8192;

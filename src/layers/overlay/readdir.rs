@@ -19,7 +19,7 @@ use super::lower_answers::Answers;
 use super::merged_dir::{Found, Listed, Reading};
 use super::names::Upper;
 use super::node::{LayerStack, LowerInode, Node};
-use crate::volume::{Attr, DataOnly, DirItem, Entry, HandleId, Ino, Validity};
+use crate::tree::{Attr, DataOnly, DirItem, Directories, Entry, HandleId, Ino, Names, Validity};
 
 /// An open directory, or one that was listed a moment ago by somebody who has not opened it.
 pub(super) struct OpenDir {
@@ -27,65 +27,19 @@ pub(super) struct OpenDir {
     reading: Mutex<Reading>,
 }
 
-impl Overlay {
-    /// Opens a directory for listing.
-    ///
-    /// # Errors
-    /// Those of open(2).
-    pub fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno> {
+impl Directories for Overlay {
+    fn open_dir(&self, ino: Ino) -> Result<HandleId, Errno> {
         if !self.node(ino)?.is_dir() {
             return Err(Errno::NOTDIR);
         }
         Ok(self.handles.add_dir(OpenDir { ino, reading: Mutex::default() }))
     }
 
-    /// Ends an open directory.
-    ///
-    /// # Errors
-    /// EBADF for an unknown handle.
-    pub fn release_dir(&self, id: HandleId) -> Result<(), Errno> {
+    fn release_dir(&self, id: HandleId) -> Result<(), Errno> {
         self.handles.remove_dir(id).map(drop)
     }
 
-    /// fsync(2) of a directory: of the upper one, where all changes are.
-    ///
-    /// # Errors
-    /// Those of fsync(2).
-    pub fn sync_dir(&self, ino: Ino, data_only: DataOnly) -> Result<(), Errno> {
-        let node = self.node(ino)?;
-        let (volume, ino) = self.top(&node)?;
-        if node.upper().is_none() && !node.is_write_through() {
-            return Ok(()); // Nothing was changed.
-        }
-        let inner = volume.open_dir(ino)?;
-        let synced = volume.sync_dir(ino, inner, data_only);
-        volume.release_dir(inner)?;
-        synced
-    }
-
-    /// Whether a listing of a directory may go on in another open one.
-    pub fn keeps_listings(&self, ino: Ino) -> bool {
-        let Some(node) = self.nodes.get(ino) else { return false };
-        let keeps =
-            |at: &LowerInode| self.layer(*at).is_ok_and(|volume| volume.keeps_offsets(at.ino));
-        self.upper.keeps_offsets(node.upper().unwrap_or(Ino::ROOT))
-            && node.stack().lowers.iter().all(keeps)
-    }
-
-    /// Has the kernel ask again what is in a directory.
-    pub(super) fn drop_listing(&self, dir: Ino) {
-        if let Some(caches) = self.caches.get() {
-            caches.soon(dir);
-        }
-    }
-
-    /// Lists a directory from `offset` (0 is the start) until `add` says that it is full. With
-    /// `look_up` every entry counts as a lookup, which is taken back for the one that did not
-    /// fit. Returns whether the end was reached.
-    ///
-    /// # Errors
-    /// Those of getdents(2), when nothing was listed.
-    pub fn list(
+    fn list(
         &self,
         (ino, id): (Ino, HandleId),
         offset: u64,
@@ -97,6 +51,21 @@ impl Overlay {
         listed
     }
 
+    fn sync_dir(&self, ino: Ino, _: HandleId, data_only: DataOnly) -> Result<(), Errno> {
+        let node = self.node(ino)?;
+        // The upper directory has all changes; without one there are none.
+        if node.upper().is_some() || node.is_write_through() {
+            let (volume, inner) = self.top(&node)?;
+            let open = volume.open_dir(inner)?;
+            let synced = volume.sync_dir(inner, open, data_only);
+            volume.release_dir(open)?;
+            synced?;
+        }
+        self.sync_dir_names(ino)
+    }
+}
+
+impl Overlay {
     fn list_open(
         &self,
         (ino, id): (Ino, HandleId),
@@ -127,6 +96,13 @@ impl Overlay {
             self.sweeper.note();
         }
         listed
+    }
+
+    /// Has the kernel ask again what is in a directory.
+    pub(super) fn drop_listing(&self, dir: Ino) {
+        if let Some(caches) = self.caches.get() {
+            caches.soon(dir);
+        }
     }
 
     /// Closes what is kept open of listings that do not go on, until the end.

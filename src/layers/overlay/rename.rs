@@ -16,14 +16,14 @@ use super::overlay_xattrs::Links;
 use crate::layers::pages::Fingerprint;
 use crate::shown::Show;
 use crate::sys::cred::Caller;
-use crate::volume::{Ino, NewNode};
+use crate::tree::{Attributes, Ino, Names, NewNode};
 
 impl Overlay {
     /// renameat2(2).
     ///
     /// # Errors
     /// Those of renameat2(2).
-    pub fn rename(
+    pub(super) fn rename_entry(
         &self,
         from: (Ino, &OsStr),
         to: (Ino, &OsStr),

@@ -20,7 +20,8 @@ use super::Overlay;
 use super::ino::next_share_ino;
 use super::node::{LowerInode, Node};
 use crate::sys::cred::Caller;
-use crate::volume::{HandleId, Ino, Open, Opened, Plane, RegisterBacking, Validity, Volume};
+use crate::tree::{Files, HandleId, Ino, Open, Opened, Plane, RegisterBacking, Validity};
+use crate::volume::Volume;
 
 /// Share of one file.
 pub(super) struct LowerShare {

@@ -13,7 +13,7 @@ use super::node::Node;
 use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::layers::scratch::{Kind, Scratch, XattrNamespace, bytes_used};
 use crate::sys::walk;
-use crate::volume::ScratchCounts;
+use crate::tree::ScratchCounts;
 
 /// Counters of a scratch, updated at each change. They are for reports only.
 #[derive(Debug, Default)]

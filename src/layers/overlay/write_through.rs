@@ -11,7 +11,10 @@ use super::lookup::LookupResult;
 use super::namespace_lock::{NamesRead, Step};
 use super::node::{LayerStack, LowerInode, Node};
 use crate::sys::cred::Caller;
-use crate::volume::{Entry, Ino, NewNode, Open, Opened, RegisterBacking, Validity, Volume};
+use crate::tree::{
+    Attributes, Entry, Ino, Names, NewNode, Open, Opened, RegisterBacking, Validity,
+};
+use crate::volume::Volume;
 
 /// Bit that distinguishes inode numbers of write-through files from those of copied files.
 pub(super) const WRITE_THROUGH: u64 = 1 << 60;

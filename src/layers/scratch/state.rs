@@ -21,7 +21,7 @@ use super::{COPY_UP, limit_on_disk, told};
 use crate::config::ScratchConfig;
 use crate::error::Failure;
 use crate::shown::Show;
-use crate::volume::Time;
+use crate::tree::Time;
 
 /// The version of the format that is written, and the newest that is read.
 pub const VERSION: u32 = 2;

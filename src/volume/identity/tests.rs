@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::RenameFlags;
 
+use super::*;
 use crate::config::RuleSet;
 use crate::flags::ViewOptions;
 use crate::sys::cred::Caller;
-use crate::volume::{
-    BackingRegistration, HandleId, Ino, NewNode, Open, Policy, Validity, Volume, VolumeOptions,
+use crate::tree::{
+    Attributes, BackingRegistration, Files, HandleId, Ino, Names, NewNode, Open, Validity,
     WriteRequest,
 };
-
-use super::*;
+use crate::volume::{Policy, Volume, VolumeOptions};
 
 fn volume(source: &Path, keeps_attributes: bool) -> Volume {
     let options = VolumeOptions {
@@ -125,7 +125,10 @@ impl World {
     }
 
     fn read(&self, ino: Ino, handle: HandleId) -> Vec<u8> {
-        self.volume.read(ino, handle, 0, 4096, |bytes| bytes.to_vec()).unwrap()
+        let mut content = Vec::new();
+        let deliver = &mut |bytes: &[u8]| content.extend_from_slice(bytes);
+        self.volume.read(ino, handle, 0, 4096, deliver).unwrap();
+        content
     }
 
     fn replace_directly(&mut self, at: usize) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::volume::attr::stat_of;
+use crate::volume::stat::stat_of;
 
 fn root() -> (Stat, OwnedFd) {
     let fd: OwnedFd = std::fs::File::open("/").unwrap().into();

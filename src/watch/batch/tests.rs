@@ -5,7 +5,8 @@ use crate::config::WatchMode;
 use crate::flags::ViewOptions;
 use crate::shown::Show;
 use crate::sys::handle::handle_of;
-use crate::volume::{Ino, Policy, VolumeOptions};
+use crate::tree::{Ino, Names};
+use crate::volume::{Policy, VolumeOptions};
 
 /// A volume of a directory with the file `known`, which was looked up, and its number.
 fn volume(dir: &Path) -> (Volume, Ino) {
@@ -118,7 +119,7 @@ fn an_answer_during_which_changes_were_told_is_good_for_once() {
     let dir = tempfile::tempdir().unwrap();
     let (volume, _) = volume(dir.path());
     let quiet = volume.lookup(Ino::ROOT, "known".as_ref()).unwrap();
-    assert_ne!(quiet.attr.validity, crate::volume::Validity::Uncached);
+    assert_ne!(quiet.attr.validity, crate::tree::Validity::Uncached);
     let told = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -128,7 +129,7 @@ fn an_answer_during_which_changes_were_told_is_good_for_once() {
         });
         let met = (0..1_000_000).any(|_| {
             let entry = volume.lookup(Ino::ROOT, "known".as_ref()).unwrap();
-            entry.attr.validity == crate::volume::Validity::Uncached
+            entry.attr.validity == crate::tree::Validity::Uncached
         });
         told.store(true, Ordering::Relaxed);
         assert!(met);

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::OFlags;
 
 use super::*;
+use crate::tree::{Attributes, Files, Names};
 
 /// Makes directories in each other in the base, and a file of 40 pages in the lowest.
 fn dig(world: &World, depth: usize, name: &str) -> OwnedFd {
@@ -29,7 +30,9 @@ fn content(overlay: &Overlay, ino: Ino) -> Vec<u8> {
     let how = Open { read: true, wait: true, ..Open::default() };
     let opened = overlay.open(ino, how, &ROOT, &never_registered).unwrap();
     let mut content = Vec::new();
-    overlay.read(opened.id, 0, 1 << 20, &mut |bytes| content.extend_from_slice(bytes)).unwrap();
+    overlay
+        .read(ino, opened.id, 0, 1 << 20, &mut |bytes| content.extend_from_slice(bytes))
+        .unwrap();
     overlay.release(opened.id).unwrap();
     content
 }

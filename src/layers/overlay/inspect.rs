@@ -1,83 +1,27 @@
-//! The overlay as the control verbs and the daemon see it.
+//! Files of an overlay by path, and facts about it.
 
-use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::node::{LowerInode, Node, Numbers};
-use super::write_through::WRITE_THROUGH;
-use crate::advice::Advice;
-use crate::config::rules::RuleSet;
+use super::node::{LowerInode, Node};
 use crate::flags::MapMode;
 use crate::layers::changed::Fate;
-use crate::mapping::{AdviceEffect, BackingFile, FlushEffect};
+use crate::mapping::BackingFile;
 use crate::range::ByteRange;
-use crate::sys::advise::SyncMode;
-use crate::volume::{
-    Found, Ino, Invalidate, Managed, NotAdvised, OpenInode, PageState, ScratchCounts, Stat,
-    Validity, Volume, VolumeCounts, WatchCounts, WhyMapped,
+use crate::tree::{
+    Attributes, Found, Ino, Inspect, Names, OpenInode, PageState, ScratchCounts, Stat, TreeCounts,
+    WhyMapped,
 };
 
 /// Largest number of symbolic links in a path, as in the kernel.
 pub(super) const MOST_LINKS: usize = 40;
 
-/// The way to the kernel's caches for a volume whose numbers are not those that the kernel knows.
-struct Outward {
-    /// None where the numbers are the same.
-    numbers: Option<Arc<Numbers>>,
-    caches: Arc<dyn Invalidate>,
-}
-
-impl Outward {
-    fn shown(&self, ino: Ino) -> Ino {
-        self.numbers.as_ref().map_or(ino, |numbers| numbers.shown(ino))
-    }
-
-    /// The number of a file of the base where it is not copied.
-    fn write_through_ino(&self, ino: Ino) -> Option<Ino> {
-        self.numbers.is_none().then_some(Ino(ino.0 ^ WRITE_THROUGH))
-    }
-}
-
-impl Invalidate for Outward {
-    fn now(&self, ino: Ino, offset: u64, len: u64) -> std::io::Result<()> {
-        if let Some(through) = self.write_through_ino(ino) {
-            let _ = self.caches.now(through, offset, len); // Mostly not known.
-        }
-        self.caches.now(self.shown(ino), offset, len)
-    }
-
-    fn soon(&self, ino: Ino) {
-        self.write_through_ino(ino).into_iter().for_each(|through| self.caches.soon(through));
-        self.caches.soon(self.shown(ino));
-    }
-
-    fn entry(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
-        self.caches.entry(self.shown(parent), name)
-    }
-
-    fn expire(&self, parent: Ino, name: &OsStr) -> Result<(), Errno> {
-        self.caches.expire(self.shown(parent), name)
-    }
-
-    fn inode(&self, ino: Ino, data: bool) -> Result<(), Errno> {
-        if let Some(through) = self.write_through_ino(ino) {
-            let _ = self.caches.inode(through, data); // Mostly not known.
-        }
-        self.caches.inode(self.shown(ino), data)
-    }
-
-    fn names(&self) -> Result<(), Errno> {
-        self.caches.names()
-    }
-}
-
 impl Overlay {
     /// Does something with the node of what was found, which stays known meanwhile.
-    fn at_node<T, E: From<Errno>>(
+    pub(super) fn at_node<T, E: From<Errno>>(
         &self,
         found: &Found,
         act: impl FnOnce(&Arc<Node>) -> Result<T, E>,
@@ -152,13 +96,13 @@ impl Overlay {
 
 /// End of a walk.
 enum Walked {
-    /// LowerInode its end.
+    /// At its end, by this path.
     To(PathBuf),
-    /// LowerInode a link: the path that it and the rest make.
+    /// At a link: the path that the link and the rest make.
     Link(PathBuf),
 }
 
-impl Managed for Overlay {
+impl Inspect for Overlay {
     fn find(&self, path: &Path) -> Result<Found, Errno> {
         let (ino, path) = self.walk(path, MOST_LINKS)?;
         let found = self.node(ino).and_then(|node| {
@@ -190,27 +134,9 @@ impl Managed for Overlay {
         self.at_node(found, |node| self.reason(node, &found.path)).unwrap_or(Some(WhyMapped::Below))
     }
 
-    fn advise(
-        &self,
-        found: &Found,
-        range: ByteRange,
-        advice: Advice,
-        destroy: bool,
-    ) -> Result<AdviceEffect, NotAdvised> {
-        self.at_node(found, |node| self.give_advice(node, found, range, (advice, destroy)))
-    }
-
-    fn flush(&self, found: &Found, range: ByteRange, mode: SyncMode) -> Result<FlushEffect, Errno> {
-        self.at_node(found, |node| self.flush_node(node, found, range, mode))
-    }
-
-    fn set_locked(&self, found: &Found, range: ByteRange, lock: bool) -> Result<ByteRange, Errno> {
-        self.at_node(found, |node| self.stack(node, &found.path)?.set_locked(range, lock))
-    }
-
     fn page_state(&self, found: &Found, range: ByteRange) -> Result<PageState, Errno> {
         self.at_node(found, |node| match self.found_in_base(node, &found.path)? {
-            Some((volume, inner)) => Managed::page_state(volume, &inner, range),
+            Some((volume, inner)) => volume.page_state(&inner, range),
             None => Ok(self.stack(node, &found.path)?.page_state(range)),
         })
     }
@@ -257,7 +183,7 @@ impl Managed for Overlay {
         self.upper.held_files() + below
     }
 
-    fn counts(&self) -> VolumeCounts {
+    fn counts(&self) -> TreeCounts {
         let (inodes, lookups) = self.nodes.counts();
         let (files, directories) = self.handles.counts();
         let mut mappings = self.upper.counts().mappings;
@@ -268,7 +194,7 @@ impl Managed for Overlay {
             mappings.evicted += below.evicted;
             mappings.faults += below.faults;
         }
-        VolumeCounts { inodes, lookups, files, directories, mappings }
+        TreeCounts { inodes, lookups, files, directories, mappings }
     }
 
     fn passthrough_closed(&self) -> Option<String> {
@@ -283,74 +209,7 @@ impl Managed for Overlay {
         self.upper.cache_stat_works()
     }
 
-    fn watch_state(&self) -> Result<String, String> {
-        self.base().watch_state()
-    }
-
-    fn watch_counts(&self) -> &WatchCounts {
-        self.plain_volumes().last().unwrap_or(&self.upper).watch_counts()
-    }
-
-    fn directories_open_silently(&self) -> bool {
-        let mut all = self.plain_volumes().chain([&self.upper]);
-        let keeps = |of: &Arc<Volume>| of.watches_filesystem() && of.cookies_outlive_opens();
-        !self.is_mixed() && all.all(keeps)
-    }
-
-    fn set_rules(&self, rules: RuleSet) {
-        let below = rules.clone().with_modes(|mode| mode.in_base());
-        self.plain_volumes().for_each(|volume| volume.set_rules(below.clone()));
-        self.policy.write().rules = rules;
-        // Other names may be those of the base itself now.
-        self.nodes.directories().into_iter().for_each(|dir| self.drop_listing(dir));
-    }
-
-    fn drop_unreadable(&self) {
-        // Only mounts that are read alone keep what nobody has opened.
-    }
-
-    fn validity(&self) -> Validity {
-        self.base().validity()
-    }
-
     fn rule_count(&self) -> usize {
         self.policy.read().rules.len()
-    }
-
-    fn connect(&self, invalidate: Box<dyn Invalidate>) {
-        let caches: Arc<dyn Invalidate> = Arc::from(invalidate);
-        let inner = Outward { numbers: Some(self.nodes.numbers()), caches: Arc::clone(&caches) };
-        self.upper.connect(Box::new(inner));
-        for volume in self.plain_volumes() {
-            let shown = Outward { numbers: None, caches: Arc::clone(&caches) };
-            volume.connect(Box::new(shown)); // Files of the base have their own numbers.
-        }
-        if self.caches.set(caches).is_err() {
-            log::error!("the overlay is connected to a second kernel session");
-        }
-    }
-
-    fn expire(&self) {
-        std::thread::scope(|scope| {
-            for volume in self.plain_volumes() {
-                scope.spawn(|| volume.expire());
-            }
-            scope.spawn(|| self.expire_listings());
-            self.upper.expire();
-        });
-    }
-
-    fn end(&self) {
-        self.end_guard();
-        self.plain_volumes().for_each(|volume| volume.end());
-        self.upper.end();
-        self.sweeper.end();
-        let Some(scratch) = self.scratch.lock().take() else { return };
-        for node in self.nodes.all_where(|node| !node.is_linked()) {
-            self.drop_pages_of(&node);
-        }
-        if let Err(failure) = scratch.put_in_order(|| self.sync_page_maps()) {
-            log::error!("{failure}");
-        }
     }
 }

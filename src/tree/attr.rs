@@ -1,14 +1,13 @@
-//! Attributes of files, as statx(2) gives them.
+//! Attributes of files, and the changes of them.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
-use rustix::io::Errno;
+pub use rustix::fs::XattrFlags;
+use rustix::fs::{Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 
-use super::inode::Ino;
-use super::watched::Validity;
+use super::Ino;
 use crate::mapping::FileKey;
+use crate::sys::cred::Caller;
 
 /// A time stamp: seconds since the epoch, negative before it, and nanoseconds after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -120,17 +119,16 @@ fn fold(time: Time) -> u32 {
     (nanoseconds.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
-const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
-
-/// Attributes of the file that a descriptor is open on.
-pub(super) fn stat_of(fd: impl AsFd) -> Result<Stat, Errno> {
-    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, MASK).map(Stat::from)
-}
-
-/// Attributes of one name in an open directory; a symbolic link is itself.
-pub(super) fn stat_at(dir: impl AsFd, name: &OsStr) -> Result<Stat, Errno> {
-    rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, MASK)
-        .map(Stat::from)
+/// Time for which an answer may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Validity {
+    /// Not again: something changed while it was made.
+    Uncached,
+    /// For a moment: nobody tells of changes.
+    #[default]
+    Timeout,
+    /// Until it is invalidated.
+    UntilInvalidated,
 }
 
 /// Attributes as the mount shows them.
@@ -153,4 +151,79 @@ pub struct Entry {
     pub generation: u32,
     /// Time for which the name may be taken to lead to this file.
     pub validity: Validity,
+}
+
+/// An entry of a directory.
+#[derive(Debug)]
+pub struct DirItem<'a> {
+    /// Its name.
+    pub name: &'a OsStr,
+    /// Inode number in the mount.
+    pub ino: Ino,
+    /// Type, as `S_IFMT` bits.
+    pub kind: u32,
+    /// Where a listing goes on after it.
+    pub next: u64,
+    /// With a listing that looks up: the entry, counted, unless it is `.` or `..`, or one that is
+    /// there and cannot be looked at.
+    pub entry: Option<Entry>,
+    /// The attributes of `entry` are known, and not only its type.
+    pub known: bool,
+}
+
+/// Mode, umask and caller for a node that is to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct NewNode<'a> {
+    /// Type and permissions, before the umask.
+    pub mode: u32,
+    /// The caller's umask, which a default access list of the directory replaces.
+    pub umask: u32,
+    /// The caller that will own it.
+    pub caller: &'a Caller,
+}
+
+/// A time to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewTime {
+    /// The time at which it is set.
+    Now,
+    /// This time.
+    At(Time),
+}
+
+/// The changes of setattr; `None` leaves the attribute.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    /// Permission bits, as in chmod(2).
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub atime: Option<NewTime>,
+    /// Time of last change.
+    pub mtime: Option<NewTime>,
+}
+
+impl SetAttr {
+    /// Whether it changes nothing that it names: a chown(2) of neither owner nor group, which takes
+    /// setuid, setgid and file capabilities away.
+    pub fn is_empty(&self) -> bool {
+        let owner = self.uid.is_some() || self.gid.is_some();
+        let times = self.atime.is_some() || self.mtime.is_some();
+        !owner && !times && self.mode.is_none() && self.size.is_none()
+    }
+
+    /// Whether it has no effect for this caller on a file of this owner. The kernel sends an empty
+    /// change not only for chown(2) but before a change of the content as well, which takes away
+    /// what has to go: by a user who may not keep the bits, and by root, who keeps them, of a file
+    /// that has capabilities. The two cannot be told apart; so it is obeyed for those only who may
+    /// change the owner, and for root while nobody `may_write`.
+    pub fn is_idle(&self, caller: &Caller, owner: u32, may_write: impl FnOnce() -> bool) -> bool {
+        let is_a_write = || if caller.uid == 0 { may_write() } else { caller.uid != owner };
+        self.is_empty() && is_a_write()
+    }
 }
