@@ -10,14 +10,20 @@
 //! byte. On these paths the handler calls nothing, writes no memory but the saved instruction
 //! pointer and maps nothing.
 //!
-//! Any other SIGBUS ends the process as if there were no handler here:
+//! Any other SIGBUS gets what it would get if there were no handler here:
 //!
-//! | SIGBUS                                    | what is done                                    |
-//! |-------------------------------------------|-------------------------------------------------|
-//! | a fault of the copy                       | the copy ends early                             |
-//! | a fault of other code                     | the earlier action gets it, by the fault's retry|
-//! | sent by kill(2) and the like              | dies of it, unless it was ignored before        |
-//! | bad memory, not accessed (MCEERR_AO)      | nothing: an access to it is a fault             |
+//! | SIGBUS                                    | with a handler before | without                    |
+//! |-------------------------------------------|-----------------------|----------------------------|
+//! | a fault of the copy                       | the copy ends early   | the copy ends early        |
+//! | a fault of other code                     | it is called          | the process dies of it     |
+//! | sent by kill(2) and the like              | it is called          | dies, unless it is ignored |
+//! | bad memory, not accessed (MCEERR_AO)      | it is called          | nothing                    |
+//!
+//! A handler that gives up sets the default action and returns, as that of Rust's standard library
+//! does: then the process dies, or, of bad memory that was not accessed, this handler is set again.
+//!
+//! A process has one action for SIGBUS, so this is the one process-wide setting that a mount makes,
+//! once. A handler that is installed afterwards has to call this one, which sigaction(2) gives it.
 //!
 //! No thread that copies may block SIGBUS: a fault while it is blocked kills the process.
 //!
@@ -166,12 +172,18 @@ mod copy {
         // SAFETY: a null action only reads the present one into `previous`, which is alive.
         check(unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), &raw mut previous) })?;
         PREVIOUS.get_or_init(|| previous);
+        put_in_place()
+    }
+
+    /// Makes this handler the action of SIGBUS.
+    fn put_in_place() -> Result<(), Errno> {
         let mut action = plain_action();
         let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
         action.sa_sigaction = handler as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
         // SAFETY: the handler has the signature that SA_SIGINFO asks for and is async-signal-safe:
-        // it compares addresses and sets a register, or calls sigaction(2) and raise(3).
+        // it compares addresses and sets a register, or calls sigaction(2), raise(3) and the
+        // handler that was there before.
         check(unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) })
     }
 
@@ -182,33 +194,96 @@ mod copy {
     }
 
     extern "C" fn on_bus_error(
-        _signal: i32,
+        signal: i32,
         info: *mut libc::siginfo_t,
         context: *mut libc::c_void,
     ) {
         // SAFETY: with SA_SIGINFO the kernel passes what it knows of the signal.
         let code = unsafe { (*info).si_code };
-        let sent = code <= 0;
+        let is_fault = code > 0 && code != BUS_MCEERR_AO;
+        if is_fault && ends_copy(context) {
+            return;
+        }
+        let previous = PREVIOUS.get().copied().unwrap_or_else(plain_action);
+        if ![libc::SIG_DFL, libc::SIG_IGN].contains(&previous.sa_sigaction) {
+            call(&previous, signal, info, context);
+            return if_given_up(code);
+        }
+        if is_fault {
+            act(&previous); // The instruction is tried again and faults again.
+        } else if code != BUS_MCEERR_AO && previous.sa_sigaction != libc::SIG_IGN {
+            act(&plain_action());
+            die();
+        }
+    }
+
+    /// Follows an earlier handler that has given a signal up by the default action, as that of the
+    /// standard library of Rust does with all but an overflow of the stack. Of a fault the process
+    /// dies by its retry.
+    fn if_given_up(code: i32) {
+        let mut present = plain_action();
+        // SAFETY: a null action only reads the present one into `present`, which is alive.
+        unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), &raw mut present) };
+        if present.sa_sigaction != libc::SIG_DFL {
+            return;
+        }
+        if code == BUS_MCEERR_AO {
+            // The arguments are those that were good before.
+            let _ = put_in_place();
+        } else if code <= 0 {
+            die();
+        }
+    }
+
+    fn die() {
+        // SAFETY: takes a number; SIGBUS is not blocked here (SA_NODEFER) and kills at once.
+        unsafe { libc::raise(libc::SIGBUS) };
+    }
+
+    /// Ends the copy that was interrupted in this context; false where that was other code.
+    fn ends_copy(context: *mut libc::c_void) -> bool {
         let context = context.cast::<libc::ucontext_t>();
         // SAFETY: with SA_SIGINFO the kernel passes the context of the interrupted thread, which
         // is alive and ours to change until the handler returns.
         let registers = unsafe { &mut (*context).uc_mcontext.gregs };
         let at = &mut registers[libc::REG_RIP as usize];
-        if code == BUS_MCEERR_AO {
-            return;
-        }
-        if let Some(next) = behind(*at).filter(|_| !sent) {
+        let next = behind(*at);
+        if let Some(next) = next {
             *at = next;
-            return;
         }
-        let previous = PREVIOUS.get().copied().unwrap_or_else(plain_action);
-        if !sent {
-            act(&previous); // The instruction is tried again and faults again.
-        } else if previous.sa_sigaction != libc::SIG_IGN {
-            act(&plain_action());
-            // SAFETY: takes a number; SIGBUS is not blocked here (SA_NODEFER) and kills at once.
-            unsafe { libc::raise(libc::SIGBUS) };
+        next.is_some()
+    }
+
+    /// Calls an earlier handler as the kernel would: with the signals blocked that it asked for.
+    fn call(
+        previous: &libc::sigaction,
+        signal: i32,
+        info: *mut libc::siginfo_t,
+        context: *mut libc::c_void,
+    ) {
+        let mut blocked = previous.sa_mask;
+        if previous.sa_flags & libc::SA_NODEFER == 0 {
+            // SAFETY: the set is alive.
+            unsafe { libc::sigaddset(&raw mut blocked, libc::SIGBUS) };
         }
+        let mut before = plain_action().sa_mask;
+        // SAFETY: both sets outlive the call.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, &raw mut before) };
+        let address = previous.sa_sigaction;
+        if previous.sa_flags & libc::SA_SIGINFO != 0 {
+            type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+            // SAFETY: the address was installed as a handler that takes these three arguments.
+            let handler = unsafe { std::mem::transmute::<usize, Handler>(address) };
+            handler(signal, info, context);
+        } else {
+            // SAFETY: the address was installed as a handler that takes the number of the signal.
+            let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(i32)>(address) };
+            handler(signal);
+        }
+        // SAFETY: the set outlives the call; the present one is not asked for.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut())
+        };
     }
 
     /// Where a copy that faulted at an address goes on; `None` when no copy is there.

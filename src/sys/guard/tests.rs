@@ -297,6 +297,41 @@ fn a_fault_of_other_code_goes_to_the_handler_that_was_there_before() {
     assert_eq!(status.code(), Some(42), "{status}");
 }
 
+/// Maps a page of zeros where a page is missing, as a program may that maps files itself.
+extern "C" fn map_zeros(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes what it knows of the signal, which outlives the handler.
+    let info = unsafe { &*info };
+    // SAFETY: SIGBUS of a fault has the address.
+    let address = unsafe { info.si_addr() } as usize & !(page_size() - 1);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: the page belongs to a mapping of the test, and has no content to lose.
+    unsafe { libc::mmap(address as *mut libc::c_void, page_size(), READ, flags, -1, 0) };
+}
+
+#[test]
+fn an_earlier_handler_that_cures_a_fault_is_called_and_copies_stay_guarded() {
+    if is_alone() {
+        // SAFETY: a sigaction of zero bytes is SIG_DFL, no flags and an empty set.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = map_zeros;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        // SAFETY: the handler has the signature that SA_SIGINFO asks for.
+        unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
+        for _ in 0..2 {
+            fault_elsewhere();
+            let (file, region) = mapped(2, READ);
+            file.set_len(page_size() as u64).unwrap();
+            let arrived = copy_out(&region, 0, &mut vec![0; 2 * page_size()]);
+            assert_eq!(arrived, page_size());
+        }
+        return;
+    }
+    let test = "an_earlier_handler_that_cures_a_fault_is_called_and_copies_stay_guarded";
+    let status = run_alone(test);
+    assert!(status.success(), "{status}");
+}
+
 #[test]
 fn nothing_is_copied_before_the_handler_is_there() {
     if is_alone() {
