@@ -54,7 +54,6 @@ pub fn serve(
     let source = config.source.shown().to_string();
     let sandbox = Sandbox::enter(&config);
     sys::file::raise_descriptor_limit();
-    sys::file::ignore_lease_breaks();
     sys::guard::install()
         .map_err(|err| Failure::failed("SIGBUS", format!("installing a handler: {err}")))?;
     let (tree, watch) = open_tree(&config)?;

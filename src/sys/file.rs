@@ -115,12 +115,16 @@ pub fn take_answer(file: &impl AsFd) -> Result<Vec<u8>, Errno> {
     Ok(piece)
 }
 
+/// F_SETSIG of asm-generic/fcntl.h.
+pub(super) const F_SETSIG: libc::c_int = 10;
+
 /// Whether a file is open by this one descriptor only, and not mapped otherwise: then the kernel
 /// grants a write lease on it (fcntl(2), F_SETLEASE), which is given back at once. False if it is
 /// unknown.
 ///
-/// The lease may be asked back in that moment by a SIGIO, which [`ignore_lease_breaks`] makes
-/// harmless.
+/// The lease may be asked back in that moment, by SIGURG: that does nothing by default, where the
+/// SIGIO that the kernel would send ends a process, and may come unasked for to a program that
+/// handles it.
 pub fn is_only_open(file: impl AsFd) -> bool {
     is_lease_granted(file.as_fd(), libc::F_WRLCK)
 }
@@ -134,6 +138,10 @@ pub fn is_unwritten(file: impl AsFd) -> bool {
 fn is_lease_granted(file: BorrowedFd<'_>, kind: libc::c_int) -> bool {
     let fd = file.as_raw_fd();
     // SAFETY: the call takes numbers only.
+    if unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) } != 0 {
+        return false;
+    }
+    // SAFETY: the call takes numbers only.
     let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, kind) } == 0;
     if granted {
         // SAFETY: the call takes numbers only.
@@ -143,15 +151,6 @@ fn is_lease_granted(file: BorrowedFd<'_>, kind: libc::c_int) -> bool {
         }
     }
     granted
-}
-
-/// Makes SIGIO, which would end the process, do nothing.
-pub fn ignore_lease_breaks() {
-    // SAFETY: SIG_IGN is no function that could be called.
-    let previous = unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-    if previous == libc::SIG_ERR {
-        log::error!("SIGIO: ignoring it: {}", last_errno());
-    }
 }
 
 /// Whether an attribute ioctl sets something.

@@ -13,12 +13,12 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
+use super::file::F_SETSIG;
 use super::{check, last_errno};
 
 /// F_SETOWN_EX and its kind of owner, of asm-generic/fcntl.h.
 const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
-const F_SETSIG: libc::c_int = 10;
 
 /// struct f_owner_ex of asm-generic/fcntl.h.
 #[repr(C)]
