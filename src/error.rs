@@ -2,51 +2,76 @@
 
 use std::fmt;
 
-/// A failure of a whole command or of the daemon, printed as one line
-/// `mmapfs: SUBJECT: what failed: reason`.
+/// A failure of a mount, of a control verb or of a whole command, shown as one line
+/// `SUBJECT: what failed: reason`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Decides the exit code.
-    pub kind: FailureKind,
-    /// The thing it is about: a path, an option, a verb.
-    pub subject: String,
-    /// The failed step and the reason, as `what failed: reason` or only the reason.
-    pub reason: String,
+    pub(crate) kind: FailureKind,
+    pub(crate) subject: String,
+    pub(crate) reason: String,
+    pub(crate) errno: Option<i32>,
 }
 
-/// The kinds of failure, by exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The kinds of [`Error`](crate::Error).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FailureKind {
-    /// The command line, an option or a rules file is wrong: exit code 2.
+    /// An option, a rules file, an argument or the command line is wrong.
     Usage,
-    /// Everything else: exit code 1.
+    /// Files or directories of a mount are in use.
+    Busy,
+    /// The advice destroys bytes, which was not said to be meant.
+    NeedsDestroy,
+    /// Everything else.
     Failed,
 }
 
 impl Failure {
     /// A mistake in what was asked: exit code 2.
-    pub fn usage(subject: impl fmt::Display, reason: impl fmt::Display) -> Failure {
-        Failure {
-            kind: FailureKind::Usage,
-            subject: subject.to_string(),
-            reason: reason.to_string(),
-        }
+    pub(crate) fn usage(subject: impl fmt::Display, reason: impl fmt::Display) -> Failure {
+        Failure::new(FailureKind::Usage, subject, reason)
     }
 
     /// A request that was understood and could not be carried out: exit code 1.
-    pub fn failed(subject: impl fmt::Display, reason: impl fmt::Display) -> Failure {
-        Failure {
-            kind: FailureKind::Failed,
-            subject: subject.to_string(),
-            reason: reason.to_string(),
-        }
+    pub(crate) fn failed(subject: impl fmt::Display, reason: impl fmt::Display) -> Failure {
+        Failure::new(FailureKind::Failed, subject, reason)
+    }
+
+    /// A mount that is in use.
+    pub(crate) fn busy(subject: impl fmt::Display, reason: impl fmt::Display) -> Failure {
+        Failure::new(FailureKind::Busy, subject, reason)
+    }
+
+    fn new(kind: FailureKind, subject: impl fmt::Display, reason: impl fmt::Display) -> Failure {
+        let (subject, reason) = (subject.to_string(), reason.to_string());
+        Failure { kind, subject, reason, errno: None }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> FailureKind {
+        self.kind
+    }
+
+    /// The thing it is about: a path, an option, a verb; empty where the reason names it.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The failed step and the reason, as `what failed: reason` or only the reason.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The errno that the daemon answered a control verb with.
+    pub fn errno(&self) -> Option<i32> {
+        self.errno
     }
 
     /// The exit code of a process that ends with this failure: 2 for usage, 1 for the rest.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self.kind {
             FailureKind::Usage => 2,
-            FailureKind::Failed => 1,
+            _ => 1,
         }
     }
 }

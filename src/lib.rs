@@ -27,6 +27,7 @@
 
 pub mod advice;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod daemon;

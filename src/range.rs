@@ -5,6 +5,7 @@
 //! this module has `start <= end`, and nothing here overflows.
 
 use std::fmt;
+use std::ops::{Range, RangeFrom, RangeFull, RangeTo};
 use std::str::FromStr;
 
 use crate::units::{UnitError, format_size, parse_size, quote};
@@ -112,6 +113,30 @@ pub enum RangeSpec {
         /// The first byte.
         start: u64,
     },
+}
+
+impl From<RangeFull> for RangeSpec {
+    fn from(_: RangeFull) -> RangeSpec {
+        RangeSpec::All
+    }
+}
+
+impl From<Range<u64>> for RangeSpec {
+    fn from(range: Range<u64>) -> RangeSpec {
+        RangeSpec::Span { start: range.start, end: range.end }
+    }
+}
+
+impl From<RangeFrom<u64>> for RangeSpec {
+    fn from(range: RangeFrom<u64>) -> RangeSpec {
+        RangeSpec::From { start: range.start }
+    }
+}
+
+impl From<RangeTo<u64>> for RangeSpec {
+    fn from(range: RangeTo<u64>) -> RangeSpec {
+        RangeSpec::UpTo { end: range.end }
+    }
 }
 
 impl RangeSpec {

@@ -9,7 +9,6 @@ use crate::shown::{Clean, CleanLines};
 
 pub mod args;
 mod background;
-mod client;
 mod doctor;
 mod help;
 pub mod invocation;
@@ -22,10 +21,11 @@ mod ready;
 mod scratches;
 mod umount;
 mod values;
+mod verbs;
 
 use args::Verb;
-use client::Client;
 use invocation::Invocation;
+use verbs::Verbs;
 
 /// Does what the words of the command line say, the program's name among them. Prints a failure as
 /// one line on standard error.
@@ -58,17 +58,17 @@ fn run_verb(verb: Verb, argv: &[OsString]) -> Result<u8, Failure> {
     match verb {
         Verb::Mount(args) => mount::run(&args, argv),
         Verb::Umount(args) => umount::run(&args).map(|()| 0),
-        Verb::Advise(args) => Client::new(&args.form).advise(&args),
-        Verb::Flush(args) => Client::new(&args.form).flush(&args),
-        Verb::Lock(args) => Client::new(&args.form).lock(&args),
-        Verb::Unlock(args) => Client::new(&args.form).unlock(&args),
-        Verb::Status(args) => Client::new(&args.form).status(&args),
-        Verb::Maps(args) => Client::new(&args.form).maps(&args),
-        Verb::Reload(args) => Client::new(&args.form).reload(&args),
-        Verb::Log(args) => Client::new(&args.form).log(&args),
+        Verb::Advise(args) => Verbs::new(&args.form).advise(&args),
+        Verb::Flush(args) => Verbs::new(&args.form).flush(&args),
+        Verb::Lock(args) => Verbs::new(&args.form).lock(&args),
+        Verb::Unlock(args) => Verbs::new(&args.form).unlock(&args),
+        Verb::Status(args) => Verbs::new(&args.form).status(&args),
+        Verb::Maps(args) => Verbs::new(&args.form).maps(&args),
+        Verb::Reload(args) => Verbs::new(&args.form).reload(&args),
+        Verb::Log(args) => Verbs::new(&args.form).log(&args),
         Verb::Scratches(args) => scratches::run(&args),
         Verb::Doctor(args) => doctor::run(&args).map(|()| 0),
-        Verb::Version(args) => Client::new(&args.form).version(&args),
+        Verb::Version(args) => Verbs::new(&args.form).version(&args),
         Verb::Man { dir } => manual::write(&dir).map(|()| 0),
         Verb::Completions { shell } => output::print(&manual::completions(shell)?).map(|()| 0),
     }

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::shown::Show;
+
 #[cfg(test)]
 mod tests;
 
@@ -150,7 +152,7 @@ impl MountTable {
 
 /// A mount of a device in the mount namespace of another process, with that process; `None` where
 /// no process has one that this one may look at.
-pub fn elsewhere(dev: (u32, u32)) -> Option<(u32, Mount)> {
+fn elsewhere(dev: (u32, u32)) -> Option<(u32, Mount)> {
     let mut namespaces = HashSet::new();
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -174,8 +176,24 @@ pub fn elsewhere(dev: (u32, u32)) -> Option<(u32, Mount)> {
 /// Whether the kernel still has the FUSE filesystem of a device: a mount of it in some namespace,
 /// or an open file of one that was detached, needs it. Where the control filesystem of FUSE is not
 /// mounted, nobody can tell.
-pub fn is_in_use(dev: (u32, u32)) -> bool {
+fn is_in_use(dev: (u32, u32)) -> bool {
     Path::new(CONNECTIONS).join(dev.1.to_string()).exists()
+}
+
+/// The user of a FUSE filesystem that is unmounted in this namespace, as a clause about the
+/// filesystem; `None` where none is known.
+pub fn user_of(dev: (u32, u32)) -> Option<String> {
+    if let Some((pid, mount)) = elsewhere(dev) {
+        let mountpoint = mount.mountpoint.shown();
+        return Some(format!(
+            "it is mounted on {mountpoint} in the mount namespace of process {pid}"
+        ));
+    }
+    is_in_use(dev).then(|| {
+        "a file of a mount that was detached is open, or a mount namespace that cannot be looked \
+         at has it mounted"
+            .into()
+    })
 }
 
 /// Parses `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [FIELD...] - TYPE SOURCE OPTIONS`.

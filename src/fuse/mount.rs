@@ -265,7 +265,7 @@ pub fn abort_and_unmount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
 }
 
 fn busy(mountpoint: &Path) -> Failure {
-    Failure::failed(mountpoint.shown(), "unmounting it: files or directories in it are in use")
+    Failure::busy(mountpoint.shown(), "unmounting it: files or directories in it are in use")
 }
 
 /// The flags of mount(2) as words of fusermount3, which has no word for `MS_SILENT`, and sets

@@ -6,16 +6,15 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::control::report::{Report, ScratchReport};
+use crate::control::report::{ScratchReport, StatusReport};
 
 /// Device and inode number.
 type Id = (u64, u64);
 
 /// Adds the processes to a report that have files open which are unguarded for that reason. A file
 /// that the scratch shows by another name than the base is not looked for.
-pub(super) fn complete(report: &mut Report) {
-    if let Report::Status(status) = report
-        && let Some(scratch) = &mut status.scratch
+pub(super) fn complete(status: &mut StatusReport) {
+    if let Some(scratch) = &mut status.scratch
         && !scratch.guard.unguarded.is_empty()
     {
         name_writers(scratch, Path::new("/proc"));
