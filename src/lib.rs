@@ -37,6 +37,7 @@ pub mod flags;
 pub mod fuse;
 pub mod layers;
 pub mod mapping;
+pub mod mount;
 pub mod range;
 pub mod shown;
 pub mod sys;

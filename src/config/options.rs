@@ -6,6 +6,7 @@
 //! here touches the disk.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -131,15 +132,31 @@ impl MountOptions {
         let mut options = MountOptions::default();
         for list in lists {
             for word in split(list.as_ref()) {
-                let subject = format!("option {}", quote(&word.to_string_lossy()));
-                options.take(&word, unknown).map_err(|reason| Failure::usage(subject, reason))?;
+                options.set(&word, unknown)?;
             }
         }
-        if options.kernel.allow_other && options.kernel.allow_root {
+        options.check()?;
+        Ok(options)
+    }
+
+    /// Takes one option, `NAME` or `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// As [`MountOptions::parse`].
+    pub fn set(&mut self, word: &OsStr, unknown: Unknown) -> Result<(), Failure> {
+        self.take(word, unknown).map_err(|reason| mistake(word, reason))
+    }
+
+    /// Checks that the options fit each other, as far as that can be told without the disk.
+    ///
+    /// # Errors
+    /// Kind `Usage`.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.kernel.allow_other && self.kernel.allow_root {
             let reason = "it excludes allow_other: give one of them";
             return Err(Failure::usage("option `allow_root`", reason));
         }
-        Ok(options)
+        Ok(())
     }
 
     fn take(&mut self, word: &OsStr, unknown: Unknown) -> Result<(), String> {
@@ -169,6 +186,16 @@ impl MountOptions {
         }
         Ok(())
     }
+}
+
+/// The group of the option that a word names.
+pub fn group_of(word: &OsStr) -> Option<Group> {
+    Known::find(&name_and_value(word).0).map(|known| known.group)
+}
+
+/// A mistake in an option.
+pub fn mistake(word: &OsStr, reason: impl fmt::Display) -> Failure {
+    Failure::usage(format_args!("option {}", quote(&word.to_string_lossy())), reason)
 }
 
 fn no_such_option(name: &str) -> String {

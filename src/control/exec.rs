@@ -26,6 +26,14 @@ use crate::tree::{Found, Managed, NotAdvised, Validity};
 /// Tells where the log of the daemon goes, which may change.
 pub type LogPlace = Box<dyn Fn() -> String + Send + Sync>;
 
+/// The log of the process that serves a mount.
+pub struct Log {
+    /// See [`LogPlace`].
+    pub place: LogPlace,
+    /// Sets its level; `None` where that is no matter of the mount.
+    pub set_level: Option<fn(log::LevelFilter)>,
+}
+
 /// Reads the rules file again and puts it in force.
 pub type Reload = Box<dyn Fn() -> Result<ReloadReport, Failure> + Send + Sync>;
 
@@ -61,8 +69,8 @@ pub struct Context {
     pub kernel: OnceLock<Kernel>,
     /// Requests so far.
     pub counters: Arc<Counters>,
-    /// See [`LogPlace`].
-    pub log: LogPlace,
+    /// See [`Log`].
+    pub log: Log,
     /// See [`Reload`].
     pub reload: Reload,
 }
@@ -137,7 +145,11 @@ impl Executor {
                 protocol: self.protocol(),
             })),
             Command::Log { level } => {
-                log::set_max_level(*level);
+                let set = self.context.log.set_level.ok_or_else(|| {
+                    let why = "the program that serves the mount sets the level of its own log";
+                    CommandError::new(ErrorKind::NotSupported, why)
+                })?;
+                set(*level);
                 Ok(Report::Log { level: level.as_str().to_ascii_lowercase() })
             }
         }

@@ -39,7 +39,7 @@ impl Executor {
             plane: mode.plane.to_string(),
             no_passthrough: self.tree.passthrough_closed(),
             rules: context.rules.clone(),
-            log: Some((context.log)()),
+            log: Some((context.log.place)()),
             read_only: context.read_only,
             privileged: context.privileged,
             threads: context.threads,

@@ -32,10 +32,10 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Without what the mount itself changes, which the kernel knows; with `twice` it may not know
-    /// it at another place where it shows the same file.
-    pub(super) fn new(twice: bool) -> Batch {
-        let own = (!twice).then(std::process::id);
+    /// Changes that this process makes are left out unless `all` are told: the kernel knows them
+    /// where the mount has made them.
+    pub(super) fn new(all: bool) -> Batch {
+        let own = (!all).then(std::process::id);
         Batch { own, ..Batch::default() }
     }
 

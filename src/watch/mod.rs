@@ -44,10 +44,20 @@ const BUFFER: usize = 64 << 10;
 /// Largest number of reads whose changes are merged into one batch.
 const MOST_READS: usize = 64;
 
+/// The changes of the source that this process makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changes {
+    /// Those of the mount alone, which the kernel knows.
+    OfTheMount,
+    /// Also those of other code, and of other mounts.
+    OfOthersToo,
+}
+
 /// A watch: changes gather in its queue until it is started.
 pub struct Watch {
     queue: Arc<Fanotify>,
     end: OwnedFd,
+    process: Changes,
 }
 
 /// Running watch; it ends when this is dropped.
@@ -62,18 +72,23 @@ impl Drop for Watching {
 }
 
 impl Watch {
-    /// Begins to watch the source of a volume. `None` when it is not watched.
+    /// Begins to watch the source of a volume, of which this `process` may make changes, too.
+    /// `None` when it is not watched.
     ///
     /// # Errors
     /// When it has to be watched and cannot be.
-    pub fn of(volume: &Volume, mode: WatchMode) -> Result<Option<Watch>, Failure> {
+    pub fn of(
+        volume: &Volume,
+        mode: WatchMode,
+        process: Changes,
+    ) -> Result<Option<Watch>, Failure> {
         let attempt = match mode {
             WatchMode::Off => Err(String::from("watch=off")),
             _ => local::check(volume.watch_point()).and_then(|()| attempt(volume, mode)),
         };
         let reason = match attempt {
             Ok(queue) => match eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) {
-                Ok(end) => return Ok(Some(Watch { queue, end })),
+                Ok(end) => return Ok(Some(Watch { queue, end, process })),
                 Err(err) => format!("eventfd: {err}"),
             },
             Err(reason) => reason,
@@ -150,7 +165,9 @@ fn run(watch: &Watch, volume: &Volume, senders: &Arc<Senders>, mut mounts: Optio
     let mut pause = None;
     while let Some(mounts_changed) = wait(watch, volume, mounts.as_ref(), pause) {
         let start = Instant::now();
-        let mut batch = Batch::new(volume.shows_twice());
+        // The kernel may not know a change at another place where it shows the same file.
+        let all = watch.process == Changes::OfOthersToo || volume.shows_twice();
+        let mut batch = Batch::new(all);
         let filled = fill(&mut batch, &watch.queue, &mut buffer);
         if let Err(err) = filled {
             log::error!("watch: reading changes: {err}; timeouts are short from now on");

@@ -9,8 +9,10 @@ pub enum Group {
     View,
     /// Where what is written by `access=copy` stays.
     Scratch,
-    /// The daemon itself.
+    /// The serving of the mount.
     Daemon,
+    /// The program `mmapfs` alone, not the library.
+    Program,
     /// FUSE, with libfuse's meaning.
     Fuse,
     /// The flags of mount(2).
@@ -23,10 +25,11 @@ pub enum Group {
 
 impl Group {
     /// Every group.
-    pub const ALL: [Group; 7] = [
+    pub const ALL: [Group; 8] = [
         Group::View,
         Group::Scratch,
         Group::Daemon,
+        Group::Program,
         Group::Fuse,
         Group::Kernel,
         Group::Passed,
@@ -39,6 +42,7 @@ impl Group {
             Group::View => "Views",
             Group::Scratch => "Scratch (with access=copy)",
             Group::Daemon => "Daemon",
+            Group::Program => "Log and rights of the daemon",
             Group::Fuse => "FUSE",
             Group::Kernel => "Kernel (mount(8) explains them)",
             Group::Passed => "Passed over (they are for mount(8))",

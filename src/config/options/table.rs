@@ -246,7 +246,7 @@ static KNOWN: &[Known] = &[
     },
     Known {
         name: "sandbox",
-        group: Group::Daemon,
+        group: Group::Program,
         doc: "as root, give away every capability and system call that serving does not need, and \
               the network; off to find out whether that is what something fails of; on by default",
         action: Action::Switch(|options, on| options.sandbox = on),
@@ -261,14 +261,14 @@ static KNOWN: &[Known] = &[
     ),
     value(
         "log",
-        Group::Daemon,
+        Group::Program,
         "LEVEL",
         set::log,
         "off, error, warn, info (the default), debug, trace; goes before MMAPFS_LOG",
     ),
     value(
         "log_file",
-        Group::Daemon,
+        Group::Program,
         "FILE",
         set::log_file,
         "the log is appended to this file; by default it goes to the system log (/dev/log), or \
@@ -276,7 +276,7 @@ static KNOWN: &[Known] = &[
     ),
     flag(
         "debug",
-        Group::Daemon,
+        Group::Program,
         |options| options.log = Some(log::LevelFilter::Debug),
         "as log=debug",
     ),

@@ -27,7 +27,7 @@ fn volume(dir: &Path) -> (Volume, Ino) {
     };
     let volume = Volume::open_source(options).unwrap();
     // Marked or not: it only has to keep handles.
-    let _ = super::super::Watch::of(&volume, WatchMode::Auto);
+    let _ = super::super::Watch::of(&volume, WatchMode::Auto, super::super::Changes::OfTheMount);
     let known = volume.lookup(Ino::ROOT, "known".as_ref()).unwrap().attr.ino;
     (volume, known)
 }
