@@ -281,15 +281,6 @@ impl fmt::Display for MapFlags {
     }
 }
 
-/// Every known flag as (name, reason why it is refused; `None` when it is passed on), for the
-/// manual.
-pub fn known_flags() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
-    KNOWN.iter().map(|known| match known.rule {
-        Rule::Refuse(reason) => (known.name, Some(reason)),
-        Rule::Share(_) | Rule::Pass(_) => (known.name, None),
-    })
-}
-
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(['+', '|']).map(str::trim)
 }

@@ -27,6 +27,14 @@ fn flags_are_read_in_any_spelling() {
     }
 }
 
+/// Every known flag with the reason why it is refused; `None` when it is passed on.
+fn known_flags() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    KNOWN.iter().map(|known| match known.rule {
+        Rule::Refuse(reason) => (known.name, Some(reason)),
+        Rule::Share(_) | Rule::Pass(_) => (known.name, None),
+    })
+}
+
 #[test]
 fn every_known_flag_is_passed_or_refused_with_a_reason() {
     for (name, refusal) in known_flags() {

@@ -20,5 +20,4 @@ mod table;
 
 pub use advise::{AdviceEffect, FlushEffect, whole_pages};
 pub use file::{BackingFile, Descriptor, FileKey, OpenMode};
-pub use persistent_advice::PersistentRange;
 pub use table::{FileTable, MappingCounts};
