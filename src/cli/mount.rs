@@ -79,7 +79,7 @@ impl Request<'_> {
     fn serve_in_front(&self) -> Result<(), Failure> {
         let config = self.prepare()?;
         let log = config.log_file.as_deref().map(logging::open).transpose()?;
-        let told = logging::start(config.log, log.map_or(Place::Stderr, Place::File))?;
+        let told = logging::start(config.settings.log, log.map_or(Place::Stderr, Place::File))?;
         let served = daemon::serve(config, told, Box::new(ready::notify_ready));
         ready::notify_stopping();
         served
@@ -113,7 +113,7 @@ impl Request<'_> {
             Failure::failed("log", format_args!("a second descriptor: {error}"))
         })?;
         let place = log.map_or(Place::System(&config.mountpoint), Place::File);
-        let told = logging::start(config.log, place)?;
+        let told = logging::start(config.settings.log, place)?;
         rustix::process::chdir("/")
             .map_err(|errno| Failure::failed("/", io::Error::from(errno)))?;
         let child = child.clone();

@@ -1,10 +1,13 @@
 //! The answer of `mount --check`: what would be mounted, and how.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::config::{Limit, MountConfig, OpenRequests, ScratchConfig, SourceKind, may_mount};
+use crate::config::{
+    Limit, MountConfig, OpenRequests, ScratchConfig, Settings, SourceKind, may_mount,
+};
 use crate::error::Failure;
 use crate::flags::{MapMode, PlaneChoice, ViewOptions};
 use crate::layers::scratch::{COPY_UP, Outlook, Places, SHARE_OF_MEMORY, Scratch};
@@ -36,17 +39,8 @@ pub struct Plan {
     fsname: Name,
     scratch: Option<ScratchPlan>,
     control: &'static str,
-    control_name: Name,
-    watch: &'static str,
-    entry_timeout_s: Option<f64>,
-    attr_timeout_s: Option<f64>,
-    negative_timeout_s: Option<f64>,
-    threads: usize,
-    busy_poll_us: u128,
-    clone_fd: bool,
-    sandbox: bool,
-    max_mappings: Option<u64>,
-    log: Option<String>,
+    #[serde(flatten)]
+    settings: Settings,
     log_file: Option<Name>,
 }
 
@@ -109,17 +103,7 @@ impl Plan {
             fsname: Name::from(&config.kernel.fsname),
             scratch,
             control: config.control.name(),
-            control_name: Name::from(&config.control_name),
-            watch: config.watch.name(),
-            entry_timeout_s: config.entry_timeout.map(|time| time.as_secs_f64()),
-            attr_timeout_s: config.attr_timeout.map(|time| time.as_secs_f64()),
-            negative_timeout_s: config.negative_timeout.map(|time| time.as_secs_f64()),
-            threads: config.threads,
-            busy_poll_us: config.busy_poll.as_micros(),
-            clone_fd: config.clone_fd,
-            sandbox: config.sandbox,
-            max_mappings: config.max_mappings,
-            log: config.log.map(|level| level.as_str().to_ascii_lowercase()),
+            settings: config.settings.clone(),
             log_file: config.log_file.as_ref().map(Name::from),
         })
     }
@@ -176,7 +160,7 @@ impl RulePlan {
 }
 
 fn no_passthrough(config: &MountConfig) -> Option<&'static str> {
-    if config.open == OpenRequests::None {
+    if config.settings.open == OpenRequests::None {
         return Some("open=none: the kernel does not ask when a file is opened");
     }
     if !may_mount() {
@@ -247,25 +231,29 @@ impl fmt::Display for Plan {
         if let Some(scratch) = &self.scratch {
             line("scratch", scratch)?;
         }
+        let settings = &self.settings;
+        let control = Name::from(&settings.control_name);
         match self.mountpoint_kind == file || self.control == "off" {
             true => line("control", &"off")?,
-            false => line("control", &format_args!("{} ({})", self.control_name, self.control))?,
+            false => line("control", &format_args!("{control} ({})", self.control))?,
         }
-        let [entry, attr, negative] =
-            [self.entry_timeout_s, self.attr_timeout_s, self.negative_timeout_s].map(seconds);
-        line("watch", &self.watch)?;
+        let times = [settings.entry_timeout, settings.attr_timeout, settings.negative_timeout];
+        let [entry, attr, negative] = times.map(seconds);
+        line("watch", &settings.watch.name())?;
         line("timeouts", &format_args!("entry {entry}, attr {attr}, negative {negative}"))?;
-        line("threads", &format_args!("{} (clone_fd {})", self.threads, on_off(self.clone_fd)))?;
-        line("sandbox", &on_off(self.sandbox))?;
-        match self.busy_poll_us {
+        let (threads, clone_fd) = (settings.threads, on_off(settings.clone_fd));
+        line("threads", &format_args!("{threads} (clone_fd {clone_fd})"))?;
+        line("sandbox", &on_off(settings.sandbox))?;
+        match settings.busy_poll.as_micros() {
             0 => line("busy poll", &"off")?,
             most => line("busy poll", &format_args!("at most {most} us"))?,
         }
-        match self.max_mappings {
+        match settings.max_mappings {
             Some(most) => line("mappings", &format_args!("at most {most}"))?,
             None => line("mappings", &"as vm.max_map_count allows")?,
         }
-        line("log", &self.log.as_deref().unwrap_or("as MMAPFS_LOG says"))?;
+        let level = settings.log.map(|level| level.as_str().to_ascii_lowercase());
+        line("log", &level.as_deref().unwrap_or("as MMAPFS_LOG says"))?;
         match &self.log_file {
             Some(file) => line("log file", file),
             None => Ok(()),
@@ -273,8 +261,8 @@ impl fmt::Display for Plan {
     }
 }
 
-fn seconds(time: Option<f64>) -> String {
-    time.map_or_else(|| "as watched".into(), |time| format!("{time} s"))
+fn seconds(time: Option<Duration>) -> String {
+    time.map_or_else(|| "as watched".into(), |time| format!("{} s", time.as_secs_f64()))
 }
 
 fn on_off(on: bool) -> &'static str {

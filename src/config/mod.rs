@@ -6,9 +6,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rustix::mount::MountFlags;
+use serde::Serialize;
 
 use crate::flags::{MapMode, ViewOptions};
 
@@ -18,6 +18,7 @@ mod prepare;
 pub mod rules;
 pub mod run;
 mod scratch;
+mod settings;
 
 pub use mountinfo::MountTable;
 pub use options::MountOptions;
@@ -25,6 +26,7 @@ pub use prepare::may_mount;
 pub use rules::RuleSet;
 pub use run::{Daemons, log_places};
 pub use scratch::{BaseChanged, Limit, ScratchConfig};
+pub use settings::Settings;
 
 /// The kind of file at the end of a path that is served or mounted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +75,8 @@ impl ControlVisibility {
 }
 
 /// Whether the kernel asks when a client opens a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OpenRequests {
     /// At every open and close.
     #[default]
@@ -96,7 +99,8 @@ impl OpenRequests {
 }
 
 /// Whether changes made directly to the source are watched for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum WatchMode {
     /// Where it is permitted.
     #[default]
@@ -152,32 +156,10 @@ pub struct MountConfig {
     pub scratch: Option<ScratchConfig>,
     /// The control directory's visibility; `Off` where the root is a file.
     pub control: ControlVisibility,
-    /// The control directory's name in the root.
-    pub control_name: OsString,
-    /// Whether the kernel asks when a client opens a file.
-    pub open: OpenRequests,
-    /// Whether the source is watched for changes.
-    pub watch: WatchMode,
-    /// Time for which the kernel may trust a name; `None` leaves it to the daemon.
-    pub entry_timeout: Option<Duration>,
-    /// Time for which the kernel may trust attributes; `None` leaves it to the daemon.
-    pub attr_timeout: Option<Duration>,
-    /// Time for which the kernel may trust a missing name; `None` leaves it to the daemon.
-    pub negative_timeout: Option<Duration>,
-    /// Event loops, 1 to 64.
-    pub threads: usize,
-    /// Time that an event loop stays awake for the next request: 0 to 1 ms.
-    pub busy_poll: Duration,
-    /// Whether every event loop has a `/dev/fuse` descriptor of its own.
-    pub clone_fd: bool,
-    /// Whether the daemon gives away the rights that it does not need.
-    pub sandbox: bool,
-    /// The greatest number of mappings kept; `None` leaves it to the daemon.
-    pub max_mappings: Option<u64>,
-    /// `-o log=`.
-    pub log: Option<log::LevelFilter>,
     /// `-o log_file=`, absolute.
     pub log_file: Option<PathBuf>,
+    /// The settings that hold as they were typed.
+    pub settings: Settings,
     /// The options that the kernel is given.
     pub kernel: KernelOptions,
 }

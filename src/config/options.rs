@@ -9,11 +9,10 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rustix::mount::MountFlags;
 
-use super::{ControlVisibility, KernelOptions, OpenRequests, ScratchConfig, WatchMode};
+use super::{ControlVisibility, KernelOptions, ScratchConfig, Settings};
 use crate::error::Failure;
 use crate::flags::ViewOptions;
 use crate::units::{nearest, quote};
@@ -40,32 +39,10 @@ pub struct MountOptions {
     pub scratch: ScratchConfig,
     /// `control=`.
     pub control: ControlVisibility,
-    /// `control_name=`: a file name.
-    pub control_name: OsString,
-    /// `open=`.
-    pub open: OpenRequests,
-    /// `watch=`.
-    pub watch: WatchMode,
-    /// `entry_timeout=`.
-    pub entry_timeout: Option<Duration>,
-    /// `attr_timeout=`.
-    pub attr_timeout: Option<Duration>,
-    /// `negative_timeout=`.
-    pub negative_timeout: Option<Duration>,
-    /// `threads=`, 1 to 64.
-    pub threads: usize,
-    /// `busy_poll=`, at most 1 ms.
-    pub busy_poll: Duration,
-    /// `clone_fd`.
-    pub clone_fd: bool,
-    /// `sandbox`.
-    pub sandbox: bool,
-    /// `max_mappings=`.
-    pub max_mappings: Option<u64>,
-    /// `log=`.
-    pub log: Option<log::LevelFilter>,
     /// `log_file=`, as typed.
     pub log_file: Option<PathBuf>,
+    /// The settings that hold as they are typed.
+    pub settings: Settings,
     /// `fsname=`; the source when it is not given.
     pub fsname: Option<OsString>,
     /// The options for the kernel; their `fsname` is empty here.
@@ -79,19 +56,8 @@ impl Default for MountOptions {
             rules: None,
             scratch: ScratchConfig::default(),
             control: ControlVisibility::default(),
-            control_name: ".mmapfs".into(),
-            open: OpenRequests::default(),
-            watch: WatchMode::default(),
-            entry_timeout: None,
-            attr_timeout: None,
-            negative_timeout: None,
-            threads: 4,
-            busy_poll: Duration::from_micros(50),
-            clone_fd: true,
-            sandbox: true,
-            max_mappings: None,
-            log: None,
             log_file: None,
+            settings: Settings::default(),
             fsname: None,
             kernel: KernelOptions {
                 read_only: false,

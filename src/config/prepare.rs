@@ -68,11 +68,11 @@ impl MountConfig {
         // Only `ro` makes the kernel refuse writing by itself: it would refuse the control file
         // too. Otherwise the daemon answers EROFS.
         kernel.read_only = kernel.flags.contains(MountFlags::RDONLY) || !writable;
-        if options.open == OpenRequests::None && !kernel.read_only {
+        if options.settings.open == OpenRequests::None && !kernel.read_only {
             let reason = "files in it could be written: it goes with access=read or ro";
             return Err(Failure::usage("option `open=none`", reason));
         }
-        if options.open == OpenRequests::None {
+        if options.settings.open == OpenRequests::None {
             // The kernel then keeps no times of access, for which it would ask after every read.
             // The control file cannot be opened to be written anyway.
             kernel.flags.insert(MountFlags::RDONLY);
@@ -94,18 +94,7 @@ impl MountConfig {
             rules_stay,
             rules,
             scratch,
-            control_name: options.control_name,
-            open: options.open,
-            watch: options.watch,
-            entry_timeout: options.entry_timeout,
-            attr_timeout: options.attr_timeout,
-            negative_timeout: options.negative_timeout,
-            threads: options.threads,
-            busy_poll: options.busy_poll,
-            clone_fd: options.clone_fd,
-            sandbox: options.sandbox,
-            max_mappings: options.max_mappings,
-            log: options.log,
+            settings: options.settings,
             log_file: options.log_file.as_deref().map(absolute).transpose()?,
             kernel,
         })

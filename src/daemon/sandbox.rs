@@ -52,7 +52,7 @@ impl Sandbox {
     /// a thread, and it hands them on to those that it starts.
     pub(super) fn enter(config: &MountConfig) -> Sandbox {
         let open = match () {
-            () if !config.sandbox => Some("sandbox=off"),
+            () if !config.settings.sandbox => Some("sandbox=off"),
             () if !may_mount() || !rustix::process::geteuid().is_root() => {
                 Some("fusermount3, which unmounts, needs more rights than this process has")
             }

@@ -32,8 +32,8 @@ impl Session {
             SessionACL::Owner
         };
         let mut options = fuser::Config::default();
-        options.n_threads = Some(config.threads);
-        options.clone_fd = config.clone_fd;
+        options.n_threads = Some(config.settings.threads);
+        options.clone_fd = config.settings.clone_fd;
         fuser::Session::from_fd(handlers, device, acl, options)
             .and_then(fuser::Session::spawn)
             .map(Session)

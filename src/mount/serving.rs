@@ -131,15 +131,15 @@ fn begin(
     let executor = Arc::new(Executor::new(Arc::clone(tree), context));
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let control = Arc::new(ControlDir::new(
-        config.control_name.clone(),
+        config.settings.control_name.clone(),
         config.control,
         owner,
-        config.open == OpenRequests::None,
+        config.settings.open == OpenRequests::None,
         Arc::clone(&executor),
     ));
     let options = AdapterOptions {
         timeouts: timeouts(config),
-        silent_files: config.open == OpenRequests::None,
+        silent_files: config.settings.open == OpenRequests::None,
         // Rules that are read again may have parts of a scratch's base changed directly.
         silent_directories: tree.directories_open_silently()
             && (config.scratch.is_none() || config.rules_file.is_none())
@@ -153,12 +153,12 @@ fn begin(
         rustix::io::fcntl_dupfd_cloexec(&device, 0)
             .map_err(|err| Failure::failed("/dev/fuse", format!("a second descriptor: {err}")))
     };
-    let (notified, polling) = (another()?, BusyPoll::new(another()?, config.busy_poll));
+    let (notified, polling) = (another()?, BusyPoll::new(another()?, config.settings.busy_poll));
     let connection = Connection::new(another()?);
     executor.add_feature(busy_poll(config, &polling));
     // Before the first request, whose answer may have to be taken back.
     tree.connect(Box::new(KernelCaches::start(notified)?));
-    let handlers = Handlers::new(adapter, config.threads, polling);
+    let handlers = Handlers::new(adapter, config.settings.threads, polling);
     let session = Session::start(config, handlers, device)?;
     if let Some(why) = tree.passthrough_closed().filter(|_| wants_passthrough(config)) {
         let mountpoint = config.mountpoint.shown();
@@ -218,7 +218,7 @@ fn readahead(mounted: &Mounted) -> Feature {
 }
 
 fn busy_poll(config: &MountConfig, polling: &BusyPoll) -> Feature {
-    let reason = match (polling.is_on(), config.busy_poll.is_zero()) {
+    let reason = match (polling.is_on(), config.settings.busy_poll.is_zero()) {
         (true, _) => None,
         (false, true) => Some("busy_poll=0: a thread is woken for every request"),
         (false, false) => Some("there is one CPU only: a thread is woken for every request"),
@@ -235,9 +235,9 @@ fn wants_passthrough(config: &MountConfig) -> bool {
 
 fn timeouts(config: &MountConfig) -> Timeouts {
     Timeouts {
-        entry: config.entry_timeout,
-        attr: config.attr_timeout,
-        negative: config.negative_timeout,
+        entry: config.settings.entry_timeout,
+        attr: config.settings.attr_timeout,
+        negative: config.settings.negative_timeout,
     }
 }
 
@@ -251,8 +251,8 @@ fn context(config: &MountConfig, log: Log, counters: Arc<Counters>, reload: Relo
         rules: config.rules_file.as_ref().map(Name::from),
         read_only: config.kernel.read_only,
         privileged: sys::cred::has_capability(CAP_SYS_ADMIN),
-        threads: config.threads as u64,
-        clone_fd: config.clone_fd,
+        threads: config.settings.threads as u64,
+        clone_fd: config.settings.clone_fd,
         timeouts: Box::new(move |validity: Validity, all_names| {
             [times.entry(validity), times.attr(validity), times.negative(validity, all_names)]
         }),
@@ -269,7 +269,7 @@ fn context(config: &MountConfig, log: Log, counters: Arc<Counters>, reload: Relo
 fn reload(config: &MountConfig, tree: Arc<dyn Managed>) -> Reload {
     let (path, view, kept) = (config.rules_file.clone(), config.view, config.rules_stay);
     let has_scratch = config.scratch.is_some();
-    let silent = config.open == OpenRequests::None;
+    let silent = config.settings.open == OpenRequests::None;
     Box::new(move || {
         if let Some(path) = path.as_ref().filter(|_| !kept) {
             let rules = RuleSet::load(path, &view)?;

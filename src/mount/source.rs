@@ -39,7 +39,7 @@ pub(super) fn open(config: &MountConfig, process: Changes) -> Result<Opened, Fai
             .map_err(|err| Failure::failed(config.source.shown(), format!("opening it: {err}")))?;
         let volume = Arc::new(volume);
         // Watched before the kernel is told anything.
-        let watch = Watch::of(&volume, config.watch, process)?;
+        let watch = Watch::of(&volume, config.settings.watch, process)?;
         let tree = Arc::clone(&volume);
         let watched =
             watch.map(|watch| Watched { watch, volume: Arc::clone(&volume), told: volume });
@@ -50,7 +50,7 @@ pub(super) fn open(config: &MountConfig, process: Changes) -> Result<Opened, Fai
     let scratch = Scratch::open(scratch, &options.source, &config.mountpoint, &places)?;
     let overlay = Arc::new(layers::assemble(options, scratch, share, base_changed)?);
     let base = overlay.base();
-    let watch = Watch::of(&base, config.watch, process)?;
+    let watch = Watch::of(&base, config.settings.watch, process)?;
     if let Err(err) = overlay.start_guard() {
         log::warn!("guarding the base: {err}: changes of it are refused when they are seen");
     }
@@ -69,12 +69,15 @@ fn volume_options(config: &MountConfig) -> VolumeOptions {
         source: directory.unwrap_or(&config.source).to_owned(),
         only: config.source.file_name().filter(|_| file).map(Into::into),
         root_is_file: file && config.mountpoint_kind == SourceKind::File,
-        reserved: has_control(config).then(|| config.control_name.clone()),
+        reserved: has_control(config).then(|| config.settings.control_name.clone()),
         policy: Policy { mode: config.mode, rules: config.rules.clone() },
         // Half of what the kernel allows: advice on a part of a mapping splits it.
-        max_mappings: config.max_mappings.unwrap_or_else(|| sys::file::max_map_count() / 2),
+        max_mappings: config
+            .settings
+            .max_mappings
+            .unwrap_or_else(|| sys::file::max_map_count() / 2),
         keeps_atime: !config.kernel.flags.contains(MountFlags::NOATIME),
-        keeps_attributes: config.attr_timeout.is_none_or(|timeout| !timeout.is_zero()),
+        keeps_attributes: config.settings.attr_timeout.is_none_or(|timeout| !timeout.is_zero()),
     };
     if let Some(name) = options.reserved.as_ref().filter(|_| !file)
         && config.source.join(name).symlink_metadata().is_ok()

@@ -80,7 +80,8 @@ pub(super) fn flags(options: &mut MountOptions, value: &OsStr) -> Result<(), Str
 }
 
 pub(super) fn open(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
-    options.open = one_of(value, &OpenRequests::ALL.map(|choice| (choice.name(), choice)))?;
+    options.settings.open =
+        one_of(value, &OpenRequests::ALL.map(|choice| (choice.name(), choice)))?;
     Ok(())
 }
 
@@ -137,7 +138,7 @@ pub(super) fn control_name(options: &mut MountOptions, value: &OsStr) -> Result<
     if bytes.contains(&b'/') || bytes == b"." || bytes == b".." || bytes.len() > LONGEST_NAME {
         return Err("its value is one file name".into());
     }
-    options.control_name = value.to_owned();
+    options.settings.control_name = value.to_owned();
     Ok(())
 }
 
@@ -146,7 +147,7 @@ pub(super) fn busy_poll(options: &mut MountOptions, value: &OsStr) -> Result<(),
     if micros > MOST_BUSY_POLL {
         return Err(format!("at most {MOST_BUSY_POLL} microseconds"));
     }
-    options.busy_poll = Duration::from_micros(micros);
+    options.settings.busy_poll = Duration::from_micros(micros);
     Ok(())
 }
 
@@ -155,7 +156,7 @@ pub(super) fn threads(options: &mut MountOptions, value: &OsStr) -> Result<(), S
     if !(1..=MOST_THREADS).contains(&threads) {
         return Err(format!("its value is from 1 to {MOST_THREADS}"));
     }
-    options.threads = threads;
+    options.settings.threads = threads;
     Ok(())
 }
 
@@ -164,12 +165,12 @@ pub(super) fn max_mappings(options: &mut MountOptions, value: &OsStr) -> Result<
     if count == 0 {
         return Err("its value is at least 1".into());
     }
-    options.max_mappings = Some(count);
+    options.settings.max_mappings = Some(count);
     Ok(())
 }
 
 pub(super) fn log(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
-    options.log = Some(one_of(value, &LEVELS)?);
+    options.settings.log = Some(one_of(value, &LEVELS)?);
     Ok(())
 }
 
@@ -203,7 +204,7 @@ pub(super) fn max_read(options: &mut MountOptions, value: &OsStr) -> Result<(), 
 
 pub(super) fn watch(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
     let known = WatchMode::ALL.map(|choice| (choice.name(), choice));
-    options.watch = one_of(value, &known)?;
+    options.settings.watch = one_of(value, &known)?;
     Ok(())
 }
 
@@ -212,17 +213,17 @@ fn seconds(value: &OsStr) -> Result<Duration, String> {
 }
 
 pub(super) fn entry_timeout(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
-    options.entry_timeout = Some(seconds(value)?);
+    options.settings.entry_timeout = Some(seconds(value)?);
     Ok(())
 }
 
 pub(super) fn attr_timeout(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
-    options.attr_timeout = Some(seconds(value)?);
+    options.settings.attr_timeout = Some(seconds(value)?);
     Ok(())
 }
 
 pub(super) fn negative_timeout(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
-    options.negative_timeout = Some(seconds(value)?);
+    options.settings.negative_timeout = Some(seconds(value)?);
     Ok(())
 }
 

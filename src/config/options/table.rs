@@ -242,16 +242,21 @@ static KNOWN: &[Known] = &[
         name: "clone_fd",
         group: Group::Daemon,
         doc: "a /dev/fuse descriptor for every event loop; on by default",
-        action: Action::Switch(|options, on| options.clone_fd = on),
+        action: Action::Switch(|options, on| options.settings.clone_fd = on),
     },
     Known {
         name: "sandbox",
         group: Group::Program,
         doc: "as root, give away every capability and system call that serving does not need, and \
               the network; off to find out whether that is what something fails of; on by default",
-        action: Action::Switch(|options, on| options.sandbox = on),
+        action: Action::Switch(|options, on| options.settings.sandbox = on),
     },
-    flag("no_clone_fd", Group::Daemon, |options| options.clone_fd = false, "as clone_fd=off"),
+    flag(
+        "no_clone_fd",
+        Group::Daemon,
+        |options| options.settings.clone_fd = false,
+        "as clone_fd=off",
+    ),
     value(
         "max_mappings",
         Group::Daemon,
@@ -277,7 +282,7 @@ static KNOWN: &[Known] = &[
     flag(
         "debug",
         Group::Program,
-        |options| options.log = Some(log::LevelFilter::Debug),
+        |options| options.settings.log = Some(log::LevelFilter::Debug),
         "as log=debug",
     ),
     value(

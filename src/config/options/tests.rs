@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::config::{BaseChanged, Limit};
 use crate::error::FailureKind;
@@ -21,8 +23,8 @@ fn words(list: &[u8]) -> Vec<OsString> {
 fn nothing_given_means_the_defaults() {
     let options = parse("").unwrap();
     assert_eq!(options, MountOptions::default());
-    assert_eq!(options.entry_timeout, None);
-    assert!(options.clone_fd && options.kernel.default_permissions);
+    assert_eq!(options.settings.entry_timeout, None);
+    assert!(options.settings.clone_fd && options.kernel.default_permissions);
     assert_eq!(options.kernel.flag_words(), ["rw", "nosuid", "nodev"]);
 }
 
@@ -54,18 +56,18 @@ fn values_arrive_where_they_belong() {
     assert_eq!(options.view.access, Access::Read);
     assert_eq!(options.rules, Some(PathBuf::from("r.toml")));
     assert_eq!(options.control, ControlVisibility::Visible);
-    assert_eq!(options.control_name, "ctl");
-    assert_eq!((options.threads, options.clone_fd), (8, false));
-    assert_eq!(options.busy_poll, Duration::from_micros(20));
-    assert_eq!(options.max_mappings, Some(100));
-    assert_eq!(options.log, Some(log::LevelFilter::Debug));
+    assert_eq!(options.settings.control_name, "ctl");
+    assert_eq!((options.settings.threads, options.settings.clone_fd), (8, false));
+    assert_eq!(options.settings.busy_poll, Duration::from_micros(20));
+    assert_eq!(options.settings.max_mappings, Some(100));
+    assert_eq!(options.settings.log, Some(log::LevelFilter::Debug));
     assert_eq!(options.log_file, Some(PathBuf::from("l")));
     assert_eq!(options.fsname, Some("a,b".into()));
     assert_eq!(options.kernel.fstype(), "fuse.x");
     assert_eq!(options.kernel.max_read, Some(65536));
-    assert_eq!(options.entry_timeout, Some(Duration::from_millis(1500)));
-    assert_eq!(options.attr_timeout, Some(Duration::ZERO));
-    assert_eq!(options.negative_timeout, Some(Duration::from_secs(60)));
+    assert_eq!(options.settings.entry_timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(options.settings.attr_timeout, Some(Duration::ZERO));
+    assert_eq!(options.settings.negative_timeout, Some(Duration::from_secs(60)));
     assert_eq!(options.kernel.contexts, [("context", OsString::from("u:r:t"))]);
 }
 
@@ -108,7 +110,10 @@ fn the_last_of_contrary_words_holds() {
     }
     let lists = ["clone_fd=off,log=warn", "clone_fd,debug"];
     let options = MountOptions::parse(lists, Unknown::Refused).unwrap();
-    assert_eq!((options.clone_fd, options.log), (true, Some(log::LevelFilter::Debug)));
+    assert_eq!(
+        (options.settings.clone_fd, options.settings.log),
+        (true, Some(log::LevelFilter::Debug))
+    );
 }
 
 #[test]

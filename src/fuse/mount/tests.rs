@@ -8,6 +8,7 @@ fn config(options: &str, fsname: &str, mountpoint_kind: SourceKind) -> MountConf
     let options = MountOptions::parse([options], Unknown::Refused).unwrap();
     let mode = options.view.resolve().unwrap();
     MountConfig {
+        settings: options.settings,
         source: PathBuf::from("/srv"),
         source_kind: SourceKind::Directory,
         mountpoint: PathBuf::from("/nowhere/mounted"),
@@ -19,18 +20,6 @@ fn config(options: &str, fsname: &str, mountpoint_kind: SourceKind) -> MountConf
         rules: RuleSet::default(),
         scratch: None,
         control: ControlVisibility::Hidden,
-        control_name: options.control_name,
-        open: crate::config::OpenRequests::Ask,
-        watch: options.watch,
-        entry_timeout: None,
-        attr_timeout: None,
-        negative_timeout: None,
-        threads: 1,
-        busy_poll: std::time::Duration::ZERO,
-        clone_fd: false,
-        sandbox: true,
-        max_mappings: None,
-        log: None,
         log_file: None,
         kernel: KernelOptions { fsname: fsname.into(), ..options.kernel },
     }
