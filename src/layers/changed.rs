@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::pages::{Comparison, Doubt, Fingerprint, MapAccess, PageMap};
+use super::pages::{Comparison, Doubt, Fingerprint, MapAccess, MapId, PageMap};
 use super::scratch::{Partial, Scratch};
 use crate::config::BaseChanged;
 use crate::error::Failure;
@@ -56,21 +56,26 @@ pub type Changed = (PathBuf, Fate);
 pub fn find(scratch: &Scratch, pages: impl AsFd, base: BorrowedFd<'_>) -> Vec<Changed> {
     let mut found = Vec::new();
     for Partial { path, below, pages: id } in scratch.partial() {
-        let Ok(expected) = PageMap::fingerprint(&pages, *id) else { continue };
-        let fate = match fingerprint(base, below).map(|now| expected.compare(&now)) {
-            Ok(Comparison::Same) => continue,
-            Ok(Comparison::Changed) => Fate::Changed,
-            Ok(Comparison::Unknown(doubt)) => Fate::Unknown(doubt),
-            Err(_) => Fate::Missing,
-        };
-        let map = PageMap::open(&pages, *id, MapAccess::Read);
-        // Of a whole one nothing of the base shows.
-        if !map.is_ok_and(|map| map.is_complete()) {
-            found.push((path.clone(), fate));
-        }
+        let fate = fate(&pages, *id, fingerprint(base, below));
+        found.extend(fate.map(|fate| (path.clone(), fate)));
     }
     found.sort_by(|one, other| one.0.cmp(&other.0));
     found
+}
+
+/// The fate of the base of a partial copy, by its page map and the base as it is now; `None` where
+/// it is as it was, or nothing of it shows.
+pub fn fate(pages: impl AsFd, id: MapId, now: Result<Fingerprint, Errno>) -> Option<Fate> {
+    let expected = PageMap::fingerprint(&pages, id).ok()?;
+    let fate = match now.map(|now| expected.compare(&now)) {
+        Ok(Comparison::Same) => return None,
+        Ok(Comparison::Changed) => Fate::Changed,
+        Ok(Comparison::Unknown(doubt)) => Fate::Unknown(doubt),
+        Err(_) => Fate::Missing,
+    };
+    let map = PageMap::open(&pages, id, MapAccess::Read);
+    let is_complete = map.is_ok_and(|map| map.is_complete());
+    Some(fate).filter(|_| !is_complete)
 }
 
 /// The fingerprint of what a path below the base leads to, no link followed.

@@ -29,6 +29,7 @@ use crate::sys;
 mod adopt;
 mod checksum;
 mod create;
+pub mod freeze;
 mod layout;
 mod lock;
 mod long_path;
@@ -43,9 +44,11 @@ mod sweep;
 mod tests;
 mod usage;
 mod xattr_namespace;
+mod xattr_values;
 
 #[cfg(test)]
 pub(super) use checksum::seal;
+pub use freeze::{freeze, freeze_stepwise};
 pub use layout::Layout;
 pub use lock::Holder;
 pub use long_path::{LONGEST_IN_MARK, PathId};
@@ -82,10 +85,61 @@ pub struct Scratch {
     partial: Vec<Partial>,
     /// Ids of page maps that more than one file names.
     contested: HashSet<MapId>,
+    /// The frozen layers, topmost first.
+    frozen: Vec<FrozenLayer>,
     /// Goes when this is dropped.
     temporary: AtomicBool,
     /// Released last, after the removal of the directory.
     lock: Lock,
+}
+
+/// A layer of a scratch that is not written any more.
+#[derive(Debug)]
+pub struct FrozenLayer {
+    /// Its name in `layers/`.
+    pub id: String,
+    /// Files of which only some pages are in it.
+    pub partial: Vec<Partial>,
+    /// Page maps that several files name, of which none can be believed.
+    pub contested: HashSet<MapId>,
+    opened: Opened,
+}
+
+impl FrozenLayer {
+    /// Those that the state of a scratch lists.
+    fn all(
+        opened: &Opened,
+        state: &State,
+        here: &Whereabouts,
+    ) -> Result<Vec<FrozenLayer>, Failure> {
+        let mut all = Vec::new();
+        for id in state.frozen() {
+            let layer = opened.layer(id)?;
+            let failed = |errno: Errno| told(layer.path(), "looking at it", errno.into());
+            let found = sweep::Sweep::partial_in(&layer, state.marks);
+            let (partial, contested) = found.map_err(failed)?;
+            all.push(FrozenLayer { id: id.clone(), partial, contested, opened: layer });
+        }
+        if !state.is_in_place(here) {
+            let mut copies = all.iter().map(|layer| &layer.opened).chain([opened]);
+            copies.try_for_each(Opened::check_index)?;
+        }
+        Ok(all)
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        self.opened.path()
+    }
+
+    /// The directory of its page maps, open.
+    ///
+    /// # Errors
+    /// It is no directory by now; those of open(2).
+    pub fn pages(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        sys::beneath::open(self.opened.fd(), layout::PAGES, flags, Mode::empty())
+    }
 }
 
 /// How a directory became a scratch.
@@ -157,6 +211,7 @@ impl Scratch {
         let (state, kind) = match opened.content()? {
             Content::Scratch(mut state) => {
                 state.settle(&opened, config, BaseId::of(base)?)?;
+                opened.finish_freezing(&mut state, &mut |_| Ok(()))?;
                 if places.is_taken(&state.id, &layout) {
                     state.rename(&opened, create::new_id()?)?;
                 }
@@ -198,6 +253,7 @@ impl Scratch {
             .map_err(|errno| told(opened.path(), "looking at it", errno.into()))?;
         let swept = sweep::Sweep::run(&opened, &state, &here)?;
         let (found, partial, contested) = swept.found()?;
+        let frozen = FrozenLayer::all(&opened, &state, &here)?;
         // Before anything is written.
         state.begin(&opened, &here)?;
         let used = match state.kind {
@@ -213,7 +269,18 @@ impl Scratch {
             .map_err(|errno| told(opened.path(), "reserving space for its metadata", errno.into()))?
             .map(Arc::new);
         let temporary = AtomicBool::new(temporary);
-        Ok(Scratch { opened, state, budget, reserve, found, partial, contested, temporary, lock })
+        Ok(Scratch {
+            opened,
+            state,
+            budget,
+            reserve,
+            found,
+            partial,
+            contested,
+            frozen,
+            temporary,
+            lock,
+        })
     }
 
     /// Action that [`Scratch::open`] would take. Nothing is changed.
@@ -276,6 +343,11 @@ impl Scratch {
     /// Ids of page maps that more than one file names. None of these files can use the map.
     pub fn contested(&self) -> &HashSet<MapId> {
         &self.contested
+    }
+
+    /// The frozen layers, topmost first.
+    pub fn frozen(&self) -> &[FrozenLayer] {
+        &self.frozen
     }
 
     /// The names of its marks.

@@ -134,6 +134,14 @@ impl Exerciser {
         }
     }
 
+    fn freeze(&mut self) -> String {
+        // Nothing may be open at the unmount.
+        self.file = File::open("/dev/null").unwrap();
+        self.kept.freeze();
+        self.file = open(self.kept.at(&self.name), OFlags::RDWR).unwrap();
+        "freeze".into()
+    }
+
     fn allocate(&mut self) -> String {
         let (offset, len) = (self.offset() as usize, self.len());
         let mode = self.random.pick(&[
@@ -203,11 +211,12 @@ impl Exerciser {
 
 fn exercise(options: &str, seeds: u64, steps: usize) {
     if require_fuse() {
-        exercise_within(&std::env::temp_dir(), options, seeds, steps);
+        exercise_within(&std::env::temp_dir(), options, seeds, (steps, 1));
     }
 }
 
-fn exercise_within(place: &Path, options: &str, seeds: u64, steps: usize) {
+/// Exercises a file for each seed, in a scratch that has so many layers at the end.
+fn exercise_within(place: &Path, options: &str, seeds: u64, (steps, layers): (usize, usize)) {
     let mut random = Random::from_environment();
     for round in 0..seeds {
         let size = SIZES[round as usize % SIZES.len()];
@@ -232,7 +241,11 @@ fn exercise_within(place: &Path, options: &str, seeds: u64, steps: usize) {
         let mut log = Vec::new();
         for step in 0..steps {
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let made = exerciser.step();
+                let is_border = (step + 1) * layers / steps > step * layers / steps;
+                let made = match is_border && step + 1 < steps {
+                    true => exerciser.freeze(),
+                    false => exerciser.step(),
+                };
                 if step % 10 == 0 {
                     exerciser.check();
                 }
@@ -281,6 +294,17 @@ fn a_base_file_is_what_a_plain_file_would_be_where_the_filesystem_clones_it() {
     }
     let filesystem = SmallFs::xfs(600 << 20);
     let (seeds, steps) = if long() { (30, 3000) } else { (10, 100) };
-    exercise_within(filesystem.path(), "", seeds, steps);
-    exercise_within(filesystem.path(), "plane=mapped", seeds / 2, steps);
+    exercise_within(filesystem.path(), "", seeds, (steps, 1));
+    exercise_within(filesystem.path(), "plane=mapped", seeds / 2, (steps, 1));
+}
+
+#[test]
+fn a_base_file_is_what_a_plain_file_would_be_in_layers() {
+    if require_fuse() {
+        let (seeds, steps) = if long() { (20, 3000) } else { (5, 150) };
+        for layers in [2, 5, 40] {
+            let seeds = if layers > 5 { seeds / 5 } else { seeds };
+            exercise_within(&std::env::temp_dir(), "copy_up=0", seeds, (steps, layers));
+        }
+    }
 }

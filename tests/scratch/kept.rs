@@ -86,6 +86,14 @@ impl Kept {
         self.mount();
     }
 
+    /// Freezes the top layer while the scratch is not mounted.
+    pub fn freeze(&mut self) {
+        let scratch = self.scratch();
+        self.unmount();
+        mmapfs::layers::scratch::freeze(&scratch).unwrap();
+        self.mount();
+    }
+
     /// Kills the daemon and mounts again.
     pub fn kill_and_mount(&mut self) {
         let mut mounted = self.mounted.take().unwrap();

@@ -20,6 +20,8 @@ pub enum Step {
     Remount,
     /// The daemon is killed, and the scratch mounted again.
     Kill,
+    /// The same as a remount with the top layer frozen in between.
+    Freeze,
 }
 
 /// What went wrong, and after how many steps.
@@ -103,8 +105,8 @@ impl Stage {
                         false => format!("the scratch gives {actual}, the copy {expected}"),
                     }
                 }
-                Step::Remount | Step::Kill => {
-                    let text = run.again(&mut worlds, matches!(step, Step::Kill));
+                Step::Remount | Step::Kill | Step::Freeze => {
+                    let text = run.again(&mut worlds, step);
                     worlds = run.worlds();
                     text
                 }
@@ -156,7 +158,24 @@ impl Stage {
 
     fn check(&self, seed: u64, count: usize) {
         let mut random = Random::new(seed);
-        let mut steps: Vec<Step> = (0..count).map(|_| self.random_step(&mut random)).collect();
+        let steps: Vec<Step> = (0..count).map(|_| self.random_step(&mut random)).collect();
+        self.check_steps(seed, steps);
+    }
+
+    /// The same with so many layers at the end, by freezing the top one between operations.
+    fn check_layers(&self, seed: u64, count: usize, layers: usize) {
+        let mut random = Random::new(seed);
+        let mut steps = Vec::new();
+        for at in 0..count {
+            steps.push(self.random_step(&mut random));
+            if (at + 1) * layers / count > at * layers / count && at + 1 < count {
+                steps.push(Step::Freeze);
+            }
+        }
+        self.check_steps(seed, steps);
+    }
+
+    fn check_steps(&self, seed: u64, mut steps: Vec<Step>) {
         let Some(difference) = self.run(&steps) else { return };
         steps.truncate(difference.steps);
         eprintln!("MMAPFS_TEST_SEED={seed} after {} steps: {}", steps.len(), difference.text);
@@ -224,12 +243,16 @@ impl Run {
     }
 
     /// Ends the daemon, well or not, and mounts the scratch again. Tells what is different then.
-    fn again(&mut self, worlds: &mut (World, World), kill: bool) -> String {
+    fn again(&mut self, worlds: &mut (World, World), step: &Step) -> String {
         worlds.0.close_all();
         worlds.1.close_all();
         let before = snapshot(self.root());
-        if kill {
+        if matches!(step, Step::Kill) {
             self.mounted.as_mut().unwrap().kill();
+        }
+        if matches!(step, Step::Freeze) {
+            drop(self.mounted.take());
+            mmapfs::layers::scratch::freeze(self.scratch()).unwrap();
         }
         self.mount_again();
         snapshot(self.root()).differences(&before, Scope::Remounted).join("\n")
@@ -257,6 +280,34 @@ impl Drop for Run {
         // One in memory that was mounted again is a filesystem of its own.
         let _ = rustix::mount::unmount(&scratch, rustix::mount::UnmountFlags::DETACH);
     }
+}
+
+fn random_operations_agree_in_layers(layers: usize, salt: u64) {
+    if !require_fuse() {
+        return;
+    }
+    let stage = Stage::new("copy_up=8K", true);
+    let (seed, operations) = match std::env::var("MMAPFS_TEST_SEED") {
+        Ok(seed) => (seed.parse().expect("a number"), 1000),
+        Err(_) => (Random::from_environment().next() ^ salt, if long() { 4000 } else { 1000 }),
+    };
+    eprintln!("MMAPFS_TEST_SEED={seed}");
+    stage.check_layers(seed, operations, layers);
+}
+
+#[test]
+fn random_operations_agree_in_two_layers_of_a_scratch() {
+    random_operations_agree_in_layers(2, 21);
+}
+
+#[test]
+fn random_operations_agree_in_five_layers_of_a_scratch() {
+    random_operations_agree_in_layers(5, 22);
+}
+
+#[test]
+fn random_operations_agree_in_forty_layers_of_a_scratch() {
+    random_operations_agree_in_layers(40, 23);
 }
 
 fn random_operations_agree(options: &str, on_disk: bool, salt: u64) {

@@ -22,6 +22,7 @@ use crate::layers::scratch::{Places, list, remove};
 use crate::sys::cred::Caller;
 
 mod deep;
+mod frozen;
 mod mutation;
 
 use crate::tree::{
@@ -269,8 +270,9 @@ fn check_content(overlay: &Overlay, ino: Ino, path: &Path) {
 }
 
 fn round(world: &World, seed: u64) -> String {
+    let good = ["good", "layered"][(seed % 2) as usize];
     let copied = std::process::Command::new("cp")
-        .args(["-a".as_ref(), world.path("good").as_os_str(), world.path("s").as_os_str()])
+        .args(["-a".as_ref(), world.path(good).as_os_str(), world.path("s").as_os_str()])
         .status();
     assert!(copied.unwrap().success());
     let mut random = Random(seed);
@@ -322,6 +324,8 @@ fn whatever_is_planted_in_a_scratch_hangs_nothing_and_changes_no_base() {
     let world = std::sync::Arc::new(World::new());
     make_good(&world);
     fs::rename(world.path("s"), world.path("good")).unwrap();
+    frozen::make_layered(&world);
+    fs::rename(world.path("s"), world.path("layered")).unwrap();
     let base = world.base_state();
     for seed in seeds {
         let (done, ended) = channel();

@@ -169,7 +169,7 @@ impl Overlay {
 
     /// How a lower layer stores the names of attributes.
     pub(super) fn xattr_names(&self, at: LowerInode) -> XattrNames {
-        match self.is_base(at) {
+        match self.is_plain(at) {
             true => XattrNames::Plain,
             false => XattrNames::Escaped,
         }
@@ -178,7 +178,7 @@ impl Overlay {
     /// The attributes of the topmost part as those of the node.
     pub(super) fn shown(&self, node: &Node, mut stat: Stat, validity: Validity) -> Attr {
         let stack = node.stack();
-        let ino = if node.ino == Ino::ROOT { Ino(stat.ino) } else { node.ino };
+        let ino = if node.ino == Ino::ROOT { self.root_number } else { node.ino };
         if stack.null_device {
             stat.rdev = 0;
         }
@@ -186,14 +186,15 @@ impl Overlay {
             stat.nlink = 0;
         } else if let Some(links) = stack.links {
             stat.nlink = u32::try_from(i64::from(stat.nlink) + links).unwrap_or(1);
-        } else if node.is_dir() && stack.upper.is_some() && !stack.lowers.is_empty() {
+        } else if node.is_dir() && stack.parts() > 1 {
             // Not counted, as on filesystems that do not count directories: find(1) knows.
             stat.nlink = 1;
         }
-        if let Some(below) = stack.lowers.first().filter(|_| stack.upper.is_some())
-            && node.is_regular()
-        {
-            stat.blocks = self.blocks(node, *below, &stat);
+        if node.is_regular() && stack.parts() > 1 {
+            stat.blocks = match stack.upper {
+                Some(_) => self.blocks(node, &stack, &stat),
+                None => self.blocks_below(&stack).map_or(stat.blocks, |(_, blocks)| blocks),
+            };
         }
         // Others may change the base.
         let validity = match validity {

@@ -28,9 +28,9 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::held_node::HeldNode;
 use super::inspect::MOST_LINKS;
-use super::lookup::LookupScope;
+use super::lower_lookup::Below;
 use super::names::Upper;
-use super::namespace_lock::{NamesRead, NamesWrite, Step};
+use super::namespace_lock::{NamesWrite, Step};
 use super::node::{LowerInode, Node, NodeTable};
 use super::write_through::WRITE_THROUGH;
 use crate::shown::Show;
@@ -160,8 +160,9 @@ impl Overlay {
         match stack.upper {
             _ if stack.write_through => Validity::Timeout,
             Some(_) if !node.is_dir() => Validity::UntilInvalidated,
+            None if !node.is_dir() && self.is_frozen(&stack) => Validity::UntilInvalidated,
             // What is merged may change, and with it what is in it.
-            Some(_) if stack.redirect.is_some() => {
+            _ if stack.redirect.is_some() || stack.redirected => {
                 let told = |volume: &Arc<Volume>| volume.watches_filesystem();
                 if self.plain_volumes().all(told) {
                     Validity::UntilInvalidated
@@ -170,6 +171,7 @@ impl Overlay {
                 }
             }
             Some(_) => self.validity_below(&parent),
+            None if self.is_frozen(&stack) => self.validity_below(&parent),
             None if self.base().is_of_source(stat) => self.validity_below(&parent),
             None => Validity::Timeout,
         }
@@ -178,7 +180,7 @@ impl Overlay {
     /// Whether the base of a file has changed so lately that the watch may not have reported it.
     /// The kernel may have older pages of it then. False if the attributes cannot be read.
     pub(super) fn has_just_changed(&self, node: &Node) -> bool {
-        let below = node.stack().lowers.first().copied();
+        let below = node.stack().lowers.last().copied();
         let stat = below.and_then(|at| Some(self.layer(at).ok()?.attr(at.ino, None).ok()?.stat));
         stat.is_some_and(|stat| is_recent(&stat))
     }
@@ -223,24 +225,6 @@ impl Overlay {
         }
     }
 
-    /// The directories that an upper one is merged with at a name, with a lookup held of each.
-    ///
-    /// # Errors
-    /// Errors of reading the upper directory, and of lookups in the lower layers.
-    fn merged_with(
-        &self,
-        names: &NamesRead<'_>,
-        parent: &Node,
-        name: &OsStr,
-        upper: Ino,
-    ) -> Step<Vec<LowerInode>> {
-        let stack = parent.stack();
-        let whence = LookupScope { names, parent, dirs: &stack.lowers };
-        let stat = self.upper.attr(upper, None)?.stat;
-        let xattrs = self.xattrs_of(upper, &stat).map_err(|err| self.tell_of(whence, name, err))?;
-        self.merged_below(whence, name, &xattrs)
-    }
-
     /// Finds out anew what is below directories of the upper volume, and below those in them.
     fn merge_anew<'a>(&'a self, mut nodes: Vec<HeldNode<'a>>) -> Forgotten {
         let mut changed = HashMap::new();
@@ -250,7 +234,10 @@ impl Overlay {
                 Ok(false) => {}
                 Ok(true) => {
                     let inside = |other: &Node| {
-                        other.upper().is_some() && other.is_dir() && other.is_in(&node)
+                        let stack = other.stack();
+                        other.is_dir()
+                            && (stack.upper.is_some() || self.is_frozen(&stack))
+                            && other.is_in(&node)
                     };
                     nodes.extend(self.all_held(inside));
                     changed.insert(node.ino, node);
@@ -291,21 +278,27 @@ impl Overlay {
 
     /// Looks the lower directories of one node up again. Returns whether they have changed.
     fn merge_again(&self, names: &NamesWrite<'_>, node: &Arc<Node>) -> Step<bool> {
-        let (Some(upper), Some((parent, name))) = (node.upper(), node.seen()) else {
+        let (stack, Some((parent, name))) = (node.stack(), node.seen()) else {
             return Ok(false);
         };
+        if stack.upper.is_none() && !self.is_frozen(&stack) {
+            return Ok(false);
+        }
         if !node.is_dir() || !node.is_linked() || node.is_write_through() {
             return Ok(false);
         }
-        let now = self.merged_with(names, &parent, &name, upper)?;
-        let before = node.stack().lowers;
-        if now == before {
+        let Below { lowers: now, redirected, .. } =
+            self.merged_with(names, (&parent, &name), stack.upper)?;
+        let before = stack.lowers;
+        // The topmost part makes the node what it is.
+        let is_other = stack.upper.is_none() && now.first() != before.first();
+        if now == before || is_other {
             now.into_iter().for_each(|at| self.let_go_below(at));
             return Ok(false);
         }
         self.nodes.note_not_below(node.ino, &before);
         self.nodes.note_below(node.ino, &now);
-        node.change_stack(|stack| stack.lowers = now);
+        node.change_stack(|stack| (stack.lowers, stack.redirected) = (now, redirected));
         before.into_iter().for_each(|at| self.let_go_below(at));
         Ok(true)
     }
@@ -339,31 +332,53 @@ impl Overlay {
         }
     }
 
-    /// What the upper directory has at a name; nothing where the base alone is shown.
+    /// The entry of the overlay layers of a directory at a name, by the topmost that has one;
+    /// nothing where the base alone is shown.
     fn overrides(&self, dir: &Node, name: &OsStr) -> Upper {
-        match dir.upper().filter(|_| !self.is_write_through(dir, name)) {
-            Some(upper) => self.upper_at(upper, name).unwrap_or(Upper::Nothing),
-            None => Upper::Nothing,
+        if self.is_write_through(dir, name) {
+            return Upper::Nothing;
         }
+        let stack = dir.stack();
+        let frozen = stack.lowers.iter().filter(|at| !self.is_plain(**at)).map(|at| at.ino);
+        let mut found = stack.upper.into_iter().chain(frozen).map(|dir| self.upper_at(dir, name));
+        let found = found.find(|found| *found != Ok(Upper::Nothing));
+        found.unwrap_or(Ok(Upper::Nothing)).unwrap_or(Upper::Nothing)
     }
 
     /// Nodes of the upper directories at a name in the directories over one of the base. Every
     /// lookup that has seen the earlier state of the base has ended when they are collected.
     fn known_directories(&self, at: LowerInode, name: &OsStr) -> Vec<HeldNode<'_>> {
         let numbers = self.nodes.numbers();
+        // Each with its topmost part: in the upper volume, or a frozen layer.
         let named = |dir: &HeldNode<'_>| {
-            let (_, inner) = self.upper.peek(dir.upper()?, name).ok()?;
-            Some((self.held(numbers.shown(inner?))?, inner?))
+            let stack = dir.stack();
+            let mut known = Vec::new();
+            if let Some(Ok((_, Some(inner)))) = stack.upper.map(|dir| self.upper.peek(dir, name)) {
+                let part = LowerInode { layer: 0, ino: inner };
+                known.extend(self.held(numbers.shown(inner)).map(|node| (node, part)));
+            }
+            for at in stack.lowers.iter().filter(|at| !self.is_plain(**at)) {
+                if let Ok((_, Some(ino))) = self.upper.peek(at.ino, name) {
+                    let part = LowerInode { ino, ..*at };
+                    known.extend(self.over(part).into_iter().map(|node| (node, part)));
+                }
+            }
+            known
         };
         let found = self.change_names(|names| {
             self.outdated.has_changed(names);
             let over = self.over(at);
             let dirs = over.iter().filter(|dir| dir.has_below(at));
-            let known: Vec<_> = dirs.filter_map(named).collect();
+            let known: Vec<_> = dirs.flat_map(named).collect();
             Ok((over, known))
         });
+        // Nodes are let go of with nothing locked.
         let known = found.map(|(_, known)| known).unwrap_or_default().into_iter();
-        known.filter(|(dir, inner)| dir.upper() == Some(*inner)).map(|(dir, _)| dir).collect()
+        let has = |node: &Node, part: LowerInode| match part.layer {
+            0 => node.upper() == Some(part.ino),
+            _ => node.has_below(part),
+        };
+        known.filter(|(node, part)| has(node, *part)).map(|(node, _)| node).collect()
     }
 }
 
@@ -406,7 +421,9 @@ impl Told for Overlay {
         for node in nodes {
             // Attributes of a merged directory are those of the upper one, and say nothing of what
             // else is listed.
-            let merged = node.is_dir() && node.upper().is_some() && !node.is_write_through();
+            let stack = node.stack();
+            let above = stack.upper.is_some() || self.is_frozen(&stack);
+            let merged = node.is_dir() && above && !stack.write_through;
             if if merged { !data } else { !base.is_told_of(ino) } {
                 continue;
             }
@@ -434,8 +451,8 @@ impl Told for Overlay {
             return;
         }
         let leads_there = |node: &Node| {
-            let redirect = node.redirect();
-            redirect.is_some_and(|path| path.iter().any(|name| names.contains(name)))
+            let (redirect, redirected) = node.redirects();
+            redirected || redirect.is_some_and(|path| path.iter().any(|name| names.contains(name)))
         };
         // Every lookup that has seen the earlier state of the base has ended then.
         self.discard_answers();
@@ -446,7 +463,10 @@ impl Told for Overlay {
     }
 
     fn everything(&self) {
-        let merged = |node: &Node| node.is_dir() && node.upper().is_some();
+        let merged = |node: &Node| {
+            let stack = node.stack();
+            node.is_dir() && (stack.upper.is_some() || self.is_frozen(&stack))
+        };
         for node in self.all_held(merged) {
             // One node at a time, so that requests can lock the names in between.
             self.tell(&self.merge_anew(vec![node]));

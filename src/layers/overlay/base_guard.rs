@@ -214,8 +214,7 @@ impl Guard {
     /// locked, and drops the returned value after unlocking it.
     #[must_use]
     pub(super) fn closed(&self, node: &Node) -> Option<Released> {
-        let stack = node.stack();
-        let partial = stack.pages.is_some() && !stack.lowers.is_empty() && node.is_linked();
+        let partial = node.is_partial() && node.is_linked();
         let mut held = self.held.lock();
         let held = &mut *held;
         if !partial {

@@ -202,8 +202,9 @@ impl Overlay {
         }
         let parts = node.stack();
         let below = |at: &LowerInode| self.part(self.layer(*at)?, at.ino, path, false);
-        let lacks_base = parts.lowers.first() == Some(&LowerInode::GONE);
-        let below = parts.lowers.first().filter(|_| !lacks_base).map(below).transpose()?;
+        let lacks_base = parts.lowers.last() == Some(&LowerInode::GONE);
+        // Advice for pages of frozen layers goes to the whole file below them.
+        let below = parts.lowers.last().filter(|_| !lacks_base).map(below).transpose()?;
         let upper = parts.upper.map(|upper| self.part(&self.upper, upper, path, false));
         let upper = upper.transpose()?;
         let merged = match (&upper, parts.lowers.first()) {

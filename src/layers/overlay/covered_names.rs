@@ -207,19 +207,24 @@ impl Overlay {
         Some(fate).filter(|_| differs)
     }
 
-    /// The fingerprint of the lower entry at a name, `Some(None)` for nothing; `None` where it cannot
-    /// be told.
+    /// The fingerprint of the entry of a plain layer that shows at a name, `Some(None)` for nothing;
+    /// `None` where it cannot be told, or a frozen layer has an entry there, which never changes.
     fn print_below(&self, lowers: &[LowerInode], name: &OsStr) -> Option<Option<Fingerprint>> {
         for dir in lowers {
             let volume = self.layer(*dir).ok()?;
+            if !self.is_plain(*dir) {
+                match volume.peek(dir.ino, name) {
+                    Err(Errno::NOENT) => continue,
+                    _ => return None,
+                }
+            }
             let entry = match volume.lookup(dir.ino, name) {
                 Err(Errno::NOENT) => continue,
                 entry => entry.ok()?,
             };
             let print = volume.open_path(entry.attr.ino).and_then(Fingerprint::of);
             volume.forget(entry.attr.ino, 1);
-            let hides = self.hides(*dir, &entry.attr.stat);
-            return if hides { Some(None) } else { print.ok().map(Some) };
+            return print.ok().map(Some);
         }
         Some(None)
     }

@@ -10,7 +10,7 @@ use super::Overlay;
 use super::handles::Handle;
 use super::merged_open::{SharedOpen, read_base};
 use super::namespace_lock::{NamesRead, Step};
-use super::node::{LowerInode, Node};
+use super::node::{LayerStack, LowerInode, Node};
 use super::share::SharedLower;
 use crate::layers::pages::{MapAccess, MapId, PAGE, PageMap};
 use crate::mapping::OpenMode;
@@ -194,7 +194,7 @@ impl Files for Overlay {
             }
             Handle::Merged { content, .. } => match content.merged() {
                 Some(merged) => merged.seek(offset, to),
-                None => rustix::fs::seek(&content.base, to.starting_at(offset)),
+                None => content.base.seek_from(offset, to),
             },
         }
     }
@@ -372,15 +372,29 @@ impl Overlay {
 
     /// Blocks of 512 bytes of a file with pages below: those of its upper file, and of those of the
     /// base the share of the pages that show. A base with holes has its blocks spread evenly then.
-    pub(super) fn blocks(&self, node: &Node, below: LowerInode, upper: &Stat) -> u64 {
-        let base = self.layer(below).and_then(|volume| volume.attr(below.ino, None));
-        let Ok(base) = base.map(|attr| attr.stat) else { return upper.blocks };
-        let pages = base.size.div_ceil(PAGE).max(1);
+    pub(super) fn blocks(&self, node: &Node, stack: &LayerStack, upper: &Stat) -> u64 {
+        let Some((size, blocks)) = self.blocks_below(stack) else { return upper.blocks };
+        let pages = size.div_ceil(PAGE).max(1);
         let shown = self.shown_pages(node).unwrap_or(pages).min(pages);
-        let share = u128::from(base.blocks) * u128::from(shown) / u128::from(pages);
+        let share = u128::from(blocks) * u128::from(shown) / u128::from(pages);
         // In whole pages, as filesystems count.
         let share = u64::try_from(share).unwrap_or(u64::MAX).next_multiple_of(PAGE / 512);
         upper.blocks.saturating_add(share)
+    }
+
+    /// Size in bytes and blocks of a file in the lower layers: of several parts no more blocks than
+    /// the size takes.
+    pub(super) fn blocks_below(&self, stack: &LayerStack) -> Option<(u64, u64)> {
+        let whole = *stack.lowers.last()?;
+        let found = self.layer(whole).and_then(|volume| volume.attr(whole.ino, None));
+        let found = found.map(|attr| attr.stat);
+        match stack.frozen {
+            None => found.ok().map(|stat| (stat.size, stat.blocks)),
+            Some((size, blocks)) => {
+                let blocks = blocks.saturating_add(found.map_or(0, |stat| stat.blocks));
+                Some((size, blocks.min(size.div_ceil(PAGE) * (PAGE / 512))))
+            }
+        }
     }
 
     /// How many pages of the base show; `None` where all do, or where it cannot be told.

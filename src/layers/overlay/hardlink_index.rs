@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::ino::original;
+use super::layer::OverlayParts;
 use super::lookup::{LookupResult, LookupScope};
 use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
 use super::node::Node;
@@ -61,37 +62,49 @@ impl Overlay {
     /// Result of a lookup in the lower layers. If the file found was copied up by another of its
     /// names, the result is the copy; the base may have lost that name since.
     pub(super) fn below(&self, whence: LookupScope<'_>, name: &OsStr) -> Step<LookupResult> {
-        let sought = self.directly_below(whence.names, whence.dirs, name)?;
-        if sought.stat.is_dir() || !self.top.index.has(sought.ino) {
-            return Ok(sought);
+        let found = self.directly_below(whence, name)?;
+        self.copy_in_index(&self.top, whence, name, found)
+    }
+
+    /// The copy in the index of an overlay layer, the scope's, of a file that was found below it;
+    /// else the file itself.
+    pub(super) fn copy_in_index(
+        &self,
+        parts: &OverlayParts,
+        whence: LookupScope<'_>,
+        name: &OsStr,
+        found: LookupResult,
+    ) -> Step<LookupResult> {
+        if found.stat.is_dir() || !parts.index.has(found.ino) {
+            return Ok(found);
         }
-        let joined = match self.upper.lookup(self.top.index.dir, OsStr::new(&key(sought.ino))) {
-            Ok(entry) => self.in_index(whence, name, &entry, &sought),
+        let joined = match self.upper.lookup(parts.index.dir, OsStr::new(&key(found.ino))) {
+            Ok(entry) => self.in_index(parts, whence, name, (&entry, &found)),
             Err(Errno::NOENT) => Ok(None),
             Err(err) => Err(Halt::Failed(err)),
         };
         if let Ok(None) = joined {
-            return Ok(sought);
+            return Ok(found);
         }
-        self.let_go(&sought.stack);
-        joined.map(|joined| joined.unwrap_or(sought))
+        self.let_go(&found.stack);
+        joined.map(|joined| joined.unwrap_or(found))
     }
 
     /// Result for an index entry; `None` if it is the copy of an earlier file with the inode number
     /// of the file found below. The lookup count of `entry` passes to this call.
     fn in_index(
         &self,
+        parts: &OverlayParts,
         whence: LookupScope<'_>,
         name: &OsStr,
-        entry: &Entry,
-        below: &LookupResult,
+        (entry, below): (&Entry, &LookupResult),
     ) -> Step<Option<LookupResult>> {
         let refuse = |reason: &dyn std::fmt::Display| {
             let path = self.path_of(whence.parent).join(name);
             log::error!("{}: index/{}: {reason}", path.shown(), key(below.ino));
         };
         let inner = entry.attr.ino;
-        let is_same = match self.is_of_file(whence.names, inner, below) {
+        let is_same = match self.is_of_file(parts, whence.names, inner, below) {
             Ok(Some(false)) => {
                 self.upper.forget(inner, 1);
                 return Ok(None);
@@ -110,7 +123,10 @@ impl Overlay {
             self.upper.forget(inner, 1);
             return Err(Halt::Failed(Errno::IO));
         }
-        let joined = self.above(whence, name, entry, is_same)?;
+        let joined = match whence.layer {
+            0 => self.above(whence, name, entry, is_same)?,
+            _ => self.join_frozen(parts, whence, name, entry, is_same)?,
+        };
         // Other files than regular ones may have no marks.
         if original(joined.ino) != original(below.ino) && below.stat.kind() == libc::S_IFREG {
             refuse(&"it is the copy of another file");
@@ -124,15 +140,21 @@ impl Overlay {
     /// it has no origin.
     fn is_of_file(
         &self,
+        parts: &OverlayParts,
         names: &NamesRead<'_>,
         inner: Ino,
         below: &LookupResult,
     ) -> Step<Option<bool>> {
-        let origin = self.top.xattrs.origin(&self.upper, inner).map_err(|err| err.errno())?;
+        let origin = parts.xattrs.origin(&self.upper, inner).map_err(|err| err.errno())?;
         let (Some(origin), Some(at)) = (origin, below.stack.lowers.first()) else {
             return Ok(None);
         };
-        Ok(Some(origin.is_of_file(&names.below().fingerprint(*at)?)))
+        let is_same = origin.is_of_file(&names.below().fingerprint(*at)?);
+        if is_same || self.is_plain(*at) {
+            return Ok(Some(is_same));
+        }
+        // In a copy of the scratch the file of the frozen layer has another inode number.
+        Ok(Some(origin.ino != original(below.ino).0))
     }
 
     /// Adds the copy of a node to the index. The copy has no name of its own yet.

@@ -149,7 +149,7 @@ impl Inspect for Overlay {
 
     fn fate_of_base(&self, found: &Found) -> Option<String> {
         let is_gone = |node: &Arc<Node>| {
-            Ok::<_, Errno>(node.stack().lowers.first() == Some(&LowerInode::GONE)) // Whatever its name is now.
+            Ok::<_, Errno>(node.stack().lowers.last() == Some(&LowerInode::GONE)) // Whatever its name is now.
         };
         let gone = self.at_node(found, is_gone).is_ok_and(|gone| gone).then_some(Fate::Missing);
         gone.or_else(|| self.guard.changed().of(&found.path)).map(|fate| fate.to_string())

@@ -1,14 +1,15 @@
 //! One layer of a stack of layers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::hardlink_index::Index;
-use super::overlay_xattrs::XattrStore;
+use super::overlay_xattrs::{OverlayXattrs, XattrError, XattrStore};
 use crate::layers::pages::MapId;
 use crate::tree::{Entry, Ino, Names, Stat};
 use crate::volume::Volume;
@@ -31,7 +32,7 @@ pub(super) enum LayerKind {
     Plain,
     /// An upper directory of overlayfs with page maps. It lies in the scratch and is asked with the
     /// names locked.
-    Overlay,
+    Overlay(Arc<OverlayParts>),
 }
 
 /// The parts of a layer in the overlay format besides its tree.
@@ -43,6 +44,35 @@ pub(super) struct OverlayParts {
     pub(super) index: Index,
     /// Page maps that several files name.
     pub(super) contested: HashSet<MapId>,
+    /// The overlay xattrs of files of a frozen layer that were read.
+    pub(super) known: FrozenXattrs,
+}
+
+/// Number of files whose overlay xattrs are kept.
+const MOST_KNOWN: usize = 8192;
+
+/// Overlay xattrs of a frozen layer, which do not change, by inode number.
+#[derive(Default)]
+pub(super) struct FrozenXattrs(Mutex<HashMap<Ino, Arc<OverlayXattrs>>>);
+
+impl FrozenXattrs {
+    /// The overlay xattrs of a file, read where they are not known.
+    pub(super) fn get(
+        &self,
+        ino: Ino,
+        read: impl FnOnce() -> Result<OverlayXattrs, XattrError>,
+    ) -> Result<Arc<OverlayXattrs>, XattrError> {
+        if let Some(known) = self.0.lock().get(&ino) {
+            return Ok(Arc::clone(known));
+        }
+        let found = Arc::new(read()?);
+        let mut known = self.0.lock();
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(ino, Arc::clone(&found));
+        Ok(found)
+    }
 }
 
 /// The entry of a layer at a name, as its type tells it.
@@ -56,6 +86,14 @@ pub(super) enum LayerEntry {
 }
 
 impl Layer {
+    /// The parts of an overlay layer; `None` for a plain directory.
+    pub(super) fn overlay(&self) -> Option<&Arc<OverlayParts>> {
+        match &self.kind {
+            LayerKind::Plain => None,
+            LayerKind::Overlay(parts) => Some(parts),
+        }
+    }
+
     /// Whether it is a directory as it is.
     pub(super) fn is_plain(&self) -> bool {
         matches!(self.kind, LayerKind::Plain)

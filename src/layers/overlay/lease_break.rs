@@ -16,6 +16,7 @@ use super::Overlay;
 use super::base_guard::{Guard, was_late};
 use super::ino::original;
 use super::inspect::MOST_LINKS;
+use super::lookup::LookupScope;
 use super::merged_open::SharedOpen;
 use super::node::{LowerInode, Node};
 use super::quota::TWO_PAGES;
@@ -139,6 +140,7 @@ impl Overlay {
         let needs = || {
             let stack = node.stack();
             let (at, pages) = (stack.lowers.first().copied()?, stack.pages?);
+            self.is_over_plain(&stack).then_some(())?;
             let has = self.guard.is_full() || self.guard.file(node).is_some();
             Some((at, pages)).filter(|_| at != LowerInode::GONE && !has)
         };
@@ -165,7 +167,7 @@ impl Overlay {
     pub(super) fn end_guard(&self) {
         let stays = self.scratch.lock().as_ref().is_some_and(|scratch| !scratch.is_temporary());
         for node in self.guard.all().into_iter().filter(|_| stays) {
-            if node.stack().pages.is_some() && node.is_linked() && !self.is_found_again(&node) {
+            if node.is_partial() && node.is_linked() && !self.is_found_again(&node) {
                 self.copy_for_good(&node);
             }
         }
@@ -178,6 +180,9 @@ impl Overlay {
     fn expect(&self, node: &Node, now: &Fingerprint) {
         let stack = node.stack();
         let (Some(upper), Some(pages)) = (stack.upper, stack.pages) else { return };
+        if !self.is_over_plain(&stack) {
+            return; // The base is below a frozen layer, which is never written.
+        }
         let known = PageMap::open(&self.top.pages, MapId(pages), MapAccess::Write)
             .map_err(|err| err.errno())
             .and_then(|mut map| map.set_base(*now))
@@ -196,9 +201,10 @@ impl Overlay {
             let marks = stack.upper.and_then(|upper| self.top.xattrs.read(&self.upper, upper).ok());
             let marked = marks.and_then(|marks| marks.redirect).filter(|path| path.is_absolute());
             let path = marked.unwrap_or_else(|| self.path_below(node));
-            let found = self.below_path(names, &self.roots_below(0), &path)?;
+            let scope = LookupScope { names, parent: node, dirs: &[], layer: 0, path: None };
+            let found = self.below_path(scope, &path)?;
             self.let_go(&found.stack);
-            Ok(found.stack.lowers.first() == stack.lowers.first())
+            Ok(found.stack.lowers == stack.lowers)
         });
         found.unwrap_or(false)
     }

@@ -1,14 +1,14 @@
 //! What a name in a directory of the overlay leads to.
 
 use std::ffi::OsStr;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::Overlay;
 use super::ino::{FIRST_NUMBER, TWIN, upper_only_ino};
-use super::layer::{LayerEntry, is_whiteout};
+use super::layer::{LayerEntry, OverlayParts, is_whiteout};
 use super::namespace_lock::{Halt, NamesRead, Step};
 use super::node::{LayerStack, LowerInode, Node};
 use super::overlay_xattrs::{Links, MOST_NAMES, NO_NUMBER, OverlayXattrs, XattrError};
@@ -26,12 +26,18 @@ pub(super) struct LookupResult {
     pub(super) validity: Validity,
 }
 
-/// Where a name is looked for in the lower layers.
+/// The place in the lower layers where a name is looked for.
 #[derive(Clone, Copy)]
 pub(super) struct LookupScope<'a> {
     pub(super) names: &'a NamesRead<'a>,
     pub(super) parent: &'a Node,
+    /// The directories to look in, topmost first.
     pub(super) dirs: &'a [LowerInode],
+    /// The layer above all that are asked.
+    pub(super) layer: usize,
+    /// The place is not told by directories but by the path of the entry from the root of the
+    /// layers below; an empty one leads nowhere.
+    pub(super) path: Option<&'a Path>,
 }
 
 impl Overlay {
@@ -49,7 +55,7 @@ impl Overlay {
             return self.find_write_through(names, parent, name);
         }
         let stack = parent.stack();
-        let whence = LookupScope { names, parent, dirs: &stack.lowers };
+        let whence = LookupScope { names, parent, dirs: &stack.lowers, layer: 0, path: None };
         if let Some(upper) = stack.upper {
             match self.layers.first().ok_or(Errno::IO)?.lookup(upper, name)? {
                 LayerEntry::Whiteout => return Err(Halt::Failed(Errno::NOENT)),
@@ -141,38 +147,27 @@ impl Overlay {
             return Ok(LookupResult { ino, stack, stat: *stat, validity });
         }
         let marks = self.xattrs_of(inner, stat).map_err(|err| self.tell_of(whence, name, err))?;
-        let lowers = match stat.kind() {
-            libc::S_IFDIR => self.merged_below(whence, name, &marks)?,
-            libc::S_IFREG if marks.metacopy => vec![self.lower_data(whence, name, &marks, known)?],
-            libc::S_IFREG => {
-                marks.pages.map_or(Ok(()), |id| self.check_complete(whence, name, id))?;
-                Vec::new()
-            }
-            _ => Vec::new(),
-        };
+        let below = self.joined_below((&self.top, whence), name, stat, (&marks, known))?;
         let number = match marks.number() {
             Some(number) => Ino(number),
-            None => match (self.nodes.of_upper(inner), lowers.first()) {
+            None => match (self.nodes.of_upper(inner), below.ino) {
                 // Made here, before there was anything below.
                 (Some(known), _) if stat.is_dir() => known.ino,
                 // Made by another overlay, which has its own way to remember.
-                (_, Some(at)) if *at != LowerInode::GONE => self.number_below(*at),
-                (_, _) => upper_only_ino(inner),
+                (_, Some(number)) => number,
+                (_, None) => upper_only_ino(inner),
             },
         };
-        let links = match marks.links {
-            None => None,
-            Some(Links::More(more)) => Some(more),
-            Some(Links::All(all)) => {
-                // The daemon was killed in between.
-                let more = all - i64::from(stat.nlink);
-                self.top.xattrs.write_links(&self.upper, inner, Links::More(more))?;
-                Some(more)
-            }
-        };
+        let links = marks.more_links(stat);
+        if let (Some(Links::All(_)), Some(more)) = (marks.links, links) {
+            // The daemon was killed in between.
+            self.top.xattrs.write_links(&self.upper, inner, Links::More(more))?;
+        }
         let stack = LayerStack {
             upper: Some(inner),
-            lowers,
+            lowers: below.lowers,
+            redirected: below.redirected,
+            frozen: below.frozen,
             links,
             null_device: marks.null_device,
             new: marks.is_new(),
@@ -184,10 +179,20 @@ impl Overlay {
         Ok(LookupResult { ino: number, stack, stat: *stat, validity })
     }
 
-    /// The marks of an upper file, which fit each other and its attributes.
+    /// The overlay xattrs of an upper file, which fit each other and its attributes.
     pub(super) fn xattrs_of(&self, inner: Ino, stat: &Stat) -> Result<OverlayXattrs, XattrError> {
+        self.xattrs_in(&self.top, inner, stat)
+    }
+
+    /// The same of a file of any overlay layer.
+    pub(super) fn xattrs_in(
+        &self,
+        parts: &OverlayParts,
+        inner: Ino,
+        stat: &Stat,
+    ) -> Result<OverlayXattrs, XattrError> {
         let bad = |mark, reason| Err(XattrError::Bad { mark, reason });
-        let mut marks = self.top.xattrs.read(&self.upper, inner)?;
+        let mut marks = parts.xattrs.read(&self.upper, inner)?;
         if let Some(links) = marks.links {
             let names = match links {
                 Links::More(more) => i64::from(stat.nlink) + more,
@@ -205,7 +210,7 @@ impl Overlay {
         }
         if let Some(id) = marks.path {
             let reason = "the file with the path cannot be read";
-            let path = id.read(&self.top.pages);
+            let path = id.read(&parts.pages);
             let path = path.map_err(|_| XattrError::Bad { mark: "mmapfs.path", reason })?;
             marks.redirect = Some(super::overlay_xattrs::redirect(path)?);
         }
@@ -218,80 +223,18 @@ impl Overlay {
         err.errno()
     }
 
-    pub(super) fn merged_below(
-        &self,
-        whence: LookupScope<'_>,
-        name: &OsStr,
-        marks: &OverlayXattrs,
-    ) -> Step<Vec<LowerInode>> {
-        if marks.opaque {
-            return Ok(Vec::new());
-        }
-        if marks.redirect.is_some() {
-            self.note_redirect();
-        }
-        self.lower_directories(whence, name, marks)
-    }
-
-    fn lower_directories(
-        &self,
-        LookupScope { names, dirs, .. }: LookupScope<'_>,
-        name: &OsStr,
-        marks: &OverlayXattrs,
-    ) -> Step<Vec<LowerInode>> {
-        let found = match &marks.redirect {
-            None => self.directly_below(names, dirs, name),
-            Some(path) => self.below_path(names, dirs, path),
-        };
-        match found {
-            Ok(sought) if sought.stat.is_dir() => Ok(sought.stack.lowers),
-            Ok(sought) => {
-                self.let_go(&sought.stack);
-                Ok(Vec::new())
-            }
-            Err(Halt::Failed(Errno::NOENT | Errno::NOTDIR)) => Ok(Vec::new()),
-            Err(halt) => Err(halt),
-        }
-    }
-
-    /// Where the data of a file is that is not in its upper file. With `known` the name itself leads
-    /// to it in the lower layers, whatever became of the one by which it was copied.
-    fn lower_data(
-        &self,
-        whence: LookupScope<'_>,
-        name: &OsStr,
-        marks: &OverlayXattrs,
-        known: bool,
-    ) -> Step<LowerInode> {
-        let LookupScope { names, dirs, .. } = whence;
-        let sought = match &marks.redirect {
-            Some(path) if !known => self.below_path(names, dirs, path),
-            _ => self.directly_below(names, dirs, name),
-        };
-        let reason = match sought {
-            Ok(LookupResult { stat, stack, .. }) if stat.kind() == libc::S_IFREG => {
-                return stack.lowers.first().copied().ok_or(Halt::Failed(Errno::IO));
-            }
-            Ok(sought) => {
-                self.let_go(&sought.stack);
-                String::from("no regular file is in its place")
-            }
-            Err(Halt::Failed(err @ (Errno::NOENT | Errno::NOTDIR))) => err.to_string(),
-            Err(halt) => return Err(halt),
-        };
-        log::debug!(
-            "{}: its data is not below it: {reason}",
-            self.path_of(whence.parent).join(name).shown()
-        );
-        Ok(LowerInode::GONE)
-    }
-
     /// A file that names its page map and nothing below is whole, and was to lose the name of the
     /// map next. Else a mark was lost.
-    fn check_complete(&self, whence: LookupScope<'_>, name: &OsStr, id: u64) -> Result<(), Errno> {
-        let map = PageMap::open(&self.top.pages, MapId(id), MapAccess::Read);
+    pub(super) fn check_complete(
+        &self,
+        parts: &OverlayParts,
+        whence: LookupScope<'_>,
+        name: &OsStr,
+        id: u64,
+    ) -> Result<(), Errno> {
+        let map = PageMap::open(&parts.pages, MapId(id), MapAccess::Read);
         let reason = match map {
-            _ if self.top.contested.contains(&MapId(id)) => "another file names it".to_owned(),
+            _ if parts.contested.contains(&MapId(id)) => "another file names it".to_owned(),
             Ok(map) if map.is_complete() => return Ok(()),
             Ok(_) => "the mark of what is below it is lost".to_owned(),
             Err(err) => err.to_string(),
@@ -301,100 +244,9 @@ impl Overlay {
         Err(Errno::IO)
     }
 
-    /// What a redirect leads to: a path from the root of the lower layers, or another name in the
-    /// same directory.
-    pub(super) fn below_path(
-        &self,
-        names: &NamesRead<'_>,
-        dirs: &[LowerInode],
-        path: &Path,
-    ) -> Step<LookupResult> {
-        let root: Vec<LowerInode>;
-        let mut dirs = match path.is_absolute() {
-            true => {
-                root = self.roots_below(0);
-                &root[..]
-            }
-            false => dirs,
-        };
-        let mut held: Option<LayerStack> = None;
-        let mut found = Err(Halt::Failed(Errno::NOENT));
-        let mut steps = path.components().filter_map(|part| match part {
-            Component::Normal(name) => Some(name),
-            _ => None,
-        });
-        let mut next = steps.next();
-        let mut owned;
-        while let Some(name) = next {
-            next = steps.next();
-            found = self.directly_below(names, dirs, name);
-            if matches!(found, Err(Halt::Ask)) && dirs.len() == 1 {
-                names.below().go_on(next.into_iter().chain(steps.clone()));
-            }
-            if let Some(stack) = held.take() {
-                self.let_go(&stack);
-            }
-            match (&found, next) {
-                (Ok(sought), Some(_)) => {
-                    owned = sought.stack.lowers.clone();
-                    held = Some(sought.stack.clone());
-                    dirs = &owned;
-                }
-                _ => break,
-            }
-        }
-        found
-    }
-
-    pub(super) fn directly_below(
-        &self,
-        names: &NamesRead<'_>,
-        dirs: &[LowerInode],
-        name: &OsStr,
-    ) -> Step<LookupResult> {
-        let mut sought: Option<LookupResult> = None;
-        for dir in dirs {
-            let entry = match names.below().lookup(*dir, name) {
-                Ok(entry) => entry,
-                Err(Halt::Failed(Errno::NOENT)) => continue,
-                Err(halt) => {
-                    sought.iter().for_each(|sought| self.let_go(&sought.stack));
-                    return Err(halt);
-                }
-            };
-            let (ino, stat, validity) = (entry.attr.ino, entry.attr.stat, entry.attr.validity);
-            let at = LowerInode { layer: dir.layer, ino };
-            let ends = self.hides(at, &stat) || sought.is_some() && !stat.is_dir();
-            if ends {
-                self.let_go_below(at);
-                break;
-            }
-            match &mut sought {
-                Some(sought) => sought.stack.lowers.push(at),
-                None => {
-                    let stack = LayerStack { lowers: vec![at], ..LayerStack::default() };
-                    sought =
-                        Some(LookupResult { ino: self.number_below(at), stack, stat, validity });
-                }
-            }
-            if !stat.is_dir() {
-                break;
-            }
-        }
-        sought.ok_or(Halt::Failed(Errno::NOENT))
-    }
-
-    /// Whether it says that there is nothing: the base, which is no overlay, has no whiteouts.
+    /// Whether an entry of a lower layer is a whiteout.
     pub(super) fn hides(&self, at: LowerInode, stat: &Stat) -> bool {
         self.layer_of(at).is_ok_and(|layer| layer.hides(stat))
-    }
-
-    /// The number that a file of a lower layer is shown with.
-    pub(super) fn number_below(&self, at: LowerInode) -> Ino {
-        if at.ino == Ino::ROOT {
-            return Ino::ROOT;
-        }
-        if self.is_plain(at) { at.ino } else { upper_only_ino(at.ino) }
     }
 
     /// The path from the root of the lower layers of what a node has below: where it was before
@@ -457,7 +309,8 @@ impl Overlay {
             None => 0,
         };
         let (node, left) = self.nodes.enter(names, key, (parent, name), sought.stack, stored);
-        if node.is_dir() && left.upper.is_some() && !node.has_lowers(&left.lowers) {
+        let is_merged = node.is_dir() && left.parts() > 0 && !left.write_through;
+        if is_merged && !node.has_lowers(&left.lowers) {
             self.note_outdated(&node);
         }
         self.let_go(&left);

@@ -174,6 +174,9 @@ impl<'a> Answers<'a> {
 
     /// The attributes of the entry at a name in a directory of a lower layer.
     pub(super) fn peek(&self, dir: LowerInode, name: &OsStr) -> Step<Stat> {
+        if !self.overlay.is_plain(dir) {
+            return Ok(self.overlay.layer(dir)?.peek(dir.ino, name)?.0);
+        }
         let known = self.find(|answer| match answer {
             Answer::Peek(of, at, found) if *of == dir && at == name => Some(*found),
             Answer::Entry(of, at, found) if *of == dir && at == name => {
@@ -189,6 +192,9 @@ impl<'a> Answers<'a> {
 
     /// The attributes of something in a lower layer.
     pub(super) fn stat(&self, at: LowerInode) -> Step<Stat> {
+        if !self.overlay.is_plain(at) {
+            return Ok(self.overlay.layer(at)?.attr(at.ino, None)?.stat);
+        }
         let known = self.find(|answer| match answer {
             Answer::Stat(of, stat) if *of == at => Some(*stat),
             Answer::Original(of, Ok(original)) if *of == at => Some(Ok(original.stat)),
@@ -309,16 +315,17 @@ impl<'a> Answers<'a> {
         Ok(())
     }
 
-    /// Asks what a name in a directory leads to, for a step that will need it.
-    pub(super) fn expect_entry(&self, dir: Option<&LowerInode>, name: &OsStr) {
-        if let Some(dir) = dir {
+    /// Asks what a name in the first plain one of directories leads to, for a step that will need
+    /// it.
+    pub(super) fn expect_entry(&self, dirs: &[LowerInode], name: &OsStr) {
+        if let Some(dir) = dirs.iter().find(|dir| self.overlay.is_plain(**dir)) {
             self.expect(*dir, Question::Entry(*dir, name.to_owned(), Vec::new()));
         }
     }
 
-    /// Asks what is at a name in a directory, for a step that will need it.
-    pub(super) fn expect_peek(&self, dir: Option<&LowerInode>, name: &OsStr) {
-        if let Some(dir) = dir {
+    /// Asks what is at a name in the first plain one of directories, for a step that will need it.
+    pub(super) fn expect_peek(&self, dirs: &[LowerInode], name: &OsStr) {
+        if let Some(dir) = dirs.iter().find(|dir| self.overlay.is_plain(**dir)) {
             self.expect(*dir, Question::Peek(*dir, name.to_owned()));
         }
     }
@@ -340,7 +347,15 @@ impl Overlay {
     /// All that a copy takes from something in a lower layer.
     fn original(&self, at: LowerInode, clones: bool) -> Result<Original, Errno> {
         let volume = self.layer(at)?;
-        let stat = volume.attr(at.ino, None)?.stat;
+        let mut stat = volume.attr(at.ino, None)?.stat;
+        let mut is_whole = true;
+        if let Some(parts) = self.layer_of(at)?.overlay() {
+            let xattrs = self.xattrs_in(parts, at.ino, &stat).map_err(|err| err.errno())?;
+            let links = i64::from(stat.nlink) + xattrs.more_links(&stat).unwrap_or(0);
+            stat.nlink = u32::try_from(links).unwrap_or(1);
+            stat.rdev = if xattrs.null_device { 0 } else { stat.rdev };
+            is_whole = !xattrs.metacopy;
+        }
         let target = match stat.kind() {
             libc::S_IFLNK => volume.read_link(at.ino)?,
             _ => OsString::new(),
@@ -348,7 +363,7 @@ impl Overlay {
         let fingerprint = Fingerprint::of(volume.open_path(at.ino)?)?;
         let xattrs = self.xattrs_below(at)?;
         let clone = match stat.kind() {
-            libc::S_IFREG if clones && stat.size > 0 => self.make_clone(at)?,
+            libc::S_IFREG if clones && is_whole && stat.size > 0 => self.make_clone(at)?,
             _ => None,
         };
         Ok(Original { stat, xattrs, target, fingerprint, clone: RefCell::new(clone) })

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::dir_offset::{self, Cookies};
+use super::dir_offset::{self, Cookies, OffsetFormat};
 use super::lower_answers::{Answers, LowerNames};
+use super::lower_names::FrozenNames;
 use super::names::Upper;
 use super::namespace_lock::{NamesRead, Step};
 use super::node::{LayerStack, LowerInode, Node};
@@ -73,13 +74,18 @@ pub(super) enum Found {
 pub(super) type Visit<'a> = dyn FnMut(&DirItem<'_>, Found, u64) -> Listed + 'a;
 
 impl Reading {
-    fn stream(&mut self, part: u64, volume: &Arc<Volume>, ino: Ino) -> Result<&mut Stream, Errno> {
+    fn stream(
+        &mut self,
+        (format, part): (OffsetFormat, u64),
+        volume: &Arc<Volume>,
+        ino: Ino,
+    ) -> Result<&mut Stream, Errno> {
         let known = |(of, stream): &(u64, Stream)| *of == part && stream.ino == ino;
         let index = match self.streams.iter().position(known) {
             Some(index) => index,
             None => {
                 let id = volume.open_dir(ino)?;
-                let cookies = Cookies::new(volume.keeps_offsets(ino));
+                let cookies = Cookies::new(format, volume.keeps_offsets(ino));
                 let stream = Stream { volume: Arc::clone(volume), ino, id, cookies };
                 self.streams.retain(|(of, _)| *of != part);
                 self.streams.push((part, stream));
@@ -99,12 +105,13 @@ impl Stream {
         visit: &mut dyn FnMut(&DirItem<'_>, u64) -> Listed,
     ) -> Result<bool, Errno> {
         let Stream { volume, ino, id, cookies } = self;
+        let format = cookies.format();
         let cookie = cookies.decode_cookie(short).ok_or(Errno::INVAL)?;
         cookies.begin(short, cookie);
         volume.list((*ino, *id), cookie, look_up, &mut |item| {
             let dots = item.name == "." || item.name == "..";
             let next = cookies.encode_cookie(item.next);
-            match if dots { Listed::Passed } else { visit(item, dir_offset::encode(part, next)) } {
+            match if dots { Listed::Passed } else { visit(item, format.encode(part, next)) } {
                 Listed::Full => return true,
                 Listed::Given => cookies.begin(next, item.next),
                 Listed::Passed => cookies.pass(item.next),
@@ -178,14 +185,15 @@ impl Overlay {
             stack.lowers.iter().try_for_each(|at| held.hold(*at))?;
             Ok(stack)
         })?;
-        let (start, short) = dir_offset::decode(from);
+        let mut known = FrozenNames::default();
+        let (start, short) = self.offsets.decode(from);
         let begin = |part: u64| (part, if part == start { short } else { 0 });
         if let Some(upper) = stack.upper.filter(|_| start <= dir_offset::UPPER) {
-            let stream = reading.stream(dir_offset::UPPER, &self.upper, upper)?;
+            let stream = reading.stream((self.offsets, dir_offset::UPPER), &self.upper, upper)?;
             let merged = !stack.lowers.is_empty();
             let ended =
                 stream.each(begin(dir_offset::UPPER), false, &mut |item, next| match self
-                    .is_only_above(node, upper, item, (merged, mixed))
+                    .is_only_above(node, (upper, &mut known), item, (merged, mixed))
                 {
                     true => visit(item, Found::ByName, next),
                     false => Listed::Passed,
@@ -203,9 +211,10 @@ impl Overlay {
             }
             let whole = look_up && !mixed && stack.lowers.len() == 1 && self.is_base(*at);
             let volume = &self.layer_of(*at)?.volume;
-            let stream = reading.stream(part, volume, at.ino)?;
+            let stream = reading.stream((self.offsets, part), volume, at.ino)?;
             let ended = stream.each(begin(part), whole, &mut |item, next| {
-                let found = self.found_below(node, &stack, index, item, &mut above, mixed);
+                let above = (&mut above, &mut known);
+                let found = self.found_below(node, (&stack, index), item, above, mixed);
                 let step = found.map_or(Listed::Passed, |found| visit(item, found, next));
                 let handed_over = matches!(found, Some(Found::Below(..))) && step == Listed::Given;
                 if let Some(entry) = &item.entry
@@ -233,12 +242,12 @@ impl Overlay {
     fn is_only_above(
         &self,
         node: &Node,
-        upper: Ino,
+        (upper, known): (Ino, &mut FrozenNames),
         item: &DirItem<'_>,
         (merged, mixed): (bool, bool),
     ) -> bool {
-        self.is_seen_above(node, upper, item, mixed)
-            && !(merged && self.shows_below(&node.stack().lowers, item.name).unwrap_or(false))
+        let mut shows = || self.shows_below(known, &node.stack().lowers, item.name);
+        self.is_seen_above(node, upper, item, mixed) && !(merged && shows().unwrap_or(false))
     }
 
     /// Whether an entry of an upper directory is to be seen.
@@ -253,43 +262,16 @@ impl Overlay {
         !(mixed && self.is_write_through(node, item.name))
     }
 
-    /// Whether lower directories show something at a name. They are asked.
-    fn shows_below(&self, dirs: &[LowerInode], name: &OsStr) -> Result<bool, Errno> {
-        for dir in dirs {
-            match self.layer(*dir)?.peek(dir.ino, name) {
-                Ok((stat, _)) => return Ok(!self.hides(*dir, &stat)),
-                Err(Errno::NOENT) => {}
-                Err(err) => return Err(err),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether a lower directory shows an entry of its own: none above it has something there, and
-    /// it is no whiteout.
-    fn is_shown_by(&self, dirs: &[LowerInode], index: usize, name: &OsStr) -> bool {
-        let (Some(layers), Some(at)) = (dirs.get(..index), dirs.get(index)) else { return false };
-        let shadows = |at: &LowerInode| {
-            let found = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
-            !matches!(found, Err(Errno::NOENT))
-        };
-        let hidden = |at: &LowerInode| {
-            let stat = self.layer(*at).and_then(|volume| volume.peek(at.ino, name));
-            stat.is_ok_and(|(stat, _)| self.hides(*at, &stat))
-        };
-        !layers.iter().any(shadows) && (self.is_base(*at) || !hidden(at))
-    }
-
     /// The names that lower directories show, up to one that nothing above hides.
     pub(super) fn names_below(&self, node: &Node) -> Result<LowerNames, Errno> {
         let (stack, mixed) = (node.stack(), self.is_mixed());
-        let mut names = Vec::new();
+        let (mut names, mut known) = (Vec::new(), FrozenNames::default());
         for (index, at) in stack.lowers.iter().enumerate() {
             let volume = self.layer(*at)?;
             let id = volume.open_dir(at.ino)?;
             let listed = volume.list((at.ino, id), 0, false, &mut |item| {
                 let dots = item.name == "." || item.name == "..";
-                if dots || !self.is_shown_by(&stack.lowers, index, item.name) {
+                if dots || !self.is_shown_by(&mut known, &stack.lowers, index, item) {
                     return false;
                 }
                 names.push(item.name.to_owned());
@@ -345,31 +327,32 @@ impl Overlay {
     fn found_below(
         &self,
         node: &Node,
-        stack: &LayerStack,
-        index: usize,
+        (stack, index): (&LayerStack, usize),
         item: &DirItem<'_>,
-        above: &mut Above<'_>,
+        (above, known): (&mut Above<'_>, &mut FrozenNames),
         mixed: bool,
     ) -> Option<Found> {
         let (at, name) = (stack.lowers.get(index)?, item.name);
         if mixed && self.is_write_through(node, name) {
             return self.is_base(*at).then_some(Found::ByName);
         }
-        if !self.is_shown_by(&stack.lowers, index, name) {
+        if !self.is_shown_by(known, &stack.lowers, index, item) {
             return None;
         }
         let found = self.with_names(|names| Ok((above.at(names, name), names.generation())));
         match found.unwrap_or((Upper::Other, 0)) {
             (Upper::Whiteout, _) => None,
-            (Upper::Nothing, generation) if stack.lowers.len() == 1 && !mixed => {
+            (Upper::Nothing, generation)
+                if stack.lowers.len() == 1 && !mixed && self.is_plain(*at) =>
+            {
                 Some(Found::Below(*at, generation))
             }
             _ => Some(Found::ByName),
         }
     }
 
-    /// All entries of an upper directory with their types, unless there are many.
-    fn few_names(&self, upper: Ino) -> Option<HashMap<OsString, u32>> {
+    /// All entries of a directory of an overlay layer with their types, unless there are many.
+    pub(super) fn few_names(&self, upper: Ino) -> Option<HashMap<OsString, u32>> {
         let mut names = HashMap::new();
         let id = self.upper.open_dir(upper).ok()?;
         let listed = self.upper.list((upper, id), 0, false, &mut |item| {

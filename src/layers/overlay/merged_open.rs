@@ -15,6 +15,7 @@ use super::lower_answers::Answers;
 use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
 use super::node::{LayerStack, LowerInode, Node};
 use super::quota::TWO_PAGES;
+use crate::layers::frozen_file::{FrozenFile, FrozenPart};
 use crate::layers::merged::{Base, Merged};
 use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, UpperId};
 use crate::mapping::OpenMode;
@@ -25,7 +26,7 @@ const CAPABILITY: &str = "security.capability";
 
 /// What all descriptors of a file with pages below share, from its first open to its last.
 pub(super) struct SharedOpen {
-    pub(super) base: Arc<OwnedFd>,
+    pub(super) base: Base,
     /// Once it has an upper file.
     merged: RwLock<Option<Arc<Merged>>>,
 }
@@ -40,9 +41,9 @@ impl SharedOpen {
 impl Node {
     /// The base of a file with pages below that is open.
     pub(super) fn open_base(&self) -> Option<Arc<OwnedFd>> {
-        // Whoever ends the last use waits for this, and is the last then.
+        // The last user waits for this lock before it ends the file.
         let slot = self.shared_open.lock();
-        slot.upgrade().map(|content| Arc::clone(&content.base))
+        slot.upgrade().and_then(|content| content.base.whole().ok().cloned())
     }
 }
 
@@ -63,7 +64,7 @@ impl Overlay {
     }
 
     pub(super) fn is_worth_copying(&self, node: &Node) -> Result<bool, Errno> {
-        if matches!(node.stack().lowers[..], [] | [LowerInode::GONE]) {
+        if matches!(node.stack().lowers[..], [] | [.., LowerInode::GONE]) {
             return Ok(false);
         }
         let (volume, inner) = self.top(node)?;
@@ -120,32 +121,79 @@ impl Overlay {
             return Ok(content);
         }
         let stack = node.stack();
-        let at = stack.lowers.first().copied().ok_or(Errno::STALE)?;
         // A copy of another overlay that has no page of its own yet needs no map to be read.
         let all_below = stack.pages.is_none() && node.is_linked();
         let upper = stack.upper.filter(|_| !all_below);
+        let opened = self.open_lowers(names, node, &stack).and_then(|base| {
+            let content = Arc::new(SharedOpen { base, merged: RwLock::new(None) });
+            if let Some(upper) = upper {
+                self.merged(names, node, &content, upper)?;
+            }
+            Ok(content)
+        });
+        let content = opened.inspect_err(|_| names.drop_later(self.guard.closed(node)))?;
+        *slot = Arc::downgrade(&content);
+        Ok(content)
+    }
+
+    /// The parts of a file below the upper one, open to be read.
+    fn open_lowers(
+        &self,
+        names: &NamesRead<'_>,
+        node: &Arc<Node>,
+        stack: &LayerStack,
+    ) -> Step<Base> {
+        let (whole, parts) = stack.lowers.split_last().ok_or(Errno::STALE)?;
         // The held file is that of first touch, wherever its name leads to by now.
-        let base = match self.guard.file(node) {
-            Some(base) => base,
-            None if at == LowerInode::GONE && stack.pages.is_none() => {
+        let file = match self.guard.file(node) {
+            Some(file) => file,
+            None if *whole == LowerInode::GONE && stack.pages.is_none() && parts.is_empty() => {
                 return Err(Halt::Failed(Errno::IO));
             }
             // Each page of it that shows is behind its end, which is an error.
-            None if at == LowerInode::GONE => {
+            None if *whole == LowerInode::GONE => {
                 Arc::new(rustix::fs::memfd_create("gone", MemfdFlags::CLOEXEC)?)
             }
-            None => names.below().reader(at)?,
+            None if self.is_plain(*whole) => names.below().reader(*whole)?,
+            None => self.open_below(*whole)?,
         };
-        if at != LowerInode::GONE {
-            self.guard.opened(node, &base);
+        if self.is_plain(*whole) {
+            self.guard.opened(node, &file);
         }
-        let content = Arc::new(SharedOpen { base, merged: RwLock::new(None) });
-        if let Some(upper) = upper {
-            let merged = self.merged(names, node, &content, upper);
-            merged.inspect_err(|_| names.drop_later(self.guard.closed(node)))?;
+        if parts.is_empty() {
+            return Ok(Base::File(file));
         }
-        *slot = Arc::downgrade(&content);
-        Ok(content)
+        let mut opened = Vec::new();
+        let mut expected = None;
+        for at in parts {
+            let layer = self.layer_of(*at)?;
+            let overlay = layer.overlay().ok_or(Errno::IO)?;
+            let pages =
+                overlay.xattrs.read(&layer.volume, at.ino).map_err(|err| err.errno())?.pages;
+            // A copy of another overlay without a page of its own has no page map.
+            let Some(id) = pages.map(MapId) else { continue };
+            let told = |err: MapError| {
+                log::error!("{}: page map {id}: {err}", self.path_of(node).shown());
+                err.errno()
+            };
+            if overlay.contested.contains(&id) {
+                return Err(Halt::Failed(told(MapError::Damaged {
+                    what: "another file names it",
+                })));
+            }
+            let map = PageMap::open(&overlay.pages, id, MapAccess::Read).map_err(told)?;
+            expected = Some(*map.base());
+            opened.push(FrozenPart { file: self.open_below(*at)?, map });
+        }
+        let Some(expected) = expected else { return Ok(Base::File(file)) };
+        let changes = self.is_plain(*whole) || *whole == LowerInode::GONE;
+        let state = changes.then(|| self.base_state(node, &expected));
+        Ok(Base::Layers(Arc::new(FrozenFile::new(opened, file, state)?)))
+    }
+
+    /// Whether a file is a copy right over one of a plain layer, which others may change.
+    pub(super) fn is_over_plain(&self, stack: &LayerStack) -> bool {
+        matches!(stack.lowers[..], [at] if self.is_plain(at) || at == LowerInode::GONE)
     }
 
     /// The merged file of a content that has an upper file.
@@ -184,9 +232,12 @@ impl Overlay {
             self.used_maps.lock().insert(id);
         }
         *node.shown.lock() = Some(Arc::clone(map.shown()));
-        let base = Base::File(Arc::clone(&content.base));
-        let state = self.base_state(node, map.base());
-        let merged = Arc::new(Merged::new(base, file, self.counted(map))?.over(state));
+        let state = self.is_over_plain(&node.stack()).then(|| self.base_state(node, map.base()));
+        let merged = Merged::new(content.base.clone(), file, self.counted(map))?;
+        let merged = Arc::new(match state {
+            Some(state) => merged.over(state),
+            None => merged,
+        });
         *slot = Some(Arc::clone(&merged));
         Ok(merged)
     }
@@ -409,7 +460,7 @@ thread_local! {
 }
 
 pub(super) fn read_base(
-    base: &OwnedFd,
+    base: &Base,
     offset: u64,
     len: usize,
     deliver: &mut dyn FnMut(&[u8]),
@@ -419,13 +470,7 @@ pub(super) fn read_base(
             buffer.resize(len, 0);
         }
         let buffer = buffer.get_mut(..len).unwrap_or_default();
-        let mut count = 0;
-        while let Some(rest) = buffer.get_mut(count..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pread(base, rest, offset + count as u64)? {
-                0 => break,
-                more => count += more,
-            }
-        }
+        let count = base.read_some(offset, buffer)?;
         deliver(buffer.get(..count).unwrap_or_default());
         Ok(())
     })

@@ -27,10 +27,13 @@ mod held_node;
 mod ino;
 mod inspect;
 mod layer;
+mod layer_stack;
 mod lease_break;
 mod lifecycle;
 mod lookup;
 mod lower_answers;
+mod lower_lookup;
+mod lower_names;
 mod merged_dir;
 mod merged_open;
 mod names;
@@ -59,9 +62,10 @@ use crate::layers::changed::{self, Changed};
 use crate::layers::pages::MapId;
 use crate::layers::scratch::{MetadataReserve, Scratch, TEMPORARY};
 use crate::sys::cred::Caller;
-use crate::tree::{BackingRegistration, Ino, Invalidate, Names, NewNode};
+use crate::tree::{Attributes, BackingRegistration, Ino, Invalidate, Names, NewNode};
 use crate::volume::short_lived_fds::{ShortLived, Sweeper};
 use crate::volume::{Policy, Volume};
+use dir_offset::OffsetFormat;
 use layer::{Layer, LayerKind, OverlayParts};
 use node::{LayerStack, LowerInode, NodeTable};
 use overlay_xattrs::XattrStore;
@@ -92,7 +96,10 @@ pub struct Overlay {
     /// The layers, topmost first. The first one is written, no other ever is.
     layers: Vec<Arc<Layer>>,
     /// The parts of the topmost layer.
-    top: OverlayParts,
+    top: Arc<OverlayParts>,
+    /// The number that the root is shown with: that of the root of the lowest overlay layer, which
+    /// stays when layers are frozen.
+    root_number: Ino,
     /// The directory of the upper volume where copies are made, of which one lookup is held.
     work: Ino,
     nodes: NodeTable,
@@ -101,6 +108,7 @@ pub struct Overlay {
     handles: handles::HandleTable,
     /// Listings under way of directories that the kernel has opened without asking.
     listings: ShortLived<readdir::OpenDir>,
+    offsets: OffsetFormat,
     sweeper: Sweeper,
     policy: RwLock<Policy>,
     share: bool,
@@ -147,22 +155,43 @@ impl Overlay {
     pub fn new(options: OverlayOptions) -> Result<Overlay, Errno> {
         let OverlayOptions { scratch, upper, lowers, reserved, policy, share, base_changed } =
             options;
-        if lowers.len() > dir_offset::MOST_LOWERS {
+        if lowers.len() + scratch.frozen().len() > dir_offset::MOST_LOWERS {
             return Err(Errno::TOOBIG);
         }
         let volumes: Vec<_> = lowers.iter().chain([&upper]).cloned().collect();
         Volume::share_descriptors(&volumes);
         let find =
             |name: &str| upper.lookup(Ino::ROOT, OsStr::new(name)).map(|entry| entry.attr.ino);
+        let step = |at: Ino, name: &str| upper.lookup(at, OsStr::new(name));
+        let find_below = |id: &str, part: &str| {
+            let way = ["layers", id, part].into_iter();
+            let found =
+                way.into_iter().try_fold(Ino::ROOT, |at, name| Ok(step(at, name)?.attr.ino));
+            found.inspect_err(|err: &Errno| log::error!("layers/{id}/{part}: {err}"))
+        };
         let (root, work, index) = (find("upper")?, find("work")?, find("index")?);
-        let top = OverlayParts {
+        let top = Arc::new(OverlayParts {
             xattrs: XattrStore { namespace: scratch.xattr_namespace() },
             pages: scratch.pages()?,
             index: hardlink_index::Index::read(&upper, index)?,
             contested: scratch.contested().clone(),
-        };
-        let kind = LayerKind::Overlay;
+            known: layer::FrozenXattrs::default(),
+        });
+        let kind = LayerKind::Overlay(Arc::clone(&top));
         let mut layers = vec![Arc::new(Layer { volume: Arc::clone(&upper), root, kind })];
+        for frozen in scratch.frozen() {
+            let kind = LayerKind::Overlay(Arc::new(OverlayParts {
+                xattrs: top.xattrs,
+                pages: frozen.pages()?,
+                index: hardlink_index::Index::read(&upper, find_below(&frozen.id, "index")?)?,
+                contested: frozen.contested.clone(),
+                known: layer::FrozenXattrs::default(),
+            }));
+            let root = find_below(&frozen.id, "upper")?;
+            layers.push(Arc::new(Layer { volume: Arc::clone(&upper), root, kind }));
+        }
+        let lowest = layers.last().map_or(root, |layer| layer.root);
+        let root_number = Ino(upper.attr(lowest, None)?.stat.ino);
         let plain = |volume| Layer { volume, root: Ino::ROOT, kind: LayerKind::Plain };
         layers.extend(lowers.into_iter().map(|volume| Arc::new(plain(volume))));
         let root = LayerStack {
@@ -176,6 +205,7 @@ impl Overlay {
             names: RwLock::new(0),
             handles: handles::HandleTable::default(),
             listings: ShortLived::new(64),
+            offsets: OffsetFormat::of(layers.len() - 1),
             sweeper: Sweeper::default(),
             policy: RwLock::new(policy),
             share,
@@ -195,6 +225,7 @@ impl Overlay {
             caches: OnceLock::new(),
             layers,
             top,
+            root_number,
             upper,
             revocations: share::Revocations::default(),
             copy_up: scratch.copy_up(),
@@ -212,7 +243,10 @@ impl Overlay {
     pub fn changed_bases(&self) -> Vec<Changed> {
         let scratch = self.scratch.lock();
         let Some(scratch) = &*scratch else { return Vec::new() };
-        let found = changed::find(scratch, &self.top.pages, self.base().watch_point());
+        let found = match scratch.frozen().is_empty() {
+            true => changed::find(scratch, &self.top.pages, self.base().watch_point()),
+            false => self.changed_below(scratch),
+        };
         self.guard.note_changed(&found);
         found
     }
@@ -245,11 +279,6 @@ impl Overlay {
     /// Whether a file or directory is of a plain layer.
     fn is_plain(&self, at: LowerInode) -> bool {
         self.layer_of(at).is_ok_and(|layer| layer.is_plain())
-    }
-
-    /// The roots of the layers below one.
-    fn roots_below(&self, layer: usize) -> Vec<LowerInode> {
-        roots_below(&self.layers, layer)
     }
 
     /// The path of a node from the root, for messages.

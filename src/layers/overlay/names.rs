@@ -34,8 +34,8 @@ impl Names for Overlay {
         let parent = self.node(parent)?;
         let found = self.with_descriptors(|| {
             let answers = Answers::none(self);
-            if parent.upper().is_none() {
-                answers.expect_entry(parent.stack().lowers.first(), name);
+            if parent.asks_below_first() {
+                answers.expect_entry(&parent.stack().lowers, name);
             }
             self.look_up(&answers, &parent, name)
         });
@@ -185,8 +185,8 @@ impl Names for Overlay {
         }
         let (answers, stack) = (Answers::none(self), parent.stack());
         match stack.upper {
-            Some(_) => answers.expect_peek(stack.lowers.first(), name),
-            None => answers.expect_entry(stack.lowers.first(), name),
+            Some(_) => answers.expect_peek(&stack.lowers, name),
+            None => answers.expect_entry(&stack.lowers, name),
         }
         self.change_names_and(&answers, |names| {
             let (node, stat) = self.child(names, &parent, name)?;
@@ -282,7 +282,7 @@ impl Overlay {
         // A name in the scratch alone, or under a whiteout, asks nothing.
         let stack = parent.stack();
         if stack.upper.is_none_or(|above| self.upper_at(above, name) == Ok(Upper::Nothing)) {
-            answers.expect_peek(stack.lowers.first(), name);
+            answers.expect_peek(&stack.lowers, name);
         }
         self.change_names_and(&answers, |names| make(names))
     }

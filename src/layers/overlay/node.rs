@@ -10,53 +10,12 @@ use parking_lot::{Mutex, RwLock};
 
 use super::base_changes::Over;
 use super::ino::{is_unknown_entry, next_share_ino, twins, upper_only_ino};
+pub(super) use super::layer_stack::{LayerStack, LowerInode};
 use super::merged_open::SharedOpen;
 use super::namespace_lock::{Brief, NamesRead};
 use super::share::LowerShare;
-use crate::layers::scratch::PathId;
 use crate::shown::Show;
 use crate::tree::Ino;
-
-/// Something in a lower layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LowerInode {
-    /// Index of the layer in the stack, 0 is the one on top.
-    pub(super) layer: usize,
-    /// Its number in that layer's volume, of which one lookup is held.
-    pub(super) ino: Ino,
-}
-
-impl LowerInode {
-    /// Where the data of a file was that is gone from the base: a file without a byte, of which no
-    /// lookup is held.
-    pub(super) const GONE: LowerInode = LowerInode { layer: usize::MAX, ino: Ino(0) };
-}
-
-/// What a node is made of. One lookup is held of each part, in the volume that it is of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct LayerStack {
-    /// Its number in the upper volume.
-    pub(super) upper: Option<Ino>,
-    /// Of a directory: those that are merged, topmost first. Of a file: where its data is that is
-    /// not in the upper file; none when the upper file is whole.
-    pub(super) lowers: Vec<LowerInode>,
-    /// Of a file with entries in the index: names that it has in addition to the upper file's
-    /// links, negative when some of those are none of its names.
-    pub(super) links: Option<i64>,
-    /// Of the base itself, where it is written too.
-    pub(super) write_through: bool,
-    /// It was made in the scratch: its marks do not say that it is of a layer below.
-    pub(super) new: bool,
-    /// A character device 0/0, which is stored as another, since it would be a whiteout.
-    pub(super) null_device: bool,
-    /// The page map of an upper file that has data below.
-    pub(super) pages: Option<u64>,
-    /// Where its redirect is kept that is too long for a mark.
-    pub(super) path: Option<PathId>,
-    /// Of a directory that was renamed: where it is in the lower layers, from their root, or by
-    /// another name in the same directory.
-    pub(super) redirect: Option<PathBuf>,
-}
 
 /// Where a node was seen last.
 pub(super) struct Place {
@@ -136,9 +95,22 @@ impl Node {
         self.stack.read().upper
     }
 
+    /// Whether a lookup in the directory mostly needs an answer of a lower layer.
+    pub(super) fn asks_below_first(&self) -> bool {
+        let stack = self.stack.read();
+        stack.upper.is_none() || stack.lowers.len() > 1
+    }
+
     /// Whether it has this below.
     pub(super) fn has_below(&self, at: LowerInode) -> bool {
         self.stack.read().lowers.contains(&at)
+    }
+
+    /// Whether pages of a lower layer may show beside those of one above it.
+    pub(super) fn is_partial(&self) -> bool {
+        let stack = self.stack.read();
+        let is_partial = stack.pages.is_some() && !stack.lowers.is_empty();
+        !self.is_dir() && (is_partial || stack.lowers.len() > 1)
     }
 
     /// Whether it has this below, and nothing else.
@@ -146,9 +118,10 @@ impl Node {
         self.stack.read().lowers == lowers
     }
 
-    /// Where what is below it is, if it says so.
-    pub(super) fn redirect(&self) -> Option<PathBuf> {
-        self.stack.read().redirect.clone()
+    /// Its redirect, and whether a frozen layer has one.
+    pub(super) fn redirects(&self) -> (Option<PathBuf>, bool) {
+        let stack = self.stack.read();
+        (stack.redirect.clone(), stack.redirected)
     }
 
     /// Whether it was seen last in a directory.

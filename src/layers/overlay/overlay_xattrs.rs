@@ -16,7 +16,7 @@ use super::ino::{FIRST_NUMBER, TWIN};
 use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{PathId, XattrNamespace};
 use crate::sys::cred::Caller;
-use crate::tree::{Ino, XattrFlags, Xattrs};
+use crate::tree::{Ino, Stat, XattrFlags, Xattrs};
 use crate::volume::Volume;
 
 /// Somebody who is shown every name.
@@ -268,6 +268,14 @@ impl OverlayXattrs {
     /// The inode number that it is shown with, where its marks say one.
     pub(super) fn number(&self) -> Option<u64> {
         self.ino.or(self.origin.map(|origin| origin.ino))
+    }
+
+    /// Names of a file in addition to its links, negative when some of those are none of its names.
+    pub(super) fn more_links(&self, stat: &Stat) -> Option<i64> {
+        self.links.map(|links| match links {
+            Links::More(more) => more,
+            Links::All(all) => all - i64::from(stat.nlink),
+        })
     }
 
     fn take(&mut self, name: &OsStr, value: Vec<u8>) -> Result<(), XattrError> {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Overlay;
-use super::dir_offset::{self, AFTER_DOT, AFTER_DOTS};
+use super::dir_offset::{AFTER_DOT, AFTER_DOTS};
 use super::ino::unknown_entry;
 use super::lookup::LookupResult;
 use super::lower_answers::Answers;
@@ -275,7 +275,7 @@ impl Overlay {
             Err(Errno::NOENT) => return Listed::Passed,
             Err(_) => {
                 // By the number of its layer the kernel would ask for another file, and forget it.
-                let (ino, kind) = (unknown_entry(dir_offset::decode(next).0, item.ino), item.kind);
+                let (ino, kind) = (unknown_entry(self.offsets.decode(next).0, item.ino), item.kind);
                 let full = add(&DirItem { name, ino, kind, next, entry: None, known: false });
                 return if full { Listed::Full } else { Listed::Given };
             }

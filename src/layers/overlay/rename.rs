@@ -44,7 +44,7 @@ impl Overlay {
             return self.rename_in_base((&old, from.1), (&new, to.1), flags, caller);
         }
         let answers = Answers::none(self);
-        answers.expect_peek(old.stack().lowers.first(), from.1);
+        answers.expect_peek(&old.stack().lowers, from.1);
         self.change_names_and(&answers, |names| {
             self.rename_locked(names, (&old, from.1), (&new, to.1), (flags, caller))
         })
@@ -289,7 +289,10 @@ impl Overlay {
     pub(super) fn has_other_names(&self, names: &NamesRead<'_>, node: &Node) -> Step<bool> {
         let stack = node.stack();
         match (stack.upper, stack.lowers.first()) {
-            (None, Some(at)) if !node.is_dir() => Ok(names.below().stat(*at)?.nlink > 1),
+            (None, Some(at)) if !node.is_dir() => {
+                let links = i64::from(names.below().stat(*at)?.nlink);
+                Ok(links + stack.links.unwrap_or(0) > 1)
+            }
             _ => Ok(false),
         }
     }

@@ -172,6 +172,7 @@ impl Overlay {
 
     /// Whether a file may be shared that is not open in another way.
     pub(super) fn may_be_shared(&self, node: &Node) -> bool {
-        node.upper().is_none() && !self.revocations.has(node.ino)
+        let stack = node.stack();
+        stack.upper.is_none() && stack.lowers.len() == 1 && !self.revocations.has(node.ino)
     }
 }

@@ -167,7 +167,11 @@ impl Overlay {
         let state = scratch.state();
         Some(ScratchCounts {
             id: state.id.clone(),
-            layers: vec![scratch.layout().dir().to_owned(), state.base.path.clone()],
+            layers: [scratch.layout().dir().to_owned()]
+                .into_iter()
+                .chain(scratch.frozen().iter().map(|layer| layer.dir().to_owned()))
+                .chain([state.base.path.clone()])
+                .collect(),
             adopted: state.adopted,
             temporary: scratch.is_temporary(),
             in_memory: state.kind.in_memory(),

@@ -23,7 +23,7 @@ use crate::sys::walk;
 
 /// The largest attribute that Linux has (`XATTR_SIZE_MAX`), in bytes, which is the longest list
 /// of names too.
-const LARGEST_XATTR: usize = 65_536;
+pub(super) const LARGEST_XATTR: usize = 65_536;
 
 /// Makes a scratch in memory for one mount.
 pub(super) fn in_memory(

@@ -19,6 +19,8 @@ pub(super) const UPPER: &CStr = c"upper";
 pub(super) const WORK: &CStr = c"work";
 pub(super) const INDEX: &CStr = c"index";
 pub(super) const PAGES: &CStr = c"pages";
+/// The frozen layers, by id.
+pub(super) const LAYERS: &CStr = c"layers";
 pub(super) const LOCK: &CStr = c"lock";
 pub(super) const STATE: &CStr = c"state.json";
 
@@ -47,7 +49,7 @@ pub(super) enum Content {
 }
 
 /// The names of a scratch, and what may lie beside `upper/` of overlayfs.
-const OWN: [&CStr; 7] = [UPPER, WORK, INDEX, PAGES, LOCK, STATE, NEW_STATE];
+const OWN: [&CStr; 8] = [UPPER, WORK, INDEX, PAGES, LAYERS, LOCK, STATE, NEW_STATE];
 /// What a filesystem has in its root.
 const OF_FILESYSTEM: &CStr = c"lost+found";
 /// An empty directory that a union is mounted on, as it usually lies beside its parts.
@@ -85,6 +87,12 @@ impl Layout {
     /// The page maps of files of which only some pages are here.
     pub fn pages(&self) -> PathBuf {
         self.dir.join("pages")
+    }
+
+    /// The directory of a frozen layer, which has parts as the scratch has: `upper/`, `index/` and
+    /// `pages/`.
+    pub fn layer(&self, id: &str) -> PathBuf {
+        self.dir.join("layers").join(id)
     }
 
     /// The state file.
@@ -127,6 +135,10 @@ impl Opened {
                 return Ok(Content::ForeignWork(foreign.clone()));
             }
         }
+        // Without the state nobody knows their order.
+        if filled(LAYERS)? {
+            return Ok(Content::Foreign(shown(LAYERS)));
+        }
         if filled(UPPER)? {
             return Ok(Content::Upper);
         }
@@ -163,6 +175,21 @@ impl Opened {
             drop_lists(&dir);
         }
         Ok(())
+    }
+
+    /// Refuses a copy of a scratch in whose index a file of a frozen layer is known by its inode
+    /// number, which is another one in the copy: its names would be two files.
+    pub(super) fn check_index(&self) -> Result<(), Failure> {
+        let is_of_frozen = |name: &OsString| {
+            let number = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
+            number.is_some_and(|number| number >> 48 != 0)
+        };
+        if !self.names(INDEX)?.iter().any(is_of_frozen) {
+            return Ok(());
+        }
+        let reason = "it is a copy of a scratch in which files of a frozen layer with several names \
+                      were changed, and a copy cannot tell these";
+        Err(Failure::failed(self.path().shown(), reason))
     }
 
     /// Removes what is in `work/`.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::layout::Layout;
+use super::layout::{LAYERS, Layout};
 use super::told;
 use crate::error::Failure;
 use crate::shown::Show;
@@ -189,6 +189,29 @@ impl Opened {
             self.check_owner(name, found.st_uid)?;
         }
         Ok(dir)
+    }
+
+    /// Opens the directory of a frozen layer.
+    ///
+    /// # Errors
+    /// There is none; it is no directory, or somebody else's; those of open(2).
+    pub(super) fn layer(&self, id: &str) -> Result<Opened, Failure> {
+        let layers = self.directory(LAYERS)?;
+        let layout = Layout::at(self.layout.layer(id));
+        let failed = |errno: Errno| told(layout.dir(), "opening it", errno.into());
+        let name = CString::new(id).map_err(|_| failed(Errno::INVAL))?;
+        let dir = beneath::open(&layers, &name, DIRECTORY, Mode::empty()).map_err(failed)?;
+        let owner = rustix::fs::fstat(&dir).map_err(failed)?.st_uid;
+        self.check_owner(LAYERS, owner)?;
+        Ok(Opened { layout, dir: Arc::new(dir) })
+    }
+
+    /// The same of a layer that is made where there is none.
+    pub(super) fn make_layer(&self, id: &str) -> Result<Opened, Failure> {
+        match rustix::fs::mkdirat(self.directory(LAYERS)?, id, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => self.layer(id),
+            Err(errno) => Err(told(&self.layout.layer(id), "making it", errno.into())),
+        }
     }
 
     /// Makes a directory in it that only its owner can enter, where there is nothing of the name.

@@ -10,7 +10,7 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::layout::{INDEX, LOCK, Layout, PAGES, STATE, UPPER, WORK};
+use super::layout::{INDEX, LAYERS, LOCK, Layout, PAGES, STATE, UPPER, WORK};
 use super::lock::{self, Lock};
 use super::opened::Opened;
 use super::place::{self, Places};
@@ -261,7 +261,8 @@ pub(super) fn take_down(opened: &Opened, state: &State) -> Result<(), Failure> {
     opened.make_directory(WORK)?;
     opened.empty_work()?;
     let work = opened.directory(WORK)?;
-    for part in [UPPER, INDEX, PAGES] {
+    // The frozen layers first: without them the rest is refused, and half of them never shown.
+    for part in [LAYERS, UPPER, INDEX, PAGES] {
         match rustix::fs::renameat(opened.fd(), part, &work, part) {
             Err(errno) if errno != Errno::NOENT => return failed(part, errno),
             _ => {}

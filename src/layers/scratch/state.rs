@@ -23,8 +23,14 @@ use crate::error::Failure;
 use crate::shown::Show;
 use crate::tree::Time;
 
-/// The version of the format that is written, and the newest that is read.
-pub const VERSION: u32 = 2;
+/// The newest version of the format, which scratches with frozen layers have.
+pub const VERSION: u32 = 3;
+
+/// The version of a scratch without frozen layers.
+const WITHOUT_LAYERS: u32 = 2;
+
+/// The most layers of a scratch.
+const MOST_LAYERS: usize = 250;
 
 /// The first word of the file.
 const FORMAT: &str = "mmapfs-scratch";
@@ -124,6 +130,13 @@ pub struct State {
     /// Inode number and birth of the directory, by which a copy of the scratch is told.
     #[serde(default)]
     pub directory: Option<(u64, i64, u32)>,
+    /// The ids of the layers, topmost first, where some are frozen: that of `upper/` and those of
+    /// the directories in `layers/`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<String>,
+    /// Parts of the first frozen layer may be where those of the top layer belong.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    freezing: bool,
 }
 
 /// Where a scratch is used.
@@ -170,7 +183,7 @@ impl State {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         State {
             format: FORMAT.into(),
-            version: VERSION,
+            version: WITHOUT_LAYERS,
             id,
             created: since.map_or(0, |since| since.as_secs()),
             base,
@@ -183,6 +196,8 @@ impl State {
             boot: None,
             mount: None,
             directory: None,
+            layers: Vec::new(),
+            freezing: false,
         }
     }
 
@@ -207,7 +222,7 @@ impl State {
             return Ok(());
         }
         let before = self.clone();
-        self.version = VERSION;
+        self.version = self.version_now();
         self.in_order = false;
         self.boot = Some(here.boot.clone());
         self.mount = here.mount;
@@ -244,10 +259,10 @@ impl State {
         }
         // Without page maps, version 1 is the same.
         let holds_maps = || opened.names(PAGES).is_ok_and(|names| !names.is_empty());
-        if found.version < VERSION && holds_maps() {
+        if found.version < WITHOUT_LAYERS && holds_maps() {
             let reason = format_args!(
                 "the scratch is of version {}, and this mmapfs reads page maps of version \
-                 {VERSION} alone: use the older mmapfs that wrote it",
+                 {WITHOUT_LAYERS} and later: use the older mmapfs that wrote it",
                 found.version
             );
             return Err(Failure::failed(opened.path().shown(), reason));
@@ -258,10 +273,61 @@ impl State {
         Ok(Some(state))
     }
 
+    fn version_now(&self) -> u32 {
+        if self.layers.is_empty() { WITHOUT_LAYERS } else { VERSION }
+    }
+
+    /// The ids of the frozen layers, topmost first.
+    pub fn frozen(&self) -> &[String] {
+        self.layers.get(1..).unwrap_or_default()
+    }
+
+    /// The layer that is being frozen, after the decision.
+    pub(super) fn freezing(&self) -> Option<&str> {
+        self.layers.get(1).map(String::as_str).filter(|_| self.freezing)
+    }
+
+    /// Notes that all parts of the frozen layer are at its place.
+    pub(super) fn set_frozen(&mut self) {
+        self.freezing = false;
+    }
+
+    /// Lists an empty layer above the top one, whose id is returned and which is being frozen.
+    ///
+    /// # Errors
+    /// There are as many layers as there may be.
+    pub(super) fn put_layer_on_top(&mut self, id: String) -> Result<String, Failure> {
+        if self.layers.len() >= MOST_LAYERS {
+            let reason = format_args!("it has {MOST_LAYERS} layers, and no more are possible");
+            return Err(Failure::failed(&self.id, reason));
+        }
+        if self.layers.is_empty() {
+            self.layers.push(self.id.clone());
+        }
+        self.layers.insert(0, id);
+        self.freezing = true;
+        self.version = self.version_now();
+        Ok(self.layers.get(1).cloned().unwrap_or_default())
+    }
+
+    fn check_layers(&self) -> Result<(), String> {
+        let is_known = |(at, id): (usize, &String)| self.layers.iter().take(at).any(|it| it == id);
+        if !self.layers.iter().all(|id| is_id(id)) {
+            return Err(format!("layers: one is not {ID_DIGITS} lower case hexadecimal digits"));
+        }
+        match self.layers.len() {
+            1 => Err("layers: there is one alone".into()),
+            count if count > MOST_LAYERS => Err(format!("layers: there are {count}")),
+            _ if self.layers.iter().enumerate().any(is_known) => Err("layers: two are one".into()),
+            0 if self.freezing => Err("freezing: there is no layer".into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Says which field cannot be right.
     fn check(&self) -> Result<(), String> {
-        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if self.id.len() != ID_DIGITS || !self.id.bytes().all(is_digit) {
+        self.check_layers()?;
+        if !is_id(&self.id) {
             return Err(format!("id: it is not {ID_DIGITS} lower case hexadecimal digits"));
         }
         let path = &self.base.path;
@@ -360,6 +426,12 @@ impl State {
         self.copy_up = config.copy_up.unwrap_or(self.copy_up);
         Ok(())
     }
+}
+
+/// Whether a text is an id of a scratch or a layer.
+fn is_id(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == ID_DIGITS && text.bytes().all(is_digit)
 }
 
 /// A path as JSON: a string, or an array of bytes where it is not UTF-8 text.

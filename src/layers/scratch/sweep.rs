@@ -11,13 +11,14 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::layout::{INDEX, PAGES, UPPER};
+use super::layout::{INDEX, LAYERS, PAGES, UPPER};
 use super::long_path::PathId;
 use super::opened::Opened;
 use super::state::{State, Whereabouts};
 use super::told;
 use super::usage::{Usage, visit};
 use super::xattr_namespace::XattrNamespace;
+use super::xattr_values::{is_copy, number, value};
 use crate::error::Failure;
 use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, Recovered, UpperId};
 use crate::shown::Show;
@@ -25,18 +26,6 @@ use crate::sys::{self, beneath, walk};
 
 /// How names begin that are there only within one request; hexadecimal digits follow.
 pub const TEMPORARY: &str = ".mmapfs-tmp-";
-
-/// The longest value of a mark but one, in bytes, and the longest that there is (XATTR_SIZE_MAX).
-const VALUES: [usize; 2] = [1024, 65_536];
-
-/// The marks of what was copied from a layer below.
-const COPIES: [&[u8]; 5] = [
-    b"mmapfs.origin",
-    b"mmapfs.ino",
-    b"overlay.origin",
-    b"overlay.metacopy",
-    b"fuseoverlayfs.origin",
-];
 
 /// A file of which only some pages are in the scratch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +52,11 @@ pub(super) struct Sweep<'a> {
     /// Number of `upper/` itself, and whether what is seen lies in it.
     top: u64,
     in_upper: bool,
+    /// Number of `layers/`, and whether what is seen lies in it: nothing there is changed.
+    layers: Option<u64>,
+    in_layers: bool,
+    /// The frozen layers, topmost first.
+    frozen: Vec<PathBuf>,
     /// The base, where the machine may have stopped since the scratch was in use.
     base: Option<&'a Path>,
     usage: Usage,
@@ -136,6 +130,11 @@ impl<'a> Sweep<'a> {
             parts: HashSet::new(),
             top: rustix::fs::fstat(opened.directory(UPPER)?).map_err(failed)?.st_ino,
             in_upper: false,
+            layers: rustix::fs::statat(opened.fd(), LAYERS, AtFlags::SYMLINK_NOFOLLOW)
+                .ok()
+                .map(|found| found.st_ino),
+            in_layers: false,
+            frozen: state.frozen().iter().map(|id| opened.layout().layer(id)).collect(),
             base: state.may_be_cut(here).then_some(state.base.path.as_path()),
             usage: Usage::default(),
             partial: Vec::new(),
@@ -162,6 +161,48 @@ impl<'a> Sweep<'a> {
         }
         let Sweep { usage, partial, contested, .. } = sweep;
         Ok(Swept { opened, usage, partial, lost, contested })
+    }
+
+    /// The files of a frozen layer of which only some pages are in it, and the page maps that
+    /// several of them name.
+    ///
+    /// # Errors
+    /// Those of reading its directories.
+    pub(super) fn partial_in(
+        layer: &Opened,
+        marks: XattrNamespace,
+    ) -> Result<(Vec<Partial>, HashSet<MapId>), Errno> {
+        let pages = layer.directory(PAGES).map_err(|_| Errno::IO)?;
+        let mut sweep = Sweep {
+            opened: layer,
+            marks,
+            upper: layer.layout().upper(),
+            pages: Arc::new(pages),
+            index: 0,
+            parts: HashSet::new(),
+            top: 0,
+            in_upper: false,
+            layers: None,
+            in_layers: false,
+            frozen: Vec::new(),
+            base: None,
+            usage: Usage::default(),
+            partial: Vec::new(),
+            unnamed: HashMap::new(),
+            named: HashSet::new(),
+            contested: HashSet::new(),
+            paths: HashSet::new(),
+        };
+        sweep.note_maps()?;
+        if sweep.has_maps() {
+            visit(layer.fd(), |dir, name, stat| {
+                if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+                    sweep.see_pages(dir, name);
+                }
+                Ok(())
+            })?;
+        }
+        Ok((sweep.partial, sweep.contested))
     }
 
     /// Removes the page maps of files that are gone. Returns those whose files have lost their
@@ -240,7 +281,14 @@ impl<'a> Sweep<'a> {
     fn see(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) {
         // Seen before what is in it, and that before the next one.
         let is_part = self.parts.contains(&stat.st_ino);
-        self.in_upper = if is_part { stat.st_ino == self.top } else { self.in_upper };
+        if is_part {
+            self.in_upper = stat.st_ino == self.top;
+            self.in_layers = Some(stat.st_ino) == self.layers;
+        }
+        if self.in_layers {
+            self.usage.bytes += (stat.st_blocks as u64).saturating_mul(512);
+            return;
+        }
         let path = place(dir, name);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if is_temporary(name) && kind == FileType::CharacterDevice {
@@ -390,7 +438,11 @@ impl<'a> Sweep<'a> {
         let path = place(dir, name);
         PageMap::recover(&*self.pages, id, &upper, || {
             let below = self.redirect(&path).ok_or(Errno::NODATA)?;
-            Fingerprint::of(open_below(base, Path::new(OsStr::from_bytes(&below)))?)
+            let below = Path::new(OsStr::from_bytes(&below));
+            // A frozen layer has it at the same path, unless a directory was renamed there.
+            let frozen = self.frozen.iter().map(|layer| open_below(&layer.join("upper"), below));
+            let found = frozen.chain([open_below(base, below)]).find(Result::is_ok);
+            Fingerprint::of(found.ok_or(Errno::NOENT)??)
         })
     }
 
@@ -409,22 +461,6 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// Whether a file or directory says that it was copied, here or by another overlay.
-fn is_copy(path: &Path) -> bool {
-    let mut names = vec![0; VALUES[0]];
-    let len = loop {
-        match rustix::fs::llistxattr(path, &mut names[..]) {
-            Err(Errno::RANGE) if names.len() < VALUES[1] => names.resize(VALUES[1], 0),
-            found => break found.unwrap_or(0),
-        }
-    };
-    names.truncate(len);
-    names.split(|byte| *byte == 0).any(|name| {
-        let mark = name.strip_prefix(b"trusted.").or_else(|| name.strip_prefix(b"user."));
-        mark.is_some_and(|mark| COPIES.contains(&mark))
-    })
-}
-
 /// Opens what a path from the root of the base leads to, name by name: a path may be longer than a
 /// system call takes.
 fn open_below(base: &Path, below: &Path) -> Result<OwnedFd, Errno> {
@@ -441,25 +477,6 @@ fn open_below(base: &Path, below: &Path) -> Result<OwnedFd, Errno> {
 /// A path of bounded length to a name in an open directory.
 fn place(dir: BorrowedFd<'_>, name: &CStr) -> PathBuf {
     sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()))
-}
-
-/// The value of an attribute, if it can be had.
-fn value(path: &Path, name: &str) -> Option<Vec<u8>> {
-    for room in VALUES {
-        let mut value = vec![0; room];
-        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
-            Err(Errno::RANGE) => {}
-            found => {
-                value.truncate(found.ok()?);
-                return Some(value);
-            }
-        }
-    }
-    None
-}
-
-fn number<T: std::str::FromStr>(value: Option<Vec<u8>>) -> Option<T> {
-    String::from_utf8(value?).ok()?.parse().ok()
 }
 
 fn is_temporary(name: &CStr) -> bool {

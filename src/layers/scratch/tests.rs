@@ -196,9 +196,9 @@ fn a_newer_version_is_refused_and_left_alone() {
     let world = World::new();
     drop(world.open("disk").unwrap());
     let path = world.path("disk/state.json");
-    let newer = r#"{"format": "mmapfs-scratch", "version": 3, "id": {"of": "another shape"}}"#;
+    let newer = r#"{"format": "mmapfs-scratch", "version": 4, "id": {"of": "another shape"}}"#;
     fs::write(&path, newer).unwrap();
-    world.refused(&world.on_disk("disk"), "the scratch is of version 3, and this mmapfs knows 2");
+    world.refused(&world.on_disk("disk"), "the scratch is of version 4, and this mmapfs knows 3");
     assert_eq!(fs::read_to_string(&path).unwrap(), newer);
     for (text, reason) in [
         ("", "it is not the state of a scratch"),

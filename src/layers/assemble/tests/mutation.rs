@@ -50,7 +50,8 @@ impl Mutation<'_> {
         }
         let path = self.random.of(&all).clone();
         let shown = path.strip_prefix(&top).unwrap().display().to_string();
-        let inside = path.starts_with(top.join("upper")) || path.starts_with(top.join("index"));
+        let parts = ["upper", "index", "layers"];
+        let inside = parts.iter().any(|part| path.starts_with(top.join(part)));
         match self.random.below(11) {
             0 => self.bytes(&top),
             10 if self.alone => self.map_bit(&top),
@@ -120,6 +121,9 @@ impl Mutation<'_> {
             "/mount",
             "/in_order",
             "/directory",
+            "/layers",
+            "/layers/1",
+            "/freezing",
         ];
         let values = [
             serde_json::json!("own-tmpfs"),
