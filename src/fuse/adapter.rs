@@ -12,6 +12,7 @@ use fuser::{
 use rustix::io::Errno;
 
 use super::convert;
+use super::failures::Failures;
 use super::timeouts::Timeouts;
 use super::trace::Trace;
 use crate::control::counters::{Counters, Operation};
@@ -35,6 +36,7 @@ pub struct Adapter {
     pub(super) tree: Arc<dyn Tree>,
     pub(super) control: Arc<ControlDir>,
     pub(super) counters: Arc<Counters>,
+    pub(super) failures: Arc<Failures>,
     pub(super) options: AdapterOptions,
 }
 
@@ -101,11 +103,11 @@ impl Adapter {
         counters: Arc<Counters>,
         options: AdapterOptions,
     ) -> Adapter {
-        Adapter { tree, control, counters, options }
+        Adapter { tree, control, counters, failures: Arc::default(), options }
     }
 
     pub(super) fn trace(&self, operation: Operation, who: &Caller, ino: INodeNo) -> Trace<'_> {
-        Trace::start(&self.counters, operation, who, ino)
+        Trace::start(self, operation, who, ino)
     }
 
     pub(super) fn reply_open(
@@ -147,13 +149,18 @@ impl Adapter {
     /// /proc/sys/fs/lease-break-time to give way.
     pub(super) fn open_later(&self, ino: Ino, how: Open, who: Caller, reply: ReplyOpen) {
         let (tree, options) = (Arc::clone(&self.tree), self.options);
+        let (counters, failures) = (Arc::clone(&self.counters), Arc::clone(&self.failures));
         let open = move || {
             let opened = tree.open(ino, how, &who, &|fd| register(&reply, fd));
             match opened {
                 Ok(opened) => {
                     answer_open(&opened, options.cached_flags(&opened, how.write), reply);
                 }
-                Err(err) => reply.error(convert::errno(err)),
+                Err(err) => {
+                    counters.count_error(err);
+                    failures.note(&*tree, Operation::Open, ino, err);
+                    reply.error(convert::errno(err));
+                }
             }
         };
         // Without a thread the reply is dropped, and fuser answers EIO.

@@ -4,6 +4,7 @@
 mod adapter;
 mod busy_poll;
 mod convert;
+mod failures;
 mod features;
 mod handlers;
 pub mod mount;

@@ -1,17 +1,18 @@
-//! One line per request in the log, and its count.
+//! One line per request in the log at level debug, its count, and a warning where it fails.
 
 use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::adapter::Adapter;
 use super::convert;
-use crate::control::counters::{Counters, Operation};
+use crate::control::counters::Operation;
 use crate::sys::cred::Caller;
 use crate::tree::Ino;
 
 /// A request under way.
 pub(super) struct Trace<'a> {
-    counters: &'a Counters,
+    adapter: &'a Adapter,
     operation: Operation,
     ino: Ino,
     pid: u32,
@@ -21,14 +22,14 @@ pub(super) struct Trace<'a> {
 
 impl<'a> Trace<'a> {
     pub(super) fn start(
-        counters: &'a Counters,
+        adapter: &'a Adapter,
         operation: Operation,
         who: &Caller,
         ino: fuser::INodeNo,
     ) -> Trace<'a> {
-        counters.count(operation);
+        adapter.counters.count(operation);
         let started = log::log_enabled!(log::Level::Debug).then(Instant::now);
-        Trace { counters, operation, ino: convert::ino(ino), pid: who.pid, range: None, started }
+        Trace { adapter, operation, ino: convert::ino(ino), pid: who.pid, range: None, started }
     }
 
     /// Adds the bytes that it is about.
@@ -48,7 +49,7 @@ impl<'a> Trace<'a> {
         convert::errno(err)
     }
 
-    /// Ends the request: logs it, counts a failure, and turns its error into the kernel's.
+    /// Ends the request: logs it, counts and tells a failure, and turns its error into the kernel's.
     pub(super) fn end<T>(self, result: Result<T, Errno>) -> Result<T, fuser::Errno> {
         match &result {
             Ok(_) => self.log("ok"),
@@ -56,7 +57,9 @@ impl<'a> Trace<'a> {
             Err(_) => {}
         }
         result.map_err(|err| {
-            self.counters.count_error(err);
+            let Adapter { counters, failures, tree, .. } = self.adapter;
+            counters.count_error(err);
+            failures.note(&**tree, self.operation, self.ino, err);
             convert::errno(err)
         })
     }

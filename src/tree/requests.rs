@@ -1,6 +1,7 @@
 //! The requests of the kernel to a tree.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 
 use rustix::fs::{RenameFlags, StatVfs};
 use rustix::io::Errno;
@@ -21,6 +22,9 @@ pub trait Names: Send + Sync {
 
     /// Takes back `count` lookups of an inode, which is unknown when none is left.
     fn forget(&self, ino: Ino, count: u64);
+
+    /// The path at which an inode was seen last, relative to the root; `None` when it is not known.
+    fn path_of_inode(&self, ino: Ino) -> Option<PathBuf>;
 
     /// The target of a symbolic link.
     ///

@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
@@ -64,6 +65,10 @@ impl Names for Volume {
             self.directories.remove(ino);
             drop(self.streams.take(ino));
         }
+    }
+
+    fn path_of_inode(&self, ino: Ino) -> Option<PathBuf> {
+        self.path_of(&*self.inodes.get(ino)?)
     }
 
     fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {

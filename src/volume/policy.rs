@@ -80,11 +80,6 @@ impl Volume {
         if writable { Ok(()) } else { Err(Errno::ROFS) }
     }
 
-    /// Last known path of an inode, relative to the root.
-    pub fn path_of_inode(&self, ino: Ino) -> Option<PathBuf> {
-        self.path_of(&*self.inodes.get(ino)?)
-    }
-
     /// Last known path of a node, relative to the root; `None` if a directory above it is not known
     /// any more.
     pub(super) fn path_of(&self, node: &Node) -> Option<PathBuf> {

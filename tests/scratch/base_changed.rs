@@ -78,6 +78,9 @@ fn pages_of_a_base_that_has_changed_are_refused_and_those_of_the_scratch_go_on()
         let log = kept.mounted().log();
         assert!(log.contains("b (its base has changed)"), "{log}");
         assert!(!log.contains("a (its base"), "{log}");
+        let failure =
+            |line: &str| line.contains(" b: ") && line.contains("failed: Input/output error");
+        assert!(log.lines().any(failure), "{log}");
         let status = ask(kept.root(), "json status").json();
         let told = &status["scratch"]["guard"]["changed"];
         assert_eq!(told, &serde_json::json!([["b", "its base has changed"]]));

@@ -62,6 +62,25 @@ fn leave(kept: &Kept, room: u64) -> File {
 }
 
 #[test]
+fn a_full_scratch_leaves_a_warning_with_the_path_and_the_room_that_is_left() {
+    let Some(kept) = bounded("copy_up=0") else { return };
+    fs::create_dir(kept.at("dir/made")).unwrap();
+    let file = create(kept.at("dir/made/filler"));
+    assert_eq!(errno(file.write_all_at(&pattern(BIG), 0)), Err(Errno::NOSPC));
+    let told = |line: &str| {
+        let failed = line.contains(" dir/made/filler: write failed: No space left on device");
+        failed && line.contains(" bytes are left")
+    };
+    let log = || kept.mounted().log();
+    wait_for("the warning", || log().lines().any(told));
+    let before = log().matches("write failed").count();
+    for at in 0..100 {
+        assert_eq!(errno(file.write_all_at(&pattern(BIG), at)), Err(Errno::NOSPC));
+    }
+    assert!(log().matches("write failed").count() < before + 100, "{}", log());
+}
+
+#[test]
 fn what_is_shown_is_what_the_files_of_the_scratch_take() {
     for options in ["copy_up=0", "copy_up=128K"] {
         let Some(mut kept) = bounded(options) else { return };

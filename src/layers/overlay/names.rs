@@ -1,6 +1,7 @@
 //! NamesRead: look up, make, link, rename, remove.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
@@ -45,6 +46,10 @@ impl Names for Overlay {
 
     fn forget(&self, ino: Ino, count: u64) {
         self.gone(&self.nodes.forget(ino, count));
+    }
+
+    fn path_of_inode(&self, ino: Ino) -> Option<PathBuf> {
+        self.nodes.get(ino).map(|node| self.path_of(&node))
     }
 
     fn read_link(&self, ino: Ino) -> Result<OsString, Errno> {
