@@ -5,12 +5,23 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use mmapfs::config::ScratchConfig;
 use mmapfs::layers::scratch::{Places, Scratch};
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// Held while a program is started. Until it executes it holds a copy of every descriptor of this
+/// process, and so the locks of scratches.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Closes a scratch, whose lock is free afterwards.
+fn close(scratch: Scratch) {
+    let _alone = STARTING.lock().unwrap();
+    drop(scratch);
+}
 
 struct World {
     dir: TempDir,
@@ -42,14 +53,20 @@ impl World {
 
     /// Runs the program; gives its code, output and errors.
     fn run(&self, line: &str) -> (i32, String, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_mmapfs"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mmapfs"));
+        command
             .args(line.split_whitespace())
             .current_dir(self.dir.path())
             .env("MMAPFS_RUN_DIR", self.path("run"))
             .env("MMAPFS_STATE_DIR", self.path("state"))
             .env_remove("MMAPFS_LOG")
-            .output()
-            .unwrap();
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = {
+            let _alone = STARTING.lock().unwrap();
+            command.spawn().unwrap()
+        };
+        let output = child.wait_with_output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
@@ -120,7 +137,7 @@ fn scratches_are_listed_for_people_and_for_programs() {
     assert_eq!(listed["in_memory"], false);
     assert!(listed["bytes"].as_u64().unwrap() >= 100_000, "{listed}");
     assert!(listed["max_bytes"].is_null() && listed["trouble"].is_null(), "{listed}");
-    drop(kept);
+    close(kept);
     let listed = &world.json()[0];
     assert_eq!((&listed["mounted"], &listed["mountpoint"]), (&Value::from(false), &Value::Null));
 }
@@ -128,13 +145,15 @@ fn scratches_are_listed_for_people_and_for_programs() {
 #[test]
 fn scratches_are_removed_by_id_and_by_directory_but_not_in_use() {
     let world = World::new();
-    let id = world.open(Some("one")).state().id.clone();
+    let one = world.open(Some("one"));
+    let id = one.state().id.clone();
+    close(one);
     let two = world.open(Some("two"));
     world.fails("scratches remove two", 1, "the scratch is in use: it is mounted on");
     assert!(world.path("two/upper").exists());
     world.fails(&format!("scratches remove nosuch {id}"), 1, "nosuch: there is no such scratch");
     assert!(!world.path("one").exists(), "the others are removed");
-    drop(two);
+    close(two);
     world.succeeds("scratches remove ./two");
     assert_eq!(world.json().len(), 0);
     assert!(world.path("src/file").exists());
@@ -146,14 +165,16 @@ fn scratches_are_removed_by_id_and_by_directory_but_not_in_use() {
 #[test]
 fn what_is_gone_is_forgotten_and_what_may_not_be_mounted_is_shown() {
     let world = World::new();
-    let id = world.open(Some("gone")).state().id.clone();
-    drop(world.open(Some("kept")));
+    let gone = world.open(Some("gone"));
+    let id = gone.state().id.clone();
+    close(gone);
+    close(world.open(Some("kept")));
     fs::remove_dir_all(world.path("gone")).unwrap();
     let left = world.json();
     assert_eq!(left.len(), 1, "what is on disk stays");
     assert_ne!(left[0]["id"], Value::from(id));
     fs::create_dir(world.path("point")).unwrap();
-    drop(world.open(Some("point/there")));
+    close(world.open(Some("point/there")));
     fs::remove_dir_all(world.path("point/there")).unwrap();
     let text = world.succeeds("scratches");
     assert!(text.contains("its filesystem may not be mounted"), "{text}");
@@ -174,7 +195,7 @@ fn a_scratch_in_memory_that_was_left_behind_is_found_and_removed() {
     let scratch = world.open(None);
     let dir = scratch.layout().dir().to_owned();
     scratch.keep();
-    drop(scratch);
+    close(scratch);
     let listed = &world.json()[0];
     assert_eq!((&listed["in_memory"], &listed["mounted"]), (&Value::from(true), &false.into()));
     assert!(listed["max_bytes"].as_u64().unwrap() > 1 << 20, "{listed}");
@@ -218,7 +239,7 @@ fn check_says_what_becomes_of_the_scratch_and_changes_nothing() {
     fs::create_dir(world.path("other")).unwrap();
     let check = |options: &str| format!("mount --check src mnt -o access=copy,{options}");
     world.fails(&check("scratch=held"), 1, "the scratch is in use");
-    drop(held);
+    close(held);
     let again = world.succeeds(&check("scratch=held,copy_up=0"));
     assert!(again.contains("(opened again, kept) max=none copy_up=0"), "{again}");
     world.fails("mount --check other mnt -o access=copy,scratch=held", 1, "it is a scratch of");
@@ -258,7 +279,7 @@ fn help_has_examples() {
 #[test]
 fn a_scratch_whose_user_was_killed_is_free() {
     let world = World::new();
-    drop(world.open(Some("kept")));
+    close(world.open(Some("kept")));
     // As a daemon holds it: by a descriptor that goes with the process.
     let mut holder = Command::new("flock")
         .args(["--no-fork", "kept/lock", "sleep", "1000"])
