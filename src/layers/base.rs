@@ -67,7 +67,7 @@ impl Base {
     /// lseek(2) for data or a hole.
     ///
     /// # Errors
-    /// ENXIO at or behind the end, and for data when only holes follow; errors of lseek(2).
+    /// ENXIO at or behind the end, and for data if only holes follow; errors of lseek(2).
     pub fn seek_from(&self, offset: u64, to: SeekTo) -> Result<u64, Errno> {
         match self {
             Base::File(file) => rustix::fs::seek(file, to.starting_at(offset)),

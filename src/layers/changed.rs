@@ -78,7 +78,7 @@ pub fn fate(pages: impl AsFd, id: MapId, now: Result<Fingerprint, Errno>) -> Opt
     Some(fate).filter(|_| !is_complete)
 }
 
-/// The fingerprint of what a path below the base leads to, no link followed.
+/// Fingerprint of the file at a path below the base. No symbolic link is followed.
 fn fingerprint(base: BorrowedFd<'_>, below: &Path) -> Result<Fingerprint, Errno> {
     let below = below.strip_prefix("/").unwrap_or(below);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -87,7 +87,7 @@ pub struct Scratch {
     contested: HashSet<MapId>,
     /// The frozen layers, topmost first.
     frozen: Vec<FrozenLayer>,
-    /// Goes when this is dropped.
+    /// Whether the scratch is removed when this is dropped.
     temporary: AtomicBool,
     /// Released last, after the removal of the directory.
     lock: Lock,
@@ -100,7 +100,7 @@ pub struct FrozenLayer {
     pub id: String,
     /// Files of which only some pages are in it.
     pub partial: Vec<Partial>,
-    /// Page maps that several files name, of which none can be believed.
+    /// Ids of page maps that more than one file names. None of these files can use the map.
     pub contested: HashSet<MapId>,
     opened: Opened,
 }
@@ -142,7 +142,7 @@ impl FrozenLayer {
     }
 }
 
-/// How a directory became a scratch.
+/// Origin of a new scratch.
 enum Begun {
     Made,
     Adopted,
@@ -254,7 +254,7 @@ impl Scratch {
         let swept = sweep::Sweep::run(&opened, &state, &here)?;
         let (found, partial, contested) = swept.found()?;
         let frozen = FrozenLayer::all(&opened, &state, &here)?;
-        // Before anything is written.
+        // The state says that the scratch is in use before anything is written.
         state.begin(&opened, &here)?;
         let used = match state.kind {
             Kind::OwnTmpfs => 0,
@@ -350,7 +350,7 @@ impl Scratch {
         &self.frozen
     }
 
-    /// The names of its marks.
+    /// Namespace of its overlay xattrs.
     pub fn xattr_namespace(&self) -> XattrNamespace {
         self.state.marks
     }

@@ -50,8 +50,8 @@ pub trait Inspect: Send + Sync {
         None
     }
 
-    /// The change of the base of a file in a scratch since the first touch; `None` where it is as it
-    /// was.
+    /// The change of the base of a file in a scratch since the first touch; `None` where it is as
+    /// it was.
     fn fate_of_base(&self, _found: &Found) -> Option<String> {
         None
     }
@@ -86,15 +86,15 @@ pub trait Inspect: Send + Sync {
     /// Whether backing files are found by file handle, which survives renames behind our back.
     fn uses_file_handles(&self) -> bool;
 
-    /// Whether the kernel tells the state of the page cache (cachestat(2)).
+    /// Whether the kernel has cachestat(2).
     fn cache_stat_works(&self) -> bool;
 
     /// The number of rules in force.
     fn rule_count(&self) -> usize;
 }
 
-/// Operations on a range of a file's mapping. They may make the kernel write back and wait for that,
-/// so that no thread that answers the kernel may call them.
+/// Operations on a range of a file's mapping. They may make the kernel write back and wait for
+/// that, so that no thread that answers the kernel may call them.
 pub trait Advise: Send + Sync {
     /// Gives the kernel an advice on a range of a regular file, and where that takes bytes away
     /// drops the kernel's own cache of them. Bytes are lost for good only with `destroy`.
@@ -153,7 +153,8 @@ pub trait Lifecycle: Send + Sync {
     /// Replaces the rules. Files that are open keep their mode until they are closed.
     fn set_rules(&self, rules: RuleSet);
 
-    /// Closes what is held open for a moment only, on a thread of its own, until [`Lifecycle::end`].
+    /// Closes what is held open for a moment only, on a thread of its own, until
+    /// [`Lifecycle::end`].
     fn expire(&self);
 
     /// Makes [`Lifecycle::expire`] return.

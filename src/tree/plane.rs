@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 use super::Ino;
 
-/// A backing file that is lent to the kernel until the value goes. Its type is known to the session
-/// with the kernel alone.
+/// Backing file registered with the kernel; the registration ends with the last reference. Only the
+/// session with the kernel knows its type.
 pub type BackingRegistration = Arc<dyn Any + Send + Sync>;
 
 /// Lends an open file to the kernel.
@@ -34,15 +34,15 @@ pub enum WhyMapped {
     Chosen,
     /// Its flags or advice need a mapping.
     NeedsMapping,
-    /// Setuid or setgid: who may keep them at a write is decided by the daemon.
+    /// The setuid or setgid bit is set: the daemon decides at each write whether it stays.
     SetId,
-    /// It can only grow, which the kernel does not look at when it maps a file that was lent.
+    /// It is append-only, which the kernel does not check for mappings of a passthrough file.
     AppendOnly,
     /// No file of this mount is.
     Mount,
     /// Some of its pages are in another layer.
     Merged,
-    /// All of its pages are in a layer below, and the first write goes to one above.
+    /// All of its pages are in a lower layer, and the first write goes to the upper one.
     Below,
     /// The kernel refused this one.
     Refused(Errno),

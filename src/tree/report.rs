@@ -22,7 +22,7 @@ pub struct Found {
     pub fd: OwnedFd,
 }
 
-/// The state of a range of a file in the page cache, in pages; `None` where it cannot be told.
+/// Page cache state of a range of a file, in pages; `None` where it is unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PageState {
     /// In the page cache.
@@ -53,7 +53,7 @@ impl PageState {
 pub enum NotAdvised {
     /// It destroys bytes, and that was not said.
     Destroys,
-    /// It throws away so many pages that are in the scratch alone, and that was not said.
+    /// It drops this many pages that only the scratch has, and `destroy` was not said.
     AtStake(u64),
     /// The system call failed.
     Failed(Errno),
@@ -83,7 +83,7 @@ pub struct TreeCounts {
 /// The counts of a watch so far.
 #[derive(Debug, Default)]
 pub struct WatchCounts {
-    /// Changes that were told, those by the mount itself included.
+    /// Number of reported changes, including those made through the mount.
     pub events: AtomicU64,
     /// Invalidations that the kernel was sent.
     pub invalidations: AtomicU64,
@@ -126,12 +126,12 @@ pub struct ScratchCounts {
     pub guard: GuardCounts,
 }
 
-/// Counts of the guard on files of the base that are in use.
+/// Counters of the guard of the base.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardCounts {
     /// Files of the base that were cloned into the scratch, and need no guard.
     pub cloned_files: u64,
-    /// Files of the base under a lease: nobody changes them before the rest is copied.
+    /// Number of base files under a lease: a writer waits until their visible pages are copied.
     pub leased: u64,
     /// Files that are in use and under no lease.
     pub unguarded_files: u64,
@@ -143,15 +143,15 @@ pub struct GuardCounts {
     pub rescued_bytes: u64,
     /// Files that somebody waits for, and that are not being copied yet.
     pub waiting: u64,
-    /// Files that are being copied, and how many bytes of them were.
+    /// Files that are being rescued, with the number of bytes copied so far.
     pub under_way: Vec<(PathBuf, u64)>,
-    /// Files whose rest was not copied before the base was changed, with the reason.
+    /// Files whose rescue failed, with the reason.
     pub failed: Vec<(PathBuf, String)>,
     /// All that the scratch has in the place of files of the base was compared with them since the
     /// mount.
     pub compared: bool,
-    /// Files whose base has changed, or may have, with what became of it.
+    /// Files whose base has changed or may have changed, with its fate in words.
     pub changed: Vec<(PathBuf, String)>,
-    /// Time that the kernel lets somebody wait for a lease.
+    /// Time for which the kernel lets a writer wait for a lease.
     pub lease_break: Duration,
 }

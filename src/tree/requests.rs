@@ -266,16 +266,18 @@ pub trait Directories: Send + Sync {
 
 /// Extended attributes.
 pub trait Xattrs: Send + Sync {
-    /// getxattr(2) into `buffer`; an empty one asks for the size.
+    /// Reads an xattr into `buffer`, and returns its size in bytes. An empty buffer asks for the
+    /// size.
     ///
     /// # Errors
-    /// ENODATA, ERANGE and the others of getxattr(2).
+    /// ENODATA, ERANGE and other errors of getxattr(2).
     fn get_xattr(&self, ino: Ino, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno>;
 
-    /// listxattr(2) into `buffer`; an empty one asks for the size.
+    /// Lists the xattr names into `buffer`, and returns their size in bytes. An empty buffer asks
+    /// for the size.
     ///
     /// # Errors
-    /// ERANGE and the others of listxattr(2).
+    /// ERANGE and other errors of listxattr(2).
     fn list_xattr(&self, ino: Ino, buffer: &mut [u8], caller: &Caller) -> Result<usize, Errno>;
 
     /// setxattr(2). The kernel has checked the caller's right.
@@ -307,7 +309,7 @@ pub trait Caching: Send + Sync {
     /// begun, so that the kernel may keep what it has read of it.
     fn keeps_listings(&self, dir: Ino) -> bool;
 
-    /// Whether no name that does not exist is left over in the kernel when changes were lost.
+    /// Whether the kernel's cached missing names can all be dropped when changes were lost.
     fn drops_all_names(&self) -> bool;
 }
 

@@ -55,7 +55,7 @@ pub(super) struct Node {
     pub(super) handle: Option<FileHandle>,
     /// [`AMBIGUOUS`] and [`HAD_SET_ID`].
     flags: AtomicU8,
-    /// It was lent to the kernel: a client may still map it, though all descriptors are closed.
+    /// It was registered before: a client may still map it, though all descriptors are closed.
     pub(super) lent: AtomicBool,
     /// It was lent to somebody who writes, and may still map it.
     pub(super) stored_to: AtomicBool,

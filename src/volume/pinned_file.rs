@@ -187,7 +187,7 @@ impl Inspect for Volume {
     }
 }
 
-/// Whether an advice is given to a mapping that can be written.
+/// Whether an advice needs a writable mapping.
 fn needs_writing(advice: Advice) -> bool {
     matches!(advice, Advice::Remove | Advice::PopulateWrite)
 }
@@ -324,8 +324,8 @@ impl Volume {
         view.file.flush(range, mode)
     }
 
-    /// Where the mount shows a backing file, relative to its root; the path of the file itself
-    /// where it is no longer below the source.
+    /// Path of a backing file in the mount, relative to the root; its own path if it is not below
+    /// the source any more.
     pub fn path_shown(&self, file: &BackingFile) -> PathBuf {
         let path = file.path();
         if let Ok(below) = path.strip_prefix(&self.source) {

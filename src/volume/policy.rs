@@ -28,7 +28,7 @@ impl Policy {
 }
 
 impl Volume {
-    /// The mode of what is at a path relative to the root.
+    /// Mode of the file at a path relative to the root.
     pub(super) fn mode_for_path(&self, path: &Path) -> MapMode {
         self.policy.read().mode(path)
     }

@@ -32,7 +32,7 @@ impl Volume {
         self.inodes.get(ino).ok_or(missing)
     }
 
-    /// The same by an open descriptor of the file.
+    /// Attributes of an inode, read through an open descriptor of the file.
     ///
     /// # Errors
     /// Errors of statx(2).

@@ -266,7 +266,7 @@ impl Volume {
         self.watched.root.as_ref()
     }
 
-    /// The way to the kernel's caches, once there is one.
+    /// Invalidation of the kernel's caches, once the volume is connected.
     pub fn kernel_caches(&self) -> Option<&dyn Invalidate> {
         self.invalidate.get().map(|invalidate| &**invalidate)
     }
@@ -287,7 +287,7 @@ impl Volume {
         self.watched.holds_mounts.load(Ordering::Relaxed)
     }
 
-    /// Counts an invalidation that the kernel was sent.
+    /// Counts an invalidation that was sent to the kernel.
     pub fn note_sent(&self, result: Result<(), Errno>) {
         self.watched.counts.invalidations.fetch_add(1, Ordering::Relaxed);
         if let Err(err) = result {
@@ -388,12 +388,12 @@ impl Volume {
         Some((self.find(&below).ok()?.ino, path.file_name()?.to_owned()))
     }
 
-    /// Time for which the kernel may use the attributes of a file. Setuid and setgid may go with
-    /// the next write, of which the kernel's inode would not know when it is executed. A file that
-    /// had them stays so, since the answer that first says that they are gone must not be dropped
-    /// for a notice: see [`Volume::is_told_of`]. A store through a mapping of a file that was lent
-    /// moves its times, and nobody tells before the mapping ends: while one may exist the
-    /// attributes are asked for each time.
+    /// Validity of the attributes of a file. A write may clear setuid and setgid bits, and the
+    /// kernel's inode would keep them when the file is executed. A file that once had them is never
+    /// cached, since the first reply without them must not be dropped for an invalidation: see
+    /// [`Volume::is_told_of`]. A store through a client's mapping of a passthrough file changes its
+    /// times, which is not reported before the mapping ends: while one may exist, the attributes
+    /// are not cached.
     pub fn attr_validity(&self, ino: Ino, stat: &Stat) -> Validity {
         if !stat.is_dir() {
             let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0;

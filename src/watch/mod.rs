@@ -53,7 +53,7 @@ pub enum Changes {
     OfOthersToo,
 }
 
-/// A watch: changes gather in its queue until it is started.
+/// Watch that is not started yet: changes gather in its queue.
 pub struct Watch {
     queue: Arc<Fanotify>,
     end: OwnedFd,

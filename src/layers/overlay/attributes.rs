@@ -1,4 +1,4 @@
-//! Attributes: what is shown, and changing it.
+//! Attributes and xattrs: reading and changing them.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -23,7 +23,7 @@ impl Attributes for Overlay {
         let (volume, inner) = self.top(&node)?;
         let handle = handle.and_then(|id| self.handles.inner(id));
         let attr = match volume.attr(inner, handle) {
-            // Removed from the base: nothing but a descriptor may lead there any more.
+            // Its last name was removed from the base: only an open descriptor may lead to it.
             Err(Errno::STALE) if node.upper().is_none() => {
                 volume.attr_by(inner, &*node.open_base().ok_or(Errno::STALE)?)?
             }
@@ -58,7 +58,7 @@ impl Attributes for Overlay {
         if let Some(size) = change.size {
             let truncated = self.truncate_merged((&node, ino), size, caller);
             let by_name = handle.is_none();
-            // By a name that was there when it was looked up it is looked up anew.
+            // A change by name is tried again by the kernel after a new lookup.
             if truncated.map_err(|err| match err {
                 Errno::TXTBSY if by_name => Errno::STALE,
                 err => err,
@@ -147,7 +147,7 @@ impl Xattrs for Overlay {
 }
 
 impl Overlay {
-    /// The topmost part of a node: the volume and its number there.
+    /// Topmost layer of a node: the volume and the inode number in it.
     pub(super) fn top(&self, node: &Node) -> Result<(&Volume, Ino), Errno> {
         let stack = node.stack();
         match (stack.upper.filter(|_| !stack.write_through), stack.lowers.first()) {
@@ -157,7 +157,7 @@ impl Overlay {
         }
     }
 
-    /// The topmost part of a node with how it stores the names of attributes.
+    /// Topmost layer of a node, with the form in which it stores xattr names.
     fn top_xattrs(&self, node: &Node) -> Result<(&Volume, Ino, XattrNames), Errno> {
         let stack = node.stack();
         match (stack.upper.filter(|_| !stack.write_through), stack.lowers.first()) {
@@ -167,7 +167,7 @@ impl Overlay {
         }
     }
 
-    /// How a lower layer stores the names of attributes.
+    /// Form in which a lower layer stores xattr names.
     pub(super) fn xattr_names(&self, at: LowerInode) -> XattrNames {
         match self.is_plain(at) {
             true => XattrNames::Plain,
@@ -175,7 +175,7 @@ impl Overlay {
         }
     }
 
-    /// The attributes of the topmost part as those of the node.
+    /// Attributes of a node, made of `stat` of its topmost layer.
     pub(super) fn shown(&self, node: &Node, mut stat: Stat, validity: Validity) -> Attr {
         let stack = node.stack();
         let ino = if node.ino == Ino::ROOT { self.root_number } else { node.ino };
@@ -187,7 +187,7 @@ impl Overlay {
         } else if let Some(links) = stack.links {
             stat.nlink = u32::try_from(i64::from(stat.nlink) + links).unwrap_or(1);
         } else if node.is_dir() && stack.parts() > 1 {
-            // Not counted, as on filesystems that do not count directories: find(1) knows.
+            // 1, as on filesystems that do not count subdirectories: find(1) knows this value.
             stat.nlink = 1;
         }
         if node.is_regular() && stack.parts() > 1 {
@@ -196,7 +196,7 @@ impl Overlay {
                 None => self.blocks_below(&stack).map_or(stat.blocks, |(_, blocks)| blocks),
             };
         }
-        // Others may change the base.
+        // Other processes may change the base.
         let validity = match validity {
             Validity::UntilInvalidated if stack.write_through => Validity::Timeout,
             validity => validity,

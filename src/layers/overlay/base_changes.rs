@@ -161,7 +161,7 @@ impl Overlay {
             _ if stack.write_through => Validity::Timeout,
             Some(_) if !node.is_dir() => Validity::UntilInvalidated,
             None if !node.is_dir() && self.is_frozen(&stack) => Validity::UntilInvalidated,
-            // What is merged may change, and with it what is in it.
+            // The lower directory at the redirect may change.
             _ if stack.redirect.is_some() || stack.redirected => {
                 let told = |volume: &Arc<Volume>| volume.watches_filesystem();
                 if self.plain_volumes().all(told) {
@@ -225,7 +225,8 @@ impl Overlay {
         }
     }
 
-    /// Finds out anew what is below directories of the upper volume, and below those in them.
+    /// Looks the lower directories of nodes up again; if they have changed, also those of the
+    /// directories below the node. Returns the kernel caches to invalidate.
     fn merge_anew<'a>(&'a self, mut nodes: Vec<HeldNode<'a>>) -> Forgotten {
         let mut changed = HashMap::new();
         self.discard_answers();
@@ -419,8 +420,8 @@ impl Told for Overlay {
         }
         let mut again = false;
         for node in nodes {
-            // Attributes of a merged directory are those of the upper one, and say nothing of what
-            // else is listed.
+            // The attributes of a merged directory are those of the upper directory: only its
+            // listing depends on the base.
             let stack = node.stack();
             let above = stack.upper.is_some() || self.is_frozen(&stack);
             let merged = node.is_dir() && above && !stack.write_through;

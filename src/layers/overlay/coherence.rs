@@ -11,7 +11,7 @@ use super::write_through::WRITE_THROUGH;
 use crate::tree::{Caching, Coherence, Ino, Invalidate, Validity, WatchCounts};
 use crate::volume::Volume;
 
-/// The way to the kernel's caches for a volume whose numbers are not those that the kernel knows.
+/// Invalidation for a volume of a layer: translates its inode numbers into those of the mount.
 struct Outward {
     /// None where the numbers are the same.
     numbers: Option<Arc<Numbers>>,
@@ -23,7 +23,7 @@ impl Outward {
         self.numbers.as_ref().map_or(ino, |numbers| numbers.shown(ino))
     }
 
-    /// The number of a file of the base where it is not copied.
+    /// Number of a lower file if it is written through; `None` for the upper volume.
     fn write_through_ino(&self, ino: Ino) -> Option<Ino> {
         self.numbers.is_none().then_some(Ino(ino.0 ^ WRITE_THROUGH))
     }
@@ -116,6 +116,6 @@ impl Coherence for Overlay {
     }
 
     fn drop_unreadable(&self) {
-        // Only mounts that are read alone keep what nobody has opened.
+        // Only read-only mounts keep files that are not open.
     }
 }

@@ -40,7 +40,8 @@ impl Overlay {
         }
     }
 
-    /// The same by the marks of a file or whiteout. Those that cannot be read tell nothing.
+    /// Fingerprint of the covered file by the xattrs of an upper file or whiteout; `None` if they
+    /// cannot be read.
     fn cover_by_marks(&self, upper: Ino) -> Option<Fingerprint> {
         let marks = self.top.xattrs.read(&self.upper, upper).ok()?;
         marks.covers.unwrap_or(marks.origin)
@@ -207,7 +208,8 @@ impl Overlay {
         Some(fate).filter(|_| differs)
     }
 
-    /// The fingerprint of the entry of a plain layer that shows at a name, `Some(None)` for nothing;
+    /// The fingerprint of the entry of a plain layer that shows at a name, `Some(None)` for
+    /// nothing;
     /// `None` where it cannot be told, or a frozen layer has an entry there, which never changes.
     fn print_below(&self, lowers: &[LowerInode], name: &OsStr) -> Option<Option<Fingerprint>> {
         for dir in lowers {

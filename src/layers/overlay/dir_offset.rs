@@ -37,7 +37,8 @@ impl OffsetFormat {
         part << self.cookie_bits | short
     }
 
-    /// The part of an offset, and what it has of the cookie: the start, when it is before all parts.
+    /// The part of an offset, and what it has of the cookie: the start, when it is before all
+    /// parts.
     pub(super) fn decode(self, offset: u64) -> (u64, u64) {
         match offset >> self.cookie_bits {
             0 => (0, 0),
@@ -55,14 +56,14 @@ const fn most_lowers(bits: u32) -> usize {
     (1 << bits) - 3
 }
 
-/// After `.`, which is the first entry.
+/// Offset behind `.`, the first entry.
 pub(super) const AFTER_DOT: u64 = 1;
 
-/// After `..`.
+/// Offset behind `..`, the second entry.
 pub(super) const AFTER_DOTS: u64 = 2;
 
-/// The part of the upper directory. It comes first: what is made or copied up by somebody who
-/// lists those below is not met again.
+/// Part of the upper directory. It comes first, so that entries which are copied up while the lower
+/// parts are listed are not listed twice.
 pub(super) const UPPER: u64 = 1;
 
 /// The most lower layers of a mount.
@@ -122,7 +123,7 @@ impl Cookies {
         self.at = (short, cookie);
     }
 
-    /// Notes that an entry was passed over.
+    /// Notes that an entry was skipped; `cookie` is the one of the next entry.
     pub(super) fn pass(&mut self, cookie: u64) {
         self.at.1 = cookie;
     }

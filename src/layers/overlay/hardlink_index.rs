@@ -127,7 +127,7 @@ impl Overlay {
             0 => self.above(whence, name, entry, is_same)?,
             _ => self.join_frozen(parts, whence, name, entry, is_same)?,
         };
-        // Other files than regular ones may have no marks.
+        // Files other than regular ones may have no overlay xattrs.
         if original(joined.ino) != original(below.ino) && below.stat.kind() == libc::S_IFREG {
             refuse(&"it is the copy of another file");
             self.let_go(&joined.stack);

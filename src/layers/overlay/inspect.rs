@@ -20,7 +20,10 @@ use crate::tree::{
 pub(super) const MOST_LINKS: usize = 40;
 
 impl Overlay {
-    /// Does something with the node of what was found, which stays known meanwhile.
+    /// Calls `act` with the node of a found file, which keeps a lookup count meanwhile.
+    ///
+    /// # Errors
+    /// ESTALE if the path leads to another file by now; errors of `act`.
     pub(super) fn at_node<T, E: From<Errno>>(
         &self,
         found: &Found,

@@ -214,7 +214,7 @@ impl Opened {
         }
     }
 
-    /// Makes a directory in it that only its owner can enter, where there is nothing of the name.
+    /// Makes the directory `name` with mode 0700, unless the name exists.
     pub(super) fn make_directory(&self, name: &CStr) -> Result<(), Failure> {
         match rustix::fs::mkdirat(self.fd(), name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),

@@ -86,8 +86,8 @@ impl Swept<'_> {
     /// What is in the scratch, the files that have a page map, and the page maps that several name.
     ///
     /// # Errors
-    /// XattrNamespace were lost: a file of which only some pages are here cannot be told from a whole one
-    /// with holes.
+    /// Overlay xattrs were lost: a file of which only some pages are here cannot be told from a
+    /// whole one with holes.
     pub(super) fn found(self) -> Result<(Usage, Vec<Partial>, HashSet<MapId>), Failure> {
         let Some(first) = self.lost.first() else {
             return Ok((self.usage, self.partial, self.contested));
@@ -108,8 +108,8 @@ impl Swept<'_> {
 impl<'a> Sweep<'a> {
     /// Takes away names that were there within one request, page maps of files that are gone, paths
     /// that no file names, and entries of the index whose names are all gone; nothing else. Where
-    /// the scratch may be cut, its page maps are put in order. Page maps whose files have lost their
-    /// marks stay.
+    /// the scratch may be cut, its page maps are put in order. Page maps whose files have lost
+    /// their marks stay.
     ///
     /// # Errors
     /// Those of reading the directories. What cannot be removed is told in the log.
@@ -474,7 +474,7 @@ fn open_below(base: &Path, below: &Path) -> Result<OwnedFd, Errno> {
     Ok(found)
 }
 
-/// A path of bounded length to a name in an open directory.
+/// Path of bounded length to a name in an open directory.
 fn place(dir: BorrowedFd<'_>, name: &CStr) -> PathBuf {
     sys::fd_path(dir).join(OsStr::from_bytes(name.to_bytes()))
 }
