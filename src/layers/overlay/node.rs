@@ -279,7 +279,7 @@ impl NodeTable {
         self.nodes.lock().get(&known.0).cloned()
     }
 
-    /// ScratchStats a lookup of a node that is known to be at a name, if it is as `is` says.
+    /// Counts a lookup of a node that is known to be at a name, if it is as `is` says.
     pub(super) fn known(
         &self,
         _: &NamesRead<'_>,
@@ -293,7 +293,7 @@ impl NodeTable {
         Some(node)
     }
 
-    /// ScratchStats a lookup of what was found at a name. Returns the node and the parts that are left
+    /// Counts a lookup of what was found at a name. Returns the node and the parts that are left
     /// over, whose lookups are to be taken back.
     pub(super) fn enter(
         &self,
@@ -343,7 +343,7 @@ impl NodeTable {
         (insert(&mut nodes, (ino, kind), place, stack, stored), LayerStack::default())
     }
 
-    /// ScratchStats a lookup of a node that has just got a name.
+    /// Counts a lookup of a node that has just got a name.
     pub(super) fn named(
         &self,
         _: &NamesRead<'_>,
