@@ -1,8 +1,8 @@
-//! Answers of the lower layers, for steps under the lock of the names, which ask nothing.
+//! Answers of the plain lower layers, for steps under the namespace lock, which ask for nothing.
 //!
-//! An answer is kept until the end of the operation that needed it, with a lookup held of all that
-//! it is about: so a number means the same file throughout. When somebody tells of a change that was
-//! made directly in the base ([`super::base_changes`]), all answers from before are asked for anew.
+//! An answer is kept until the end of the operation that needed it, with a lookup held of every
+//! inode in it: an inode number means the same file throughout. A direct change of the base that
+//! the watch reports ([`super::base_changes`]) discards all earlier answers.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};

@@ -1,13 +1,12 @@
-//! The tree of a scratch mount: a writable volume over volumes that are never written.
+//! The tree of a scratch mount: one writable layer over any number of layers that are never written.
 //!
-//! Every object is made of parts, each an inode of one volume, and most of what is asked is passed
-//! on to the topmost. The upper volume is the scratch directory itself: `upper/` in it is the tree
-//! as it was changed, in the format of overlayfs, and a change of what is only below copies it up
-//! first, without its data. A name is looked for in the upper directory and then in those below;
-//! a whiteout there says that it is gone.
+//! A node has an inode of each layer that contains it, topmost first, and most requests go to the
+//! topmost one. The top layer is `upper/` in the scratch directory, in the format of overlayfs; a
+//! change of a lower file copies the file up first, without its data. A name is looked up layer by
+//! layer from the top; a whiteout ends the search.
 //!
-//! All changes of names hold the lock of the names for writing, which makes each of them one step
-//! for everybody else; bytes are read and written without it. No lower layer is asked with it held
+//! Every change of names holds the namespace lock for writing, so that it is one step for all others;
+//! bytes are read and written without it. No plain lower layer is asked under it
 //! ([`namespace_lock`]).
 
 mod allocate;

@@ -1,15 +1,18 @@
-//! The lock of the names, under which no lower layer is asked.
+//! The namespace lock, under which no plain lower layer is asked.
 //!
-//! Lower layers may lie on a filesystem that does not answer, and everybody needs the lock. So what
-//! happens under it is a step that is given what they answered ([`Answers`]) and asks nothing. A
-//! step that needs an answer which was not asked for ends with [`Halt::Ask`], before it changes
-//! anything but by copying up. The lock is let go, the layer is asked, and the step begins anew.
-//! Answers of lower layers do not depend on the lock, since nobody here changes them: so they
-//! stay good however long they took, and a step sees the names and the upper volume as they are. Only
-//! a change that was made directly in the base, and is told of, has all of them asked for anew.
+//! A plain lower layer is a directory of the base, which may lie on a filesystem that does not
+//! answer, and every request needs the lock. So an operation under the lock is a step: it gets the
+//! answers of plain layers ([`Answers`]) and asks for nothing. A step without an answer that it
+//! needs ends with [`Halt::Ask`], before it changes anything but by copy-up. The caller then unlocks,
+//! asks the layer and begins the step again. Frozen layers lie beside the upper directory, in the
+//! same volume, and are asked like it, under the lock.
 //!
-//! Whether the lock is held shows in the types: [`NamesRead`] is it for reading, [`NamesWrite`] for
-//! writing. The order of all locks is in docs/design.md.
+//! The lock does not protect answers of plain layers, since the daemon never changes these layers:
+//! an answer stays good however long it took, and a step sees the current names and the current upper
+//! volume. A direct change of the base that the watch reports discards all answers.
+//!
+//! The types show who holds the lock: [`NamesRead`] holds it for reading, [`NamesWrite`] for writing.
+//! docs/design.md has the order of all locks.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
