@@ -134,6 +134,7 @@ impl Stage {
         let mut random = Random::new(seed);
         let mut operations: Vec<Operation> =
             (0..count).map(|_| Operation::random(&mut random)).collect();
+        operations.iter_mut().for_each(Operation::leave_empty_chown_of_root_out);
         if self.is_passed_through() {
             operations.iter_mut().for_each(Operation::leave_set_id_out);
         }

@@ -176,6 +176,16 @@ impl Operation {
             *mode &= 0o1777;
         }
     }
+
+    /// chown(2) of neither owner nor group by root keeps setuid and setgid of a file that is open to
+    /// be written: the kernel sends the same request before a write, and root's write keeps them.
+    pub fn leave_empty_chown_of_root_out(&mut self) {
+        if let Call::Chown { user: None, group, .. } = &mut self.call
+            && !self.as_user
+        {
+            group.get_or_insert(0);
+        }
+    }
 }
 
 fn mode(random: &mut Random) -> u32 {
