@@ -75,7 +75,7 @@ impl FrozenFile {
     /// than the size takes.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Errors of fstat(2).
     pub fn blocks(&self) -> Result<u64, Errno> {
         let mut blocks: u64 = 0;
         for file in &self.files {

@@ -78,7 +78,7 @@ impl Attributes for Overlay {
         Ok(self.shown(&node, attr.stat, attr.validity))
     }
 
-    /// Those of the scratch, where everything is written.
+    /// Statistics of the filesystem of the scratch, where everything is written.
     fn statistics(&self, ino: Ino) -> Result<StatVfs, Errno> {
         if let Some(node) = self.nodes.get(ino).filter(|node| node.is_write_through()) {
             let (volume, inner) = self.top(&node)?;

@@ -255,7 +255,7 @@ impl Overlay {
         if node.lower_share.is_open() && (how.write || whole.is_some()) {
             self.revoke_share_by(node, ino)?;
         }
-        // Whoever has it open since it was in pieces goes on so, and so does everybody else.
+        // A descriptor from the time when the file was partial stays merged, and so do later ones.
         if let Some(upper) = whole
             && slot.strong_count() == 0
         {
@@ -263,7 +263,7 @@ impl Overlay {
             return Ok(Opening::Done(self.handles.add_complete(Arc::clone(node), None, opened)));
         }
         if !how.write && self.share {
-            // What is lent is lent to everybody: the kernel takes one way at a time.
+            // A shared file is shared by all opens: the kernel takes one plane of an inode at a time.
             let is_lent = node.lower_share.is_open();
             if is_lent || slot.strong_count() == 0 && self.may_be_shared(node) {
                 let at = stack.lowers.first().copied().ok_or(Errno::STALE)?;

@@ -107,7 +107,7 @@ impl Layer {
     /// The entry at a name in a directory of the layer. A lookup is held of a file or directory.
     ///
     /// # Errors
-    /// Those of statx(2) except ENOENT.
+    /// Errors of statx(2) except ENOENT.
     pub(super) fn lookup(&self, dir: Ino, name: &OsStr) -> Result<LayerEntry, Errno> {
         match self.volume.lookup(dir, name) {
             Ok(entry) if self.hides(&entry.attr.stat) => {

@@ -116,7 +116,7 @@ impl Opened {
     /// Takes the steps of freezing that are left, after the decision.
     ///
     /// # Errors
-    /// Those of the filesystem.
+    /// Errors of the filesystem.
     pub(super) fn finish_freezing(
         &self,
         state: &mut State,
