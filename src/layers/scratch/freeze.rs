@@ -182,7 +182,10 @@ fn dress_like(from: impl AsFd, to: impl AsFd) -> Result<(), Errno> {
     super::layout::drop_lists(&to);
     rustix::fs::fchmod(&to, Mode::from_raw_mode(found.st_mode & 0o7777))?;
     let (mut names, mut value) = (vec![0; LARGEST_XATTR], vec![0; LARGEST_XATTR]);
-    let len = rustix::fs::flistxattr(&from, &mut names[..]).unwrap_or(0);
+    let len = match rustix::fs::flistxattr(&from, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => 0, // A filesystem without attributes.
+        found => found?,
+    };
     for name in names.get(..len).unwrap_or_default().split(|byte| *byte == 0) {
         if name.is_empty() || XattrNamespace::is_overlay_xattr(name) {
             continue;
