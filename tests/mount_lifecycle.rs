@@ -97,9 +97,14 @@ fn text(output: &Output) -> String {
 }
 
 /// The pid of the daemon behind a mount.
+///
+/// A program of its own reads it. A descriptor of this process is also one of every program that a parallel test is
+/// just starting, and the close of that copy waits for the daemon: for a daemon that a test has stopped, it keeps the
+/// mount busy.
 fn daemon_of(mountpoint: &Path) -> i32 {
-    let status = fs::read_to_string(mountpoint.join(".mmapfs/status.json")).unwrap();
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let status = Command::new("cat").arg(mountpoint.join(".mmapfs/status.json")).output().unwrap();
+    assert!(status.status.success(), "{}", text(&status));
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     status["pid"].as_i64().unwrap() as i32
 }
 
