@@ -163,7 +163,11 @@ fn what_would_pass_the_bound_is_refused_in_every_way() {
         let [big, small, _] = &open_files;
         let full = |what: &str, result: Result<(), Errno>| {
             assert_eq!(result, Err(Errno::NOSPC), "{what}");
-            assert!(kept.stored() <= MAX, "{what} passed the bound: {}", kept.stored());
+            // A file of more than four extents gets a block for their list when ext4 writes it to
+            // the disk, which may be long after it was counted.
+            let lists = kept.regular_files() * page();
+            let stored = kept.stored();
+            assert!(stored <= MAX + lists, "{what} passed the bound: {stored}");
         };
         let write = |file: &File, offset: u64| errno(file.write_all_at(&[9; 20_000], offset));
         full("a write in the middle", write(big, 500_000));

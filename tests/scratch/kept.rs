@@ -130,6 +130,11 @@ impl Kept {
         stored_below(&self.scratch(), &mut seen)
     }
 
+    /// Number of regular files that the scratch has for what was written.
+    pub fn regular_files(&self) -> u64 {
+        regular_files_below(&self.scratch().join("upper"))
+    }
+
     /// Fails when a call stores more than `most` bytes in the scratch. Directories count as well.
     #[track_caller]
     pub fn assert_stores_at_most<T>(&self, most: u64, what: &str, call: impl FnOnce() -> T) -> T {
@@ -161,4 +166,15 @@ fn stored_below(path: &Path, seen: &mut HashSet<u64>) -> u64 {
         false => 0,
     };
     own + below
+}
+
+fn regular_files_below(path: &Path) -> u64 {
+    let meta = path.symlink_metadata().unwrap();
+    match meta.is_dir() {
+        true => fs::read_dir(path)
+            .unwrap()
+            .map(|entry| regular_files_below(&entry.unwrap().path()))
+            .sum(),
+        false => u64::from(meta.is_file()),
+    }
 }
