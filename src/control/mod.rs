@@ -36,10 +36,14 @@
 //! - A line has at most [`command::LONGEST_LINE`] bytes.
 
 pub mod command;
+pub mod control_tree;
 pub mod counters;
-pub mod directory;
 pub mod exec;
+pub mod own_thread;
 mod reach;
 pub mod report;
+pub mod router;
 mod session;
 mod state;
+#[cfg(test)]
+mod testing;

@@ -16,9 +16,10 @@ use super::failures::Failures;
 use super::timeouts::Timeouts;
 use super::trace::Trace;
 use crate::control::counters::{Counters, Operation};
-use crate::control::directory::ControlDir;
+use crate::control::own_thread;
+use crate::control::router::Router;
 use crate::sys::cred::Caller;
-use crate::tree::{BackingRegistration, DirItem, Entry, HandleId, Ino, Open, Opened, Plane, Tree};
+use crate::tree::{BackingRegistration, Entry, HandleId, Ino, Opened, PageCache, Plane};
 
 /// The options of replies.
 #[derive(Debug, Clone, Copy)]
@@ -31,39 +32,55 @@ pub struct AdapterOptions {
     pub silent_directories: bool,
 }
 
-/// A tree and its control directory, served to the kernel.
+/// A tree, served to the kernel.
 pub struct Adapter {
-    pub(super) tree: Arc<dyn Tree>,
-    pub(super) control: Arc<ControlDir>,
+    pub(super) tree: Arc<Router>,
     pub(super) counters: Arc<Counters>,
     pub(super) failures: Arc<Failures>,
     pub(super) options: AdapterOptions,
 }
 
-/// Above every cookie of a backing filesystem: the control directory's place in the root.
-const AFTER_LAST: u64 = i64::MAX as u64 - 15;
-
-/// Open flags of a file of the control directory: nothing is cached, and one client does not wait
-/// for another's command.
-pub(super) const CONTROL_FLAGS: FopenFlags =
+/// Open flags of a file without a cache: requests of one client do not wait for those of another.
+const UNCACHED: FopenFlags =
     FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
 /// Open flags of a file that was lent to the kernel: the kernel has no cache of its own for it, and
 /// so nothing to write back at close. KEEP_CACHE would make every open fail.
 fn lent_flags(opened: &Opened) -> FopenFlags {
-    let by_request = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
     let mut flags = FopenFlags::FOPEN_NOFLUSH;
-    flags.set(by_request, opened.by_request);
+    flags.set(UNCACHED, opened.by_request);
     flags
 }
 
 impl AdapterOptions {
-    /// Open flags of a file that the kernel has a cache for. Cached data stays only while
-    /// attributes may be trusted; otherwise every open starts anew. At close the kernel writes back
-    /// what was stored through a mapping; after reading there is nothing to do.
-    fn cached_flags(&self, opened: &Opened, write: bool) -> FopenFlags {
+    pub(super) fn reply_open(
+        &self,
+        opened: Result<Opened, fuser::Errno>,
+        write: bool,
+        reply: ReplyOpen,
+    ) {
+        match opened {
+            Ok(opened) => {
+                let handle = FileHandle(opened.id.0);
+                match backing_of(&opened.plane) {
+                    Some(id) => reply.opened_passthrough(handle, lent_flags(&opened), id),
+                    None => reply.opened(handle, self.mapped_flags(&opened, write)),
+                }
+            }
+            Err(err) => reply.error(err),
+        }
+    }
+
+    /// Open flags of a file on the mapped plane. Cached data stays only while attributes may be
+    /// trusted; otherwise every open starts anew. At close the kernel writes stores through a
+    /// mapping back; after reading there is nothing to do.
+    fn mapped_flags(&self, opened: &Opened, write: bool) -> FopenFlags {
+        let keep = match opened.cache {
+            PageCache::Bypassed => return UNCACHED,
+            PageCache::Dropped => false,
+            PageCache::Kept => self.timeouts.keep_data(),
+        };
         let mut flags = FopenFlags::empty();
-        let keep = self.timeouts.keep_data() && !opened.begins_anew;
         flags.set(FopenFlags::FOPEN_NOFLUSH, !write);
         flags.set(FopenFlags::FOPEN_KEEP_CACHE, keep);
         flags
@@ -83,11 +100,24 @@ fn backing_of(plane: &Plane) -> Option<&BackingId> {
     }
 }
 
-fn answer_open(opened: &Opened, cached: FopenFlags, reply: ReplyOpen) {
-    let handle = FileHandle(opened.id.0);
-    match backing_of(&opened.plane) {
-        Some(id) => reply.opened_passthrough(handle, lent_flags(opened), id),
-        None => reply.opened(handle, cached),
+/// A request that is answered on a thread of its own.
+pub(super) struct Deferred {
+    pub(super) tree: Arc<Router>,
+    pub(super) options: AdapterOptions,
+    counters: Arc<Counters>,
+    failures: Arc<Failures>,
+    operation: Operation,
+    ino: Ino,
+}
+
+impl Deferred {
+    /// Ends the request: counts and tells a failure, and turns its error into the kernel's.
+    pub(super) fn end<T>(&self, result: Result<T, Errno>) -> Result<T, fuser::Errno> {
+        result.map_err(|err| {
+            self.counters.count_error(err);
+            self.failures.note(&*self.tree, self.operation, self.ino, err);
+            convert::errno(err)
+        })
     }
 }
 
@@ -96,30 +126,13 @@ pub(super) fn handle(fh: FileHandle) -> HandleId {
 }
 
 impl Adapter {
-    /// Serves `tree`, with `control` in its root.
-    pub fn new(
-        tree: Arc<dyn Tree>,
-        control: Arc<ControlDir>,
-        counters: Arc<Counters>,
-        options: AdapterOptions,
-    ) -> Adapter {
-        Adapter { tree, control, counters, failures: Arc::default(), options }
+    /// Serves `tree`.
+    pub fn new(tree: Arc<Router>, counters: Arc<Counters>, options: AdapterOptions) -> Adapter {
+        Adapter { tree, counters, failures: Arc::default(), options }
     }
 
     pub(super) fn trace(&self, operation: Operation, who: &Caller, ino: INodeNo) -> Trace<'_> {
         Trace::start(self, operation, who, ino)
-    }
-
-    pub(super) fn reply_open(
-        &self,
-        opened: Result<Opened, fuser::Errno>,
-        write: bool,
-        reply: ReplyOpen,
-    ) {
-        match opened {
-            Ok(opened) => answer_open(&opened, self.options.cached_flags(&opened, write), reply),
-            Err(err) => reply.error(err),
-        }
     }
 
     pub(super) fn reply_created(
@@ -139,34 +152,28 @@ impl Adapter {
                 reply.created_passthrough(&timeout, &attr, generation, handle, flags, id);
             }
             None => {
-                let flags = self.options.cached_flags(opened, write);
+                let flags = self.options.mapped_flags(opened, write);
                 reply.created(&timeout, &attr, generation, handle, flags);
             }
         }
     }
 
-    /// Opens a file on a thread of its own, since somebody holds a lease on it and may take up to
-    /// /proc/sys/fs/lease-break-time to give way.
-    pub(super) fn open_later(&self, ino: Ino, how: Open, who: Caller, reply: ReplyOpen) {
-        let (tree, options) = (Arc::clone(&self.tree), self.options);
-        let (counters, failures) = (Arc::clone(&self.counters), Arc::clone(&self.failures));
-        let open = move || {
-            let opened = tree.open(ino, how, &who, &|fd| register(&reply, fd));
-            match opened {
-                Ok(opened) => {
-                    answer_open(&opened, options.cached_flags(&opened, how.write), reply);
-                }
-                Err(err) => {
-                    counters.count_error(err);
-                    failures.note(&*tree, Operation::Open, ino, err);
-                    reply.error(convert::errno(err));
-                }
-            }
+    /// Answers a request that may take long on a thread of its own.
+    pub(super) fn defer(
+        &self,
+        operation: Operation,
+        ino: Ino,
+        answer: impl FnOnce(&Deferred) + Send + 'static,
+    ) {
+        let deferred = Deferred {
+            tree: Arc::clone(&self.tree),
+            counters: Arc::clone(&self.counters),
+            failures: Arc::clone(&self.failures),
+            options: self.options,
+            operation,
+            ino,
         };
-        // Without a thread the reply is dropped, and fuser answers EIO.
-        if let Err(err) = std::thread::Builder::new().name(String::from("open")).spawn(open) {
-            log::error!("open ino={ino}: starting a thread: {err}");
-        }
+        own_thread::run(operation.name(), move || answer(&deferred));
     }
 
     /// Time for which the kernel may use an entry whose two timeouts are one.
@@ -190,43 +197,6 @@ impl Adapter {
     /// "There is no such name" can be cached too: an entry with the inode number 0.
     pub(super) fn reply_no_entry(&self, timeout: Duration, reply: ReplyEntry) {
         reply.entry_with_ttls(&timeout, &timeout, &convert::no_entry(), Generation(0));
-    }
-
-    /// Lists a directory of the tree, with the control directory at the end of the root if it is
-    /// to be seen, or the control directory itself.
-    pub(super) fn list(
-        &self,
-        ino: Ino,
-        handle: HandleId,
-        offset: u64,
-        look_up: bool,
-        add: &mut dyn FnMut(&DirItem<'_>) -> bool,
-    ) -> Result<(), Errno> {
-        if self.control.owns(ino) {
-            for (name, attr, next) in self.control.entries(offset) {
-                let kind = attr.stat.kind();
-                let entry =
-                    look_up.then_some(Entry { attr, generation: 0, validity: attr.validity });
-                let name = name.as_ref();
-                if add(&DirItem { name, ino: attr.ino, kind, next, entry, known: true }) {
-                    break;
-                }
-            }
-            return Ok(());
-        }
-        if offset == AFTER_LAST {
-            return Ok(());
-        }
-        let ended = self.tree.list((ino, handle), offset, look_up, add)?;
-        if ended
-            && ino == Ino::ROOT
-            && let Some((name, ino)) = self.control.listed()
-        {
-            let entry = self.control.attr(ino).filter(|_| look_up);
-            let entry = entry.map(|attr| Entry { attr, generation: 0, validity: attr.validity });
-            add(&DirItem { name, ino, kind: libc::S_IFDIR, next: AFTER_LAST, entry, known: true });
-        }
-        Ok(())
     }
 }
 

@@ -80,15 +80,6 @@ pub(super) fn durability(flags: i32) -> Option<DataOnly> {
     }
 }
 
-/// Answers a request for the value of an attribute: an empty buffer asks for its size.
-pub(super) fn copy_value(value: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
-    if buffer.is_empty() {
-        return Ok(value.len());
-    }
-    buffer.get_mut(..value.len()).ok_or(Errno::RANGE)?.copy_from_slice(value);
-    Ok(value.len())
-}
-
 /// A device number as FUSE carries it: the kernel's 32 bits, 12 of the major and 20 of the minor.
 fn device(device: u64) -> u32 {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));

@@ -21,12 +21,17 @@ use super::features;
 use super::worker_pool::WorkerPool;
 use crate::control::report::Kernel;
 use crate::sys::cred::Caller;
+use crate::tree::Passthrough;
+
+/// Called with the parameters of the session when the kernel has agreed on them.
+pub type OnSession = Box<dyn Fn(Kernel) + Send + Sync>;
 
 /// Takes the requests of the kernel.
 pub struct Handlers {
     adapter: Arc<Adapter>,
     workers: WorkerPool,
     polling: BusyPoll,
+    on_session: OnSession,
 }
 
 fn caller(req: &Request) -> Caller {
@@ -35,8 +40,14 @@ fn caller(req: &Request) -> Caller {
 
 impl Handlers {
     /// Serves by `adapter`, on as many event loops, which stay awake as `polling` says.
-    pub fn new(adapter: Adapter, loops: usize, polling: BusyPoll) -> Handlers {
-        Handlers { adapter: Arc::new(adapter), workers: WorkerPool::new(loops), polling }
+    pub fn new(
+        adapter: Adapter,
+        loops: usize,
+        polling: BusyPoll,
+        on_session: OnSession,
+    ) -> Handlers {
+        let workers = WorkerPool::new(loops);
+        Handlers { adapter: Arc::new(adapter), workers, polling, on_session }
     }
 
     /// Answers a request. Data borrowed from the request is copied only when it is answered on
@@ -71,7 +82,7 @@ impl Filesystem for Handlers {
             let reason = "open=none: the kernel does not ask when a file is opened";
             self.adapter.tree.close_passthrough(Some(reason.into()));
         }
-        self.adapter.control.session_started(Kernel {
+        (self.on_session)(Kernel {
             protocol: config.kernel_abi().to_string(),
             max_write: u64::from(features::MAX_REQUEST),
             features,

@@ -1,5 +1,5 @@
-//! The FUSE side: requests of the kernel become calls of the volume or of the control directory,
-//! and their results become replies. Decides nothing about files.
+//! The FUSE side: requests of the kernel become calls of one tree, and their results become
+//! replies. Decides nothing about files.
 
 mod adapter;
 mod busy_poll;

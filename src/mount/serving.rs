@@ -10,10 +10,11 @@ use parking_lot::{Condvar, Mutex};
 use super::source;
 use crate::config::rules::RuleSet;
 use crate::config::{MountConfig, MountTable, OpenRequests};
+use crate::control::control_tree::ControlTree;
 use crate::control::counters::Counters;
-use crate::control::directory::ControlDir;
 use crate::control::exec::{Context, Executor, Log, Reload};
 use crate::control::report::{Feature, ReloadReport};
+use crate::control::router::Router;
 use crate::error::Failure;
 use crate::flags::PlaneChoice;
 use crate::fuse::mount::{Mounted, mount};
@@ -130,22 +131,19 @@ fn begin(
     let context = context(config, host.log, Arc::clone(&counters), reload);
     let executor = Arc::new(Executor::new(Arc::clone(tree), context));
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let control = Arc::new(ControlDir::new(
-        config.settings.control_name.clone(),
-        config.control,
-        owner,
-        config.settings.open == OpenRequests::None,
-        Arc::clone(&executor),
-    ));
+    let silent_files = config.settings.open == OpenRequests::None;
+    let control = ControlTree::new(owner, silent_files, Arc::clone(&executor));
+    let name = config.settings.control_name.clone();
+    let router = Router::new(tree.clone(), control, name, config.control);
     let options = AdapterOptions {
         timeouts: timeouts(config),
-        silent_files: config.settings.open == OpenRequests::None,
+        silent_files,
         // Rules that are read again may have parts of a scratch's base changed directly.
         silent_directories: tree.directories_open_silently()
             && (config.scratch.is_none() || config.rules_file.is_none())
             && MountTable::read().is_ok_and(|table| !table.has_below(&config.source)),
     };
-    let adapter = Adapter::new(tree.clone(), control, counters, options);
+    let adapter = Adapter::new(Arc::new(router), counters, options);
     let (device, mounted) = mount(config)?;
     (host.on_mounted)(&mounted).into_iter().for_each(|feature| executor.add_feature(feature));
     let mounted = Arc::new(Mutex::new(mounted));
@@ -158,7 +156,9 @@ fn begin(
     executor.add_feature(busy_poll(config, &polling));
     // Before the first request, whose answer may have to be taken back.
     tree.connect(Box::new(KernelCaches::start(notified)?));
-    let handlers = Handlers::new(adapter, config.settings.threads, polling);
+    let noting = Arc::clone(&executor);
+    let on_session = Box::new(move |kernel| noting.session_started(kernel));
+    let handlers = Handlers::new(adapter, config.settings.threads, polling, on_session);
     let session = Session::start(config, handlers, device)?;
     if let Some(why) = tree.passthrough_closed().filter(|_| wants_passthrough(config)) {
         let mountpoint = config.mountpoint.shown();

@@ -6,9 +6,9 @@
 //! of its own. [`Overlay`](crate::layers::overlay::Overlay) merges layers.
 //!
 //! A method that stands for a system call fails with the errno of that call. Besides, every method
-//! with an inode number fails with ESTALE for an unknown one and with EPERM for one of the control
-//! directory, every method with a handle with EBADF for one that is not open, and every change with
-//! EROFS where the view does not allow it. Methods are called by many threads at a time, and one
+//! with an inode number fails with ESTALE for an unknown one, every method with a handle with EBADF
+//! for one that is not open, and every change with EROFS where the view does not allow it. A method
+//! that is told not to wait fails with EAGAIN where it would, and has changed nothing. Methods are called by many threads at a time, and one
 //! call that waits keeps no other waiting.
 
 mod attr;
@@ -24,7 +24,7 @@ pub use attr::{Attr, DirItem, Entry, NewNode, NewTime, SetAttr, Stat, Time, Vali
 pub use caches::Invalidate;
 pub use managed::{Advise, Coherence, Inspect, Lifecycle, Managed};
 pub use number::{FIRST_RESERVED, HandleId, Ino};
-pub use open::{DataOnly, Open, Opened, SeekTo, WriteRequest};
+pub use open::{DataOnly, Ioctl, Open, Opened, PageCache, SeekTo, WriteRequest};
 pub use plane::{BackingRegistration, OpenInode, Plane, RegisterBacking, WhyMapped};
 pub use report::{
     Found, GuardCounts, NotAdvised, PageState, ScratchCounts, TreeCounts, WatchCounts,

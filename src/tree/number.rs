@@ -17,7 +17,7 @@ impl fmt::Display for Ino {
     }
 }
 
-/// Inode numbers of a mount from here on belong to the control directory.
+/// Numbers of inodes and handles of a mount from here on belong to the control tree.
 pub const FIRST_RESERVED: u64 = 1 << 63;
 
 /// The number of an open file or directory; never given twice.

@@ -45,8 +45,20 @@ pub struct Opened {
     /// the kernel's: O_APPEND and O_DIRECT may be taken back by fcntl(2), and the kernel's
     /// backing file would keep them.
     pub by_request: bool,
-    /// The kernel's cached data of it may be from before a change that nobody has told of yet.
-    pub begins_anew: bool,
+    /// On the mapped plane: the kernel's page cache of it.
+    pub cache: PageCache,
+}
+
+/// The use of the kernel's page cache for a file that is opened on the mapped plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageCache {
+    /// Cached data is used.
+    Kept,
+    /// Cached data is dropped first: it may be from before a change that nobody has told of yet.
+    Dropped,
+    /// Nothing is cached: every read and write is a request, and those of one client do not wait
+    /// for those of another.
+    Bypassed,
 }
 
 /// A write as the caller's descriptor asks for it.
@@ -59,6 +71,25 @@ pub struct WriteRequest {
     pub durable: Option<DataOnly>,
     /// The caller has no right to leave setuid and setgid bits in place.
     pub kill_privileges: bool,
+    /// The kernel's number for the writer's table of descriptors, which [`Files::close`] tells.
+    ///
+    /// [`Files::close`]: super::Files::close
+    pub lock_owner: Option<u64>,
+    /// As long as it takes, on a thread that may wait.
+    pub wait: bool,
+}
+
+/// An ioctl(2) on an open file or directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Ioctl<'a> {
+    /// Its number.
+    pub command: u32,
+    /// The bytes that it passes in.
+    pub data: &'a [u8],
+    /// The most bytes that it takes back.
+    pub out_size: usize,
+    /// As long as it takes, on a thread that may wait.
+    pub wait: bool,
 }
 
 /// Whether a synchronisation may leave out attributes that are not needed to read the data.

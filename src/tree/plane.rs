@@ -44,6 +44,8 @@ pub enum WhyMapped {
     Merged,
     /// All of its pages are in a lower layer, and the first write goes to the upper one.
     Below,
+    /// Its content is made by the daemon: no backing file has it.
+    Generated,
     /// The kernel refused this one.
     Refused(Errno),
 }
@@ -58,6 +60,7 @@ impl fmt::Display for WhyMapped {
             WhyMapped::Mount => f.write_str("passthrough is not in use"),
             WhyMapped::Merged => f.write_str("some of its pages are in another layer"),
             WhyMapped::Below => f.write_str("it is in the base, and not written yet"),
+            WhyMapped::Generated => f.write_str("its content is made by the daemon"),
             WhyMapped::Refused(Errno::LOOP) => {
                 f.write_str("the kernel refused: its filesystem is stacked too deep")
             }

@@ -7,8 +7,8 @@ use rustix::fs::{RenameFlags, StatVfs};
 use rustix::io::Errno;
 
 use super::{
-    Attr, DataOnly, DirItem, Entry, HandleId, Ino, NewNode, Open, Opened, RegisterBacking, SeekTo,
-    SetAttr, Validity, WriteRequest, XattrFlags,
+    Attr, DataOnly, DirItem, Entry, HandleId, Ino, Ioctl, NewNode, Open, Opened, RegisterBacking,
+    SeekTo, SetAttr, Validity, WriteRequest, XattrFlags,
 };
 use crate::sys::cred::Caller;
 
@@ -117,6 +117,14 @@ pub trait Files: Send + Sync {
         register: &RegisterBacking<'_>,
     ) -> Result<Opened, Errno>;
 
+    /// close(2) of one descriptor, by a process whose table of descriptors has the number `closer`.
+    ///
+    /// # Errors
+    /// EAGAIN without `wait`, when it would take long; the outcome of writes that it completes.
+    fn close(&self, _ino: Ino, _id: HandleId, _closer: u64, _wait: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// Ends an open file.
     ///
     /// # Errors
@@ -140,7 +148,7 @@ pub trait Files: Send + Sync {
     /// Writes `data` and returns how much arrived.
     ///
     /// # Errors
-    /// Errors of pwrite(2).
+    /// EAGAIN without [`WriteRequest::wait`], when it would take long; errors of pwrite(2).
     fn write(
         &self,
         id: HandleId,
@@ -188,17 +196,18 @@ pub trait Files: Send + Sync {
         caller: &Caller,
     ) -> Result<usize, Errno>;
 
-    /// One of the attribute ioctls (FS_IOC_GETFLAGS and the like) on an open file or directory.
+    /// An ioctl on an open file or directory: one of the attribute ioctls (FS_IOC_GETFLAGS and the
+    /// like), and on the control file its commands. Returns its value and the bytes that it gives.
     ///
     /// # Errors
-    /// ENOTTY for any other; errors of ioctl(2).
+    /// ENOTTY for any other; EAGAIN without [`Ioctl::wait`], when it would take long; errors of
+    /// ioctl(2).
     fn ioctl(
         &self,
         ino: Ino,
         id: HandleId,
-        command: u32,
-        data: &[u8],
-        out_size: usize,
+        request: &Ioctl<'_>,
+        caller: &Caller,
     ) -> Result<(i32, Vec<u8>), Errno>;
 }
 

@@ -16,8 +16,8 @@ use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
 use crate::tree::{
-    DataOnly, Files, HandleId, Ino, Open, Opened, Plane, RegisterBacking, SeekTo, Stat,
-    WriteRequest,
+    DataOnly, Files, HandleId, Ino, Ioctl, Open, Opened, PageCache, Plane, RegisterBacking, SeekTo,
+    Stat, WriteRequest,
 };
 
 impl Files for Volume {
@@ -157,10 +157,10 @@ impl Files for Volume {
         &self,
         ino: Ino,
         id: HandleId,
-        command: u32,
-        data: &[u8],
-        out_size: usize,
+        request: &Ioctl<'_>,
+        _: &Caller,
     ) -> Result<(i32, Vec<u8>), Errno> {
+        let Ioctl { command, data, out_size, .. } = *request;
         let node = self.node(ino)?;
         if sys::file::changes_attributes(command) {
             self.check_changeable(&node)?;
@@ -259,7 +259,8 @@ impl Volume {
         }
         let handle = OpenFile::new(node.ino, file, open, mode.readable(), Some(hold));
         let by_request = (how.append || how.direct) && mode.plane != PlaneChoice::Passthrough;
-        Ok(Opened { id: self.handles.add_file(handle), plane, by_request, begins_anew: false })
+        let id = self.handles.add_file(handle);
+        Ok(Opened { id, plane, by_request, cache: PageCache::Kept })
     }
 
     /// The kernel opens the backing file with the caller's flags, and makes EIO of whatever goes

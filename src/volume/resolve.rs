@@ -20,16 +20,14 @@ use super::inode::Node;
 use super::stat::{stat_at, stat_of};
 use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
-use crate::tree::{Attr, FIRST_RESERVED, Ino, Stat};
+use crate::tree::{Attr, Ino, Stat};
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Volume {
-    /// Node with this inode number. Inodes of the control directory have none: nothing can be made,
-    /// changed or removed there.
+    /// Node with this inode number.
     pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>, Errno> {
-        let missing = if ino.0 >= FIRST_RESERVED { Errno::PERM } else { Errno::STALE };
-        self.inodes.get(ino).ok_or(missing)
+        self.inodes.get(ino).ok_or(Errno::STALE)
     }
 
     /// Attributes of an inode, read through an open descriptor of the file.

@@ -8,7 +8,7 @@ use crate::control::counters::Operation;
 use crate::fuse::adapter::{Adapter, handle, reply_empty, reply_xattr};
 use crate::fuse::convert::{self, ino};
 use crate::sys::cred::Caller;
-use crate::tree::{SetAttr, XattrFlags};
+use crate::tree::{Attributes, SetAttr, XattrFlags, Xattrs};
 
 // As in the trait: parameters across, not down, and as many as the request has.
 #[rustfmt::skip]
@@ -18,11 +18,7 @@ impl Adapter {
         &self, who: &Caller, number: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr,
     ) {
         let trace = self.trace(Operation::GetAttr, who, number);
-        let attr = match self.control.attr(ino(number)) {
-            Some(attr) => Ok(attr),
-            None => self.tree.attr(ino(number), fh.map(handle)),
-        };
-        match trace.end(attr) {
+        match trace.end(self.tree.attr(ino(number), fh.map(handle))) {
             Ok(attr) => reply.attr(&self.options.timeouts.attr(attr.validity), &convert::attr(&attr)),
             Err(err) => reply.error(err),
         }
@@ -37,11 +33,7 @@ impl Adapter {
         let atime = atime.map(convert::new_time);
         let mtime = mtime.map(convert::new_time);
         let change = SetAttr { mode, uid, gid, size, atime, mtime };
-        let attr = match self.control.attr(ino(number)) {
-            Some(attr) => self.control.set_attr(&change).map(|()| attr),
-            None => self.tree.set_attr(ino(number), fh.map(handle), change, who),
-        };
-        match trace.end(attr) {
+        match trace.end(self.tree.set_attr(ino(number), fh.map(handle), change, who)) {
             Ok(attr) => reply.attr(&self.options.timeouts.attr(attr.validity), &convert::attr(&attr)),
             Err(err) => reply.error(err),
         }
@@ -49,7 +41,6 @@ impl Adapter {
 
     pub(in crate::fuse) fn statfs(&self, who: &Caller, number: INodeNo, reply: ReplyStatfs) {
         let trace = self.trace(Operation::StatFs, who, number);
-        let number = if self.control.owns(ino(number)) { INodeNo::ROOT } else { number };
         match trace.end(self.tree.statistics(ino(number))) {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
@@ -79,20 +70,14 @@ impl Adapter {
         &self, who: &Caller, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr,
     ) {
         let trace = self.trace(Operation::GetXattr, who, number);
-        reply_xattr(trace, size, reply, |buffer| match self.control.xattr(ino(number), name) {
-            Some(value) => convert::copy_value(value?, buffer),
-            None => self.tree.get_xattr(ino(number), name, buffer),
-        });
+        reply_xattr(trace, size, reply, |buffer| self.tree.get_xattr(ino(number), name, buffer));
     }
 
     pub(in crate::fuse) fn listxattr(
         &self, who: &Caller, number: INodeNo, size: u32, reply: ReplyXattr,
     ) {
         let trace = self.trace(Operation::ListXattr, who, number);
-        reply_xattr(trace, size, reply, |buffer| match self.control.owns(ino(number)) {
-            true => Ok(0),
-            false => self.tree.list_xattr(ino(number), buffer, who),
-        });
+        reply_xattr(trace, size, reply, |buffer| self.tree.list_xattr(ino(number), buffer, who));
     }
 
     pub(in crate::fuse) fn removexattr(

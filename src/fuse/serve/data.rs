@@ -11,11 +11,10 @@ use fuser::{
 use rustix::io::Errno;
 
 use crate::control::counters::Operation;
-use crate::fuse::adapter::{Adapter, CONTROL_FLAGS, handle, register, reply_empty, reply_written};
+use crate::fuse::adapter::{Adapter, handle, register, reply_empty, reply_written};
 use crate::fuse::convert::{self, how, ino};
-use crate::sys;
 use crate::sys::cred::Caller;
-use crate::tree::{BackingRegistration, NewNode, Open, SeekTo, WriteRequest};
+use crate::tree::{BackingRegistration, Files, Ioctl, Names, NewNode, Open, SeekTo, WriteRequest};
 
 // As in the trait: parameters across, not down, and as many as the request has.
 #[rustfmt::skip]
@@ -30,20 +29,17 @@ impl Adapter {
             return reply.error(trace.refuse(Errno::NOSYS));
         }
         let how = how(flags);
-        if self.control.owns(ino(number)) {
-            match trace.end(self.control.open(ino(number), how.read, how.write)) {
-                Ok(id) => reply.opened(FileHandle(id.0), CONTROL_FLAGS),
-                Err(err) => reply.error(err),
-            }
-            return;
-        }
-        let opened = self.tree.open(ino(number), how, who, &|fd| register(&reply, fd));
-        match opened {
+        match self.tree.open(ino(number), how, who, &|fd| register(&reply, fd)) {
+            // The holder of a lease may take up to /proc/sys/fs/lease-break-time to give way.
             Err(Errno::AGAIN) if flags.0 & libc::O_NONBLOCK == 0 => {
                 trace.handed_over();
-                self.open_later(ino(number), Open { wait: true, ..how }, *who, reply);
+                let (number, how, who) = (ino(number), Open { wait: true, ..how }, *who);
+                self.defer(Operation::Open, number, move |late| {
+                    let opened = late.tree.open(number, how, &who, &|fd| register(&reply, fd));
+                    late.options.reply_open(late.end(opened), how.write, reply);
+                });
             }
-            opened => self.reply_open(trace.end(opened), how.write, reply),
+            opened => self.options.reply_open(trace.end(opened), how.write, reply),
         }
     }
 
@@ -68,13 +64,6 @@ impl Adapter {
         reply: ReplyData,
     ) {
         let trace = self.trace(Operation::Read, who, number).range(offset, u64::from(size));
-        if self.control.owns(ino(number)) {
-            match trace.end(self.control.read(ino(number), handle(fh), offset, size as usize)) {
-                Ok(bytes) => reply.data(&bytes),
-                Err(err) => reply.error(err),
-            }
-            return;
-        }
         // The reply is sent while the mapping is held, and is left over when nothing was read.
         let mut slot = Some(reply);
         let sent = self.tree.read(ino(number), handle(fh), offset, size as usize, &mut |bytes| {
@@ -94,22 +83,25 @@ impl Adapter {
         write_flags: WriteFlags, flags: OpenFlags, lock: Option<LockOwner>, reply: ReplyWrite,
     ) {
         let trace = self.trace(Operation::Write, who, number).range(offset, data.len() as u64);
-        if self.control.owns(ino(number)) {
-            // A command may take long and may make the kernel write back: it gets a thread.
-            self.control.write(handle(fh), data.to_vec(), lock.map(|lock| lock.0), |result| {
-                reply_written(result.map_err(convert::errno), reply);
-            });
-            return trace.handed_over();
-        }
         let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let request = WriteRequest {
             append: flags.0 & libc::O_APPEND != 0 && !from_cache,
             durable: convert::durability(flags.0),
             kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            lock_owner: lock.map(|lock| lock.0),
+            wait: false,
         };
         // The writer of a store that is written back from the page cache is not known.
         let who = if from_cache { Caller { uid: 0, gid: 0, pid: 0 } } else { *who };
         let mut written = self.tree.write(handle(fh), offset, data, request, &who);
+        if written == Err(Errno::AGAIN) {
+            trace.handed_over();
+            let (request, data) = (WriteRequest { wait: true, ..request }, data.to_vec());
+            return self.defer(Operation::Write, ino(number), move |late| {
+                let written = late.tree.write(handle(fh), offset, &data, request, &who);
+                reply_written(late.end(written), reply);
+            });
+        }
         // The kernel looks at the count of what a client writes. A write-back from its cache is
         // done or failed: of a part nobody would ever hear.
         while let Ok(count @ 1..) = written
@@ -132,35 +124,32 @@ impl Adapter {
         if self.options.silent_files {
             return reply.error(trace.refuse(Errno::NOSYS));
         }
-        if !self.control.owns(ino(number)) {
-            return reply_empty(trace.end(Ok(())), reply);
+        let number = ino(number);
+        match self.tree.close(number, handle(fh), lock.0, false) {
+            Err(Errno::AGAIN) => {
+                trace.handed_over();
+                self.defer(Operation::Flush, number, move |late| {
+                    let closed = late.tree.close(number, handle(fh), lock.0, true);
+                    reply_empty(late.end(closed), reply);
+                });
+            }
+            closed => reply_empty(trace.end(closed), reply),
         }
-        self.control.finish(handle(fh), lock.0, |result| {
-            reply_empty(result.map_err(convert::errno), reply);
-        });
-        trace.handed_over();
     }
 
     pub(in crate::fuse) fn release(
         &self, who: &Caller, number: INodeNo, fh: FileHandle, reply: ReplyEmpty,
     ) {
         let trace = self.trace(Operation::Release, who, number);
-        let result = match self.control.owns(ino(number)) {
-            true => self.control.release(handle(fh)),
-            false => self.tree.release(handle(fh)),
-        };
-        reply_empty(trace.end(result), reply);
+        reply_empty(trace.end(self.tree.release(handle(fh))), reply);
     }
 
     pub(in crate::fuse) fn fsync(
         &self, who: &Caller, number: INodeNo, fh: FileHandle, data_only: bool, reply: ReplyEmpty,
     ) {
         let trace = self.trace(Operation::Fsync, who, number);
-        let result = match self.control.owns(ino(number)) {
-            true => Ok(()),
-            false => self.tree.sync(ino(number), handle(fh), data_only),
-        };
-        reply_empty(trace.end(result), reply);
+        let synced = self.tree.sync(ino(number), handle(fh), data_only);
+        reply_empty(trace.end(synced), reply);
     }
 
     pub(in crate::fuse) fn ioctl(
@@ -168,26 +157,19 @@ impl Adapter {
         out_size: u32, reply: ReplyIoctl,
     ) {
         let trace = self.trace(Operation::Ioctl, who, number);
-        let ours = self.control.owns(ino(number));
-        if ours && sys::file::is_command(command) {
-            let id = self.control.door(handle(fh), who.pid);
-            self.control.write(id, data.to_vec(), None, |result| match result {
-                Ok(_) => reply.ioctl(0, &[]),
-                Err(err) => reply.error(convert::errno(err)),
-            });
-            return trace.handed_over();
-        }
-        let result = match ours {
-            true if command == sys::file::ANSWER => {
-                self.control.answer(handle(fh), who.pid, out_size as usize)
-                    .map(|bytes| (bytes.len() as i32, bytes))
+        let (number, out_size) = (ino(number), out_size as usize);
+        let request = Ioctl { command, data, out_size, wait: false };
+        match self.tree.ioctl(number, handle(fh), &request, who) {
+            Err(Errno::AGAIN) => {
+                trace.handed_over();
+                let (data, who) = (data.to_vec(), *who);
+                self.defer(Operation::Ioctl, number, move |late| {
+                    let request = Ioctl { command, data: &data, out_size, wait: true };
+                    let answer = late.tree.ioctl(number, handle(fh), &request, &who);
+                    reply_ioctl(late.end(answer), reply);
+                });
             }
-            true => Err(Errno::NOTTY),
-            false => self.tree.ioctl(ino(number), handle(fh), command, data, out_size as usize),
-        };
-        match trace.end(result) {
-            Ok((value, data)) => reply.ioctl(value, &data),
-            Err(err) => reply.error(err),
+            answer => reply_ioctl(trace.end(answer), reply),
         }
     }
 
@@ -235,5 +217,12 @@ impl Adapter {
         let len = len.min(1 << 30) as usize;
         let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
         reply_written(trace.end(self.tree.copy_range(from, to, len, who)), reply);
+    }
+}
+
+fn reply_ioctl(answer: Result<(i32, Vec<u8>), fuser::Errno>, reply: ReplyIoctl) {
+    match answer {
+        Ok((value, data)) => reply.ioctl(value, &data),
+        Err(err) => reply.error(err),
     }
 }

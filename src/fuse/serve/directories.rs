@@ -12,7 +12,7 @@ use crate::control::counters::Operation;
 use crate::fuse::adapter::{Adapter, handle, reply_empty};
 use crate::fuse::convert::{self, ino};
 use crate::sys::cred::Caller;
-use crate::tree::{HandleId, Validity};
+use crate::tree::{Caching, Directories, Validity};
 
 // As in the trait: parameters across, not down.
 #[rustfmt::skip]
@@ -23,18 +23,14 @@ impl Adapter {
             // The kernel opens directories without asking from now on, and keeps their listings.
             return reply.error(trace.refuse(Errno::NOSYS));
         }
-        let opened = match self.control.owns(ino(number)) {
-            true => Ok(HandleId::NONE),
-            false => self.tree.open_dir(ino(number)),
-        };
-        match trace.end(opened) {
+        match trace.end(self.tree.open_dir(ino(number))) {
             Ok(id) => {
                 // A listing is kept as long as somebody tells when it is not true any more.
                 let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
                 let told = self.tree.names_validity(ino(number)) == Validity::UntilInvalidated
                     && self.tree.keeps_listings(ino(number));
                 let mut flags = FopenFlags::empty();
-                flags.set(kept, told && !self.control.owns(ino(number)));
+                flags.set(kept, told);
                 reply.opened(FileHandle(id.0), flags);
             }
             Err(err) => reply.error(err),
@@ -46,11 +42,11 @@ impl Adapter {
         mut reply: ReplyDirectory,
     ) {
         let trace = self.trace(Operation::ReadDir, who, number).range(offset, 0);
-        let listed = self.list(ino(number), handle(fh), offset, false, &mut |item| {
+        let listed = self.tree.list((ino(number), handle(fh)), offset, false, &mut |item| {
             reply.add(INodeNo(item.ino.0), item.next, convert::kind(item.kind), item.name)
         });
         match trace.end(listed) {
-            Ok(()) => reply.ok(),
+            Ok(_) => reply.ok(),
             Err(err) => reply.error(err),
         }
     }
@@ -60,7 +56,7 @@ impl Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let trace = self.trace(Operation::ReadDirPlus, who, number).range(offset, 0);
-        let listed = self.list(ino(number), handle(fh), offset, true, &mut |item| {
+        let listed = self.tree.list((ino(number), handle(fh)), offset, true, &mut |item| {
             // Without a number of the inode the kernel takes the name alone.
             let (number, attr, generation) = match &item.entry {
                 Some(entry) => {
@@ -76,7 +72,7 @@ impl Adapter {
             reply.add(number, item.next, item.name, &timeout, &attr, Generation(generation))
         });
         match trace.end(listed) {
-            Ok(()) => reply.ok(),
+            Ok(_) => reply.ok(),
             Err(err) => reply.error(err),
         }
     }
@@ -85,21 +81,14 @@ impl Adapter {
         &self, who: &Caller, number: INodeNo, fh: FileHandle, reply: ReplyEmpty,
     ) {
         let trace = self.trace(Operation::ReleaseDir, who, number);
-        let result = match self.control.owns(ino(number)) {
-            true => Ok(()),
-            false => self.tree.release_dir(handle(fh)),
-        };
-        reply_empty(trace.end(result), reply);
+        reply_empty(trace.end(self.tree.release_dir(handle(fh))), reply);
     }
 
     pub(in crate::fuse) fn fsyncdir(
         &self, who: &Caller, number: INodeNo, fh: FileHandle, data_only: bool, reply: ReplyEmpty,
     ) {
         let trace = self.trace(Operation::FsyncDir, who, number);
-        let result = match self.control.owns(ino(number)) {
-            true => Ok(()),
-            false => self.tree.sync_dir(ino(number), handle(fh), data_only),
-        };
-        reply_empty(trace.end(result), reply);
+        let synced = self.tree.sync_dir(ino(number), handle(fh), data_only);
+        reply_empty(trace.end(synced), reply);
     }
 }

@@ -11,7 +11,7 @@ use crate::control::counters::Operation;
 use crate::fuse::adapter::{Adapter, reply_empty};
 use crate::fuse::convert::{self, ino};
 use crate::sys::cred::Caller;
-use crate::tree::NewNode;
+use crate::tree::{Caching, Names, NewNode};
 
 // As in the trait: parameters across, not down, and as many as the request has.
 #[rustfmt::skip]
@@ -21,12 +21,8 @@ impl Adapter {
         &self, who: &Caller, parent: INodeNo, name: &OsStr, reply: ReplyEntry,
     ) {
         let trace = self.trace(Operation::Lookup, who, parent);
-        let found = match self.control.lookup(ino(parent), name) {
-            Some(found) => found,
-            None => self.tree.lookup(ino(parent), name),
-        };
-        match found {
-            Err(Errno::NOENT) => {
+        match self.tree.lookup(ino(parent), name) {
+            found @ Err(Errno::NOENT) => {
                 let validity = self.tree.names_validity(ino(parent));
                 match self.options.timeouts.negative(validity, self.tree.drops_all_names()) {
                     Duration::ZERO => self.reply_entry(trace.end(found), reply),
@@ -39,9 +35,7 @@ impl Adapter {
 
     pub(in crate::fuse) fn forget(&self, who: &Caller, number: INodeNo, lookups: u64) {
         let trace = self.trace(Operation::Forget, who, number);
-        if !self.control.owns(ino(number)) {
-            self.tree.forget(ino(number), lookups);
-        }
+        self.tree.forget(ino(number), lookups);
         trace.handed_over();
     }
 

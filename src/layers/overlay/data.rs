@@ -17,8 +17,8 @@ use crate::mapping::OpenMode;
 use crate::sys;
 use crate::sys::cred::Caller;
 use crate::tree::{
-    Attributes, DataOnly, Directories, Files, HandleId, Ino, Open, Opened, Plane, RegisterBacking,
-    SeekTo, Stat, WhyMapped, WriteRequest,
+    Attributes, DataOnly, Directories, Files, HandleId, Ino, Ioctl, Open, Opened, PageCache, Plane,
+    RegisterBacking, SeekTo, Stat, WhyMapped, WriteRequest,
 };
 use crate::volume::Volume;
 
@@ -46,7 +46,10 @@ impl Files for Overlay {
             let opened = volume.open(at.ino, how, caller, register)?;
             return Ok(self.handles.add_complete(node, Some(at), opened));
         }
-        let begins_anew = self.has_just_changed(&node);
+        let cache = match self.has_just_changed(&node) {
+            true => PageCache::Dropped,
+            false => PageCache::Kept,
+        };
         if how.write && !self.is_open(&node) {
             self.with_descriptors(|| self.clone_complete(&node))?;
             if self.is_worth_copying(&node)? {
@@ -58,7 +61,7 @@ impl Files for Overlay {
             let opening = self.with_descriptors(|| {
                 self.with_names(|names| {
                     let lent = (register, &mut shared);
-                    self.open_locked(names, (&node, ino), (how, begins_anew), caller, lent)
+                    self.open_locked(names, (&node, ino), (how, cache), caller, lent)
                 })
             });
             match opening? {
@@ -213,29 +216,28 @@ impl Files for Overlay {
         &self,
         ino: Ino,
         id: HandleId,
-        command: u32,
-        data: &[u8],
-        out_size: usize,
+        request: &Ioctl<'_>,
+        caller: &Caller,
     ) -> Result<(i32, Vec<u8>), Errno> {
         let node = self.node(ino)?;
         if let Ok(handle) = self.using(id)
             && let Ok(Handle::Complete { node, layer, id }) = handle.open()
         {
             let (volume, inner) = self.complete(node, *layer)?;
-            return volume.ioctl(inner, *id, command, data, out_size);
+            return volume.ioctl(inner, *id, request, caller);
         }
-        if sys::file::changes_attributes(command) && !node.is_write_through() {
+        if sys::file::changes_attributes(request.command) && !node.is_write_through() {
             self.change_names(|names| self.ensure_upper(names, &node))?;
         }
         let (volume, inner) = self.top(&node)?;
         if node.is_dir() {
             let id = volume.open_dir(inner)?;
-            let answered = volume.ioctl(inner, id, command, data, out_size);
+            let answered = volume.ioctl(inner, id, request, caller);
             volume.release_dir(id)?;
             return answered;
         }
         let descriptor = volume.open_descriptor(inner, OpenMode::Read)?;
-        sys::file::ioctl_attr(descriptor.any()?, command, data, out_size)
+        sys::file::ioctl_attr(descriptor.any()?, request.command, request.data, request.out_size)
     }
 }
 
@@ -244,7 +246,7 @@ impl Overlay {
         &self,
         names: &NamesRead<'_>,
         (node, ino): (&Arc<Node>, Ino),
-        (how, begins_anew): (Open, bool),
+        (how, cache): (Open, PageCache),
         caller: &Caller,
         (register, shared): (&RegisterBacking<'_>, &mut Option<SharedLower<'_>>),
     ) -> Step<Opening> {
@@ -259,7 +261,7 @@ impl Overlay {
         if let Some(upper) = whole
             && slot.strong_count() == 0
         {
-            let opened = Opened { begins_anew, ..self.upper.open(upper, how, caller, register)? };
+            let opened = Opened { cache, ..self.upper.open(upper, how, caller, register)? };
             return Ok(Opening::Done(self.handles.add_complete(Arc::clone(node), None, opened)));
         }
         if !how.write && self.share {
@@ -286,7 +288,7 @@ impl Overlay {
         let handle = Handle::Merged { node, content, read: how.read, write: how.write };
         let id = self.handles.add(handle);
         let plane = Plane::Mapped(WhyMapped::Merged);
-        Ok(Opening::Done(Opened { id, plane, by_request: false, begins_anew }))
+        Ok(Opening::Done(Opened { id, plane, by_request: false, cache }))
     }
 
     /// Ends an open file with pages in several layers that nobody uses any more.

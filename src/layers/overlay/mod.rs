@@ -292,8 +292,7 @@ impl Overlay {
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<node::Node>, Errno> {
-        let missing = if ino.0 >= crate::tree::FIRST_RESERVED { Errno::PERM } else { Errno::STALE };
-        self.nodes.get(ino).ok_or(missing)
+        self.nodes.get(ino).ok_or(Errno::STALE)
     }
 
     /// Whether a name in a directory belongs to the tree.
