@@ -14,13 +14,13 @@ use std::str::FromStr;
 use crate::advice::{Advice, Effect};
 
 mod error;
-mod plane;
+mod plane_choice;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use error::FlagsError;
-pub use plane::PlaneChoice;
+pub use plane_choice::PlaneChoice;
 use table::{HUGE_MASK, KNOWN, Known, Rule};
 
 /// The access modes of Python's mmap.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::Volume;
 use super::handle::OpenFile;
 use super::inode::Node;
-use super::plane::Candidate;
+use super::plane_table::Candidate;
 use super::stat::stat_of;
 use crate::flags::{MapMode, PlaneChoice};
 use crate::mapping::{BackingFile, Descriptor, OpenMode};

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use super::device::Origin;
-use super::plane::Hold;
+use super::plane_table::Hold;
 use crate::mapping::{BackingFile, OpenMode};
 use crate::sys::dir::DirStream;
 use crate::tree::{HandleId, Ino};

@@ -18,7 +18,7 @@ mod identity;
 mod inode;
 mod names;
 mod pinned_file;
-mod plane;
+mod plane_table;
 mod policy;
 mod resolve;
 mod setattr;
@@ -39,7 +39,7 @@ use rustix::io::Errno;
 
 pub use inode::{substitutes, unsubstituted};
 pub use pinned_file::PinnedFile;
-pub use plane::{Candidate, Hold, Planes};
+pub use plane_table::{Candidate, Hold, PlaneTable};
 pub use policy::Policy;
 pub use watched::{Coverage, Told, WatchDirectories};
 
@@ -83,7 +83,7 @@ pub struct Volume {
     spare: spare::Spare,
     files: Arc<FileTable>,
     handles: handle::HandleTable,
-    planes: Arc<plane::Planes>,
+    planes: Arc<plane_table::PlaneTable>,
     policy: RwLock<Policy>,
     /// The directory or file that was opened, as it was called.
     source: PathBuf,
@@ -156,7 +156,7 @@ impl Volume {
             spare: spare::Spare::default(),
             files: Arc::new(FileTable::new(options.max_mappings)),
             handles: handle::HandleTable::default(),
-            planes: plane::Planes::new(),
+            planes: plane_table::PlaneTable::new(),
             policy: RwLock::new(options.policy),
             source: match &options.only {
                 Some(name) => options.source.join(name),

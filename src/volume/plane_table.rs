@@ -1,4 +1,4 @@
-//! Planes: the side that moves the bytes of an open file, kernel or daemon.
+//! The plane of each open inode: the side that moves the bytes of an open file, kernel or daemon.
 //!
 //! The kernel uses one I/O mode for an inode at a time: while a file is open in one mode, an open
 //! in the other fails with EIO (fs/fuse/iomode.c). So the first open of an inode chooses the plane,
@@ -27,7 +27,7 @@ use crate::tree::{BackingRegistration, Ino, Passthrough, Plane, RegisterBacking,
 const STACKED: [u64; 3] = [0x794c_7630, 0xf15f, 0x6573_5546];
 
 /// The planes of what is open.
-pub struct Planes {
+pub struct PlaneTable {
     slots: Mutex<HashMap<Ino, Slot>>,
     /// Why no file is handed to the kernel; `None` while some may be.
     closed: RwLock<Option<String>>,
@@ -45,7 +45,7 @@ struct Slot {
 
 /// One open of an inode; its plane stays while one is left.
 pub struct Hold {
-    planes: Arc<Planes>,
+    planes: Arc<PlaneTable>,
     ino: Ino,
 }
 
@@ -71,11 +71,11 @@ pub struct Candidate<'a> {
     pub register: &'a RegisterBacking<'a>,
 }
 
-impl Planes {
-    /// No planes yet, and no passthrough until [`Planes::set_closed`] allows it.
-    pub fn new() -> Arc<Planes> {
+impl PlaneTable {
+    /// No planes yet, and no passthrough until [`PlaneTable::set_closed`] allows it.
+    pub fn new() -> Arc<PlaneTable> {
         let closed = RwLock::new(Some(String::from("there is no session with the kernel yet")));
-        Arc::new(Planes {
+        Arc::new(PlaneTable {
             slots: Mutex::default(),
             closed,
             probes: AtomicU64::new(0),
@@ -99,7 +99,7 @@ impl Planes {
     }
 
     /// Counts one more open of an inode and chooses its plane if it is the first.
-    pub fn hold(self: &Arc<Planes>, candidate: &Candidate<'_>) -> (Hold, Plane) {
+    pub fn hold(self: &Arc<PlaneTable>, candidate: &Candidate<'_>) -> (Hold, Plane) {
         let ino = candidate.ino;
         let chosen = {
             let mut slots = self.slots.lock();
@@ -157,7 +157,7 @@ impl Planes {
     }
 
     /// Clears `stored_to` if no process has the file open or mapped for writing. `opened` says
-    /// whether clients have it open, by [`Planes::note_writer`]. `file` is open for reading.
+    /// whether clients have it open, by [`PlaneTable::note_writer`]. `file` is open for reading.
     pub(super) fn note_unwritten(
         &self,
         file: BorrowedFd<'_>,
@@ -305,7 +305,7 @@ mod tests {
             caller: &caller,
             register: &register,
         };
-        let planes = Planes::new();
+        let planes = PlaneTable::new();
         planes.set_closed(None);
         let mapped = |plane: &Plane| matches!(plane, Plane::Mapped(WhyMapped::Merged));
 
