@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub(crate) mod cause;
+
 /// A failure of a mount, of a control verb or of a whole command, shown as one line
 /// `SUBJECT: what failed: reason`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -456,3 +456,27 @@ fn faults_are_counted() {
     assert!(of_file["faults"].is_u64(), "{of_file}");
     assert_eq!(of_file["size"], 0);
 }
+
+#[test]
+fn requests_that_go_on_failing_with_estale_leave_one_line_with_the_path_and_the_cause() {
+    if !require_fuse() {
+        return;
+    }
+    let dir = TestDir::new();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    fs::write(dir.path().join("sub/file"), b"x").unwrap();
+    let mounted = MountedFs::over(dir.path(), "access=write,attr_timeout=0");
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = rustix::fs::open(mounted.path().join("sub/file"), flags, Mode::empty()).unwrap();
+    fs::remove_file(dir.path().join("sub/file")).unwrap();
+    // The daemon may hold it open for a moment.
+    wait_for("the file to be gone", || rustix::fs::fstat(&file).map(drop) == Err(Errno::STALE));
+    for _ in 0..20 {
+        assert_eq!(rustix::fs::fstat(&file).map(drop), Err(Errno::STALE));
+    }
+    let log = mounted.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("Stale file handle")).collect();
+    let [line] = told[..] else { panic!("{log}") };
+    assert!(line.contains(" sub/file: getattr failed: Stale file handle (os error 116): its "));
+    assert!(line.ends_with(": again and again"), "{line}");
+}

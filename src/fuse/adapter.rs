@@ -18,6 +18,7 @@ use super::trace::Trace;
 use crate::control::counters::{Counters, Operation};
 use crate::control::own_thread;
 use crate::control::router::Router;
+use crate::error::cause;
 use crate::sys::cred::Caller;
 use crate::tree::{BackingRegistration, Entry, HandleId, Ino, Opened, PageCache, Plane};
 
@@ -115,7 +116,7 @@ impl Deferred {
     pub(super) fn end<T>(&self, result: Result<T, Errno>) -> Result<T, fuser::Errno> {
         result.map_err(|err| {
             self.counters.count_error(err);
-            self.failures.note(&*self.tree, self.operation, self.ino, err);
+            self.failures.note(&*self.tree, self.operation, (self.ino, None), err);
             convert::errno(err)
         })
     }
@@ -173,7 +174,10 @@ impl Adapter {
             operation,
             ino,
         };
-        own_thread::run(operation.name(), move || answer(&deferred));
+        own_thread::run(operation.name(), move || {
+            cause::clear();
+            answer(&deferred);
+        });
     }
 
     /// Time for which the kernel may use an entry whose two timeouts are one.

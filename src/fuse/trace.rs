@@ -1,5 +1,6 @@
 //! One line per request in the log at level debug, its count, and a warning where it fails.
 
+use std::ffi::OsStr;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -7,6 +8,7 @@ use rustix::io::Errno;
 use super::adapter::Adapter;
 use super::convert;
 use crate::control::counters::Operation;
+use crate::error::cause;
 use crate::sys::cred::Caller;
 use crate::tree::Ino;
 
@@ -15,6 +17,7 @@ pub(super) struct Trace<'a> {
     adapter: &'a Adapter,
     operation: Operation,
     ino: Ino,
+    name: Option<&'a OsStr>,
     pid: u32,
     range: Option<(u64, u64)>,
     started: Option<Instant>,
@@ -28,8 +31,16 @@ impl<'a> Trace<'a> {
         ino: fuser::INodeNo,
     ) -> Trace<'a> {
         adapter.counters.count(operation);
+        cause::clear();
         let started = log::log_enabled!(log::Level::Debug).then(Instant::now);
-        Trace { adapter, operation, ino: convert::ino(ino), pid: who.pid, range: None, started }
+        let ino = convert::ino(ino);
+        Trace { adapter, operation, ino, name: None, pid: who.pid, range: None, started }
+    }
+
+    /// Adds the name in the directory that it is about.
+    pub(super) fn name(mut self, name: &'a OsStr) -> Trace<'a> {
+        self.name = Some(name);
+        self
     }
 
     /// Adds the bytes that it is about.
@@ -59,7 +70,7 @@ impl<'a> Trace<'a> {
         result.map_err(|err| {
             let Adapter { counters, failures, tree, .. } = self.adapter;
             counters.count_error(err);
-            failures.note(&**tree, self.operation, self.ino, err);
+            failures.note(&**tree, self.operation, (self.ino, self.name), err);
             convert::errno(err)
         })
     }

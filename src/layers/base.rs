@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::frozen_file::FrozenFile;
 use super::pages::read_at;
+use crate::error::cause::because;
 use crate::tree::SeekTo;
 
 /// File below a merged file. It is read with pread(2) and never written. The caller opens it so
@@ -84,7 +85,10 @@ impl Base {
             return Ok(());
         }
         let count = self.read_some(offset, buffer)?;
-        if count < buffer.len() { Err(Errno::IO) } else { Ok(()) }
+        match count < buffer.len() {
+            true => Err(because(Errno::IO, "its base is gone or shorter than at the first touch")),
+            false => Ok(()),
+        }
     }
 
     /// Offset of the next data or hole in `offset..end`; `None` when there is none. A range behind

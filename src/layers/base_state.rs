@@ -4,6 +4,7 @@
 //! is compared after each read of the base: bytes that were read before a change are valid, and a
 //! read after a change fails with EIO, so changed pages never mix with pages of the upper file.
 
+use crate::error::cause::because;
 use crate::shown::Show;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -125,7 +126,7 @@ impl BaseState {
                         self.path.shown()
                     );
                 }
-                Err(Errno::IO)
+                Err(because(Errno::IO, "a page of a base that was changed directly"))
             }
             Comparison::Unknown(doubt) => {
                 if !self.doubted.swap(true, Ordering::AcqRel) {

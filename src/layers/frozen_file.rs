@@ -12,6 +12,7 @@ use super::base::{Base, blocks_of, ctime_of, size_of};
 use super::base_state::BaseState;
 use super::page_owners::{MOST_PARTS, PageOwners};
 use super::pages::{PAGE, PageMap, read_at};
+use crate::error::cause::because;
 use crate::tree::SeekTo;
 
 /// A part of a file in a frozen layer: the sparse file and its page map, open for reading.
@@ -105,7 +106,7 @@ impl FrozenFile {
                     self.check()?;
                 }
                 if read? < shown.len() {
-                    return Err(Errno::IO);
+                    return Err(because(Errno::IO, "its file in a frozen layer is too short"));
                 }
             }
             zeros.fill(0);

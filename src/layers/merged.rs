@@ -38,6 +38,7 @@ pub use super::base::Base;
 use super::base::{blocks_of, ctime_of, size_of};
 pub use super::base_state::BaseState;
 use super::pages::{Fingerprint, MapId, PAGE, PageMap, UpperId, read_at, sync_file};
+use crate::error::cause::because;
 use crate::sys::cred::{AsCaller, Caller};
 pub use copy::STEP;
 
@@ -236,7 +237,8 @@ impl Merged {
             let (part, behind) = rest.split_at_mut((stop - at) as usize);
             if present {
                 if read_at(&self.upper, at, part)? < part.len() {
-                    return Err(Errno::IO); // Others have truncated the upper file.
+                    let cause = "its file in the scratch was truncated directly";
+                    return Err(because(Errno::IO, cause));
                 }
             } else {
                 let shown = map.lower_visible_len().clamp(at, stop) - at;

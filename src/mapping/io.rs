@@ -22,6 +22,7 @@ use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::file::BackingFile;
+use crate::error::cause::{because, when};
 use crate::flags::PlaneChoice;
 use crate::shown::Show;
 use crate::sys;
@@ -44,6 +45,9 @@ fn is_resident(region: &Region, range: Range<usize>) -> bool {
     let count = pages.len().div_ceil(page) as u64;
     sys::residency::resident_pages(region, pages).is_ok_and(|resident| resident == count)
 }
+
+/// The cause of an EIO of a write.
+const CANNOT_BE_WRITTEN: &str = "the backing file cannot be written";
 
 impl BackingFile {
     /// Reads up to `len` bytes from `offset` and hands them to `deliver`, which must only pass
@@ -159,7 +163,7 @@ impl BackingFile {
                 Err(_) if done > 0 => break,
                 Err(err) => {
                     self.record_fault("reading", offset, offset + 1, &err.to_string());
-                    return Err(err);
+                    return Err(when(Errno::IO, "the backing file cannot be read")(err));
                 }
             }
         }
@@ -246,11 +250,11 @@ impl BackingFile {
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             match rustix::io::pwrite(descriptor.writer()?, rest, offset + done as u64) {
-                Ok(0) => return Err(Errno::IO),
+                Ok(0) => return Err(because(Errno::IO, CANNOT_BE_WRITTEN)),
                 Ok(count) => done += count,
                 Err(Errno::INTR) => {}
                 Err(_) if done > 0 => break,
-                Err(err) => return Err(err),
+                Err(err) => return Err(when(Errno::IO, CANNOT_BE_WRITTEN)(err)),
             }
         }
         Ok(done)

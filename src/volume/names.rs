@@ -13,6 +13,7 @@ use super::Volume;
 use super::identity::Seen;
 use super::inode::Node;
 use super::stat::stat_at;
+use crate::error::cause::because;
 use crate::mapping::Descriptor;
 use crate::sys;
 use crate::sys::cred::{AsCaller, Caller};
@@ -126,7 +127,9 @@ impl Names for Volume {
             rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC, permissions)
         });
         let fd = match made {
-            Err(Errno::EXIST) if !exclusive => return Err(Errno::STALE),
+            Err(Errno::EXIST) if !exclusive => {
+                return Err(because(Errno::STALE, "the name was made directly meanwhile"));
+            }
             Err(err) => return Err(err),
             Ok((_, fd)) => fd,
         };
@@ -330,7 +333,7 @@ impl Volume {
         }
         // Replaced in the backing tree since: the kernel looks again.
         self.forget(entry.attr.ino, 1);
-        Err(Errno::STALE)
+        Err(because(Errno::STALE, "it was replaced directly at once"))
     }
 
     /// Turns the descriptor of a file just made into a handle.

@@ -18,6 +18,7 @@ use super::Volume;
 use super::identity::Seen;
 use super::inode::Node;
 use super::stat::{stat_at, stat_of};
+use crate::error::cause::{UNKNOWN_INODE, because, when};
 use crate::mapping::{BackingFile, Descriptor, OpenMode};
 use crate::sys;
 use crate::tree::{Attr, Ino, Stat};
@@ -27,7 +28,7 @@ const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC)
 impl Volume {
     /// Node with this inode number.
     pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>, Errno> {
-        self.inodes.get(ino).ok_or(Errno::STALE)
+        self.inodes.get(ino).ok_or_else(|| because(Errno::STALE, UNKNOWN_INODE))
     }
 
     /// Attributes of an inode, read through an open descriptor of the file.
@@ -115,7 +116,7 @@ impl Volume {
         if let Some(fd) = self.open_by_handle(node, PATH)? {
             return Ok(Arc::new(fd));
         }
-        Err(Errno::STALE)
+        Err(because(Errno::STALE, "its name is gone, and it has no file handle"))
     }
 
     pub(super) fn pin_by_name(&self, node: &Node) -> Option<OwnedFd> {
@@ -131,7 +132,9 @@ impl Volume {
             return Ok(None);
         };
         let mount = self.devices.source();
-        let fd = sys::handle::open_handle(&**mount, handle, flags | OFlags::CLOEXEC)?;
+        let fd = sys::handle::open_handle(&**mount, handle, flags | OFlags::CLOEXEC).map_err(
+            when(Errno::STALE, "its file handle leads to no file: it was removed directly"),
+        )?;
         verified(node, fd).map(Some)
     }
 
@@ -168,7 +171,7 @@ impl Volume {
         let mut fd = loop {
             let (parent, name) = child.seen();
             if !met.insert(child.ino) {
-                return Err(Errno::STALE);
+                return Err(because(Errno::STALE, "the directories above it form a circle"));
             }
             way.push((child, name));
             let above = self.node(parent)?;
@@ -181,7 +184,7 @@ impl Volume {
             let found = rustix::fs::openat(&*fd, &**name, PATH | OFlags::DIRECTORY, Mode::empty())
                 .map_err(|err| match err {
                     Errno::MFILE | Errno::NFILE => err,
-                    _ => Errno::STALE,
+                    _ => because(Errno::STALE, "a directory above it is not where it was"),
                 })?;
             fd = Arc::new(verified(child, found)?);
             self.remember_open(child, &fd);
@@ -254,7 +257,7 @@ impl Volume {
 fn verified(node: &Node, fd: OwnedFd) -> Result<OwnedFd, Errno> {
     let seen = Seen::by(&fd)?;
     if !node.is(&seen) {
-        return Err(Errno::STALE);
+        return Err(because(Errno::STALE, "another file is in its place"));
     }
     node.confirm(&seen);
     Ok(fd)

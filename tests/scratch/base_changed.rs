@@ -78,8 +78,12 @@ fn pages_of_a_base_that_has_changed_are_refused_and_those_of_the_scratch_go_on()
         let log = kept.mounted().log();
         assert!(log.contains("b (its base has changed)"), "{log}");
         assert!(!log.contains("a (its base"), "{log}");
-        let failure =
-            |line: &str| line.contains(" b: ") && line.contains("failed: Input/output error");
+        let cause = "a page of a base that was changed directly";
+        let failure = |line: &str| {
+            line.contains(" b: ")
+                && line.contains("failed: Input/output error")
+                && line.contains(cause)
+        };
         assert!(log.lines().any(failure), "{log}");
         let status = ask(kept.root(), "json status").json();
         let told = &status["scratch"]["guard"]["changed"];

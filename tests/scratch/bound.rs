@@ -69,7 +69,7 @@ fn a_full_scratch_leaves_a_warning_with_the_path_and_the_room_that_is_left() {
     assert_eq!(errno(file.write_all_at(&pattern(BIG), 0)), Err(Errno::NOSPC));
     let told = |line: &str| {
         let failed = line.contains(" dir/made/filler: write failed: No space left on device");
-        failed && line.contains(" bytes are left")
+        failed && line.contains(": scratch_max= is reached: ") && line.contains(" bytes are left")
     };
     let log = || kept.mounted().log();
     wait_for("the warning", || log().lines().any(told));

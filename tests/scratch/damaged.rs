@@ -19,6 +19,14 @@ fn maps(kept: &Kept) -> Vec<PathBuf> {
     names(&pages).iter().map(|name| pages.join(name)).collect()
 }
 
+/// Expects one line in the log on an EIO.
+#[track_caller]
+fn expect_line(kept: &Kept, request: &str, cause: &str) {
+    let expected = format!("{request}Input/output error (os error 5): {cause}");
+    let log = kept.mounted().log();
+    assert_eq!(log.lines().filter(|line| line.ends_with(&expected)).count(), 1, "{log}");
+}
+
 #[test]
 fn a_page_map_in_which_a_bit_was_changed_makes_its_file_an_error_and_no_other() {
     if !require_fuse() {
@@ -48,6 +56,7 @@ fn a_page_map_in_which_a_bit_was_changed_makes_its_file_an_error_and_no_other() 
         fs::write(&map, &bytes).unwrap();
         kept.mount();
         assert_eq!(errno(File::open(kept.at("first"))).map(drop), Err(Errno::IO), "byte {at}");
+        expect_line(&kept, " first: open failed: ", "its page map is damaged");
         assert_content(kept.at("second"), &changed);
         kept.unmount();
     }
@@ -112,6 +121,26 @@ fn what_cannot_be_looked_at_is_listed_and_by_no_number_of_another_file() {
         let log = kept.mounted().log();
         assert!(!log.contains("forget ino"), "round {round}: {log}");
     }
+}
+
+#[test]
+fn a_lookup_that_fails_leaves_a_line_with_the_whole_path_and_the_cause() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mut kept = Kept::new("", |base| fs::create_dir_all(base.join("some/dir")).unwrap());
+    fs::write(kept.at("some/dir/bad"), b"bad").unwrap();
+    kept.unmount();
+    let bad = kept.scratch().join("upper/some/dir/bad");
+    let none = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(bad, "trusted.mmapfs.ino", b"none", none).unwrap();
+    kept.mount();
+    for _ in 0..20 {
+        let looked = errno(kept.at("some/dir/bad").symlink_metadata()).map(drop);
+        assert_eq!(looked, Err(Errno::IO));
+    }
+    let cause = "its overlay attributes are damaged";
+    expect_line(&kept, " some/dir/bad: lookup failed: ", cause);
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Adapter {
         &self, who: &Caller, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32,
         reply: ReplyCreate,
     ) {
-        let trace = self.trace(Operation::Create, who, parent);
+        let trace = self.trace(Operation::Create, who, parent).name(name);
         let how = how(OpenFlags(flags));
         let exclusive = flags & libc::O_EXCL != 0;
         let new = NewNode { mode, umask, caller: who };

@@ -20,7 +20,7 @@ impl Adapter {
     pub(in crate::fuse) fn lookup(
         &self, who: &Caller, parent: INodeNo, name: &OsStr, reply: ReplyEntry,
     ) {
-        let trace = self.trace(Operation::Lookup, who, parent);
+        let trace = self.trace(Operation::Lookup, who, parent).name(name);
         match self.tree.lookup(ino(parent), name) {
             found @ Err(Errno::NOENT) => {
                 let validity = self.tree.names_validity(ino(parent));
@@ -51,7 +51,7 @@ impl Adapter {
         &self, who: &Caller, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32,
         reply: ReplyEntry,
     ) {
-        let trace = self.trace(Operation::MkNod, who, parent);
+        let trace = self.trace(Operation::MkNod, who, parent).name(name);
         let device = convert::device_from(rdev);
         let new = NewNode { mode, umask, caller: who };
         let made = self.tree.make_node(ino(parent), name, &new, device);
@@ -62,7 +62,7 @@ impl Adapter {
         &self, who: &Caller, parent: INodeNo, name: &OsStr, mode: u32, umask: u32,
         reply: ReplyEntry,
     ) {
-        let trace = self.trace(Operation::MkDir, who, parent);
+        let trace = self.trace(Operation::MkDir, who, parent).name(name);
         let new = NewNode { mode, umask, caller: who };
         let made = self.tree.make_dir(ino(parent), name, &new);
         self.reply_entry(trace.end(made), reply);
@@ -71,21 +71,21 @@ impl Adapter {
     pub(in crate::fuse) fn unlink(
         &self, who: &Caller, parent: INodeNo, name: &OsStr, reply: ReplyEmpty,
     ) {
-        let trace = self.trace(Operation::Unlink, who, parent);
+        let trace = self.trace(Operation::Unlink, who, parent).name(name);
         reply_empty(trace.end(self.tree.remove(ino(parent), name, false)), reply);
     }
 
     pub(in crate::fuse) fn rmdir(
         &self, who: &Caller, parent: INodeNo, name: &OsStr, reply: ReplyEmpty,
     ) {
-        let trace = self.trace(Operation::RmDir, who, parent);
+        let trace = self.trace(Operation::RmDir, who, parent).name(name);
         reply_empty(trace.end(self.tree.remove(ino(parent), name, true)), reply);
     }
 
     pub(in crate::fuse) fn symlink(
         &self, who: &Caller, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry,
     ) {
-        let trace = self.trace(Operation::Symlink, who, parent);
+        let trace = self.trace(Operation::Symlink, who, parent).name(name);
         let target = target.as_os_str();
         let made = self.tree.make_symlink(ino(parent), name, target, who);
         self.reply_entry(trace.end(made), reply);
@@ -95,7 +95,7 @@ impl Adapter {
         &self, who: &Caller, parent: INodeNo, name: &OsStr, new_parent: INodeNo, new_name: &OsStr,
         flags: fuser::RenameFlags, reply: ReplyEmpty,
     ) {
-        let trace = self.trace(Operation::Rename, who, parent);
+        let trace = self.trace(Operation::Rename, who, parent).name(name);
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let (from, to) = ((ino(parent), name), (ino(new_parent), new_name));
         reply_empty(trace.end(self.tree.rename(from, to, flags, who)), reply);

@@ -17,6 +17,7 @@ use super::lookup::{LookupResult, LookupScope};
 use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
 use super::node::Node;
 use super::overlay_xattrs::Links;
+use crate::error::cause::because;
 use crate::shown::Show;
 use crate::tree::{Directories, Entry, Ino, Names};
 use crate::volume::Volume;
@@ -57,6 +58,9 @@ impl Index {
         self.entries.read().contains(&original(ino))
     }
 }
+
+/// The cause of an error for an index entry that cannot be right.
+const WRONG: &str = "the index of hard links has another file in its place";
 
 impl Overlay {
     /// Result of a lookup in the lower layers. If the file found was copied up by another of its
@@ -121,7 +125,7 @@ impl Overlay {
         if entry.attr.stat.kind() != below.stat.kind() {
             refuse(&"it is a file of another type");
             self.upper.forget(inner, 1);
-            return Err(Halt::Failed(Errno::IO));
+            return Err(Halt::Failed(because(Errno::IO, WRONG)));
         }
         let joined = match whence.layer {
             0 => self.above(whence, name, entry, is_same)?,
@@ -131,7 +135,7 @@ impl Overlay {
         if original(joined.ino) != original(below.ino) && below.stat.kind() == libc::S_IFREG {
             refuse(&"it is the copy of another file");
             self.let_go(&joined.stack);
-            return Err(Halt::Failed(Errno::IO));
+            return Err(Halt::Failed(because(Errno::IO, WRONG)));
         }
         Ok(Some(joined))
     }

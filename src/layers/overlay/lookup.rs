@@ -12,6 +12,7 @@ use super::layer::{LayerEntry, OverlayParts, is_whiteout};
 use super::namespace_lock::{Halt, NamesRead, Step};
 use super::node::{LayerStack, LowerInode, Node};
 use super::overlay_xattrs::{Links, MOST_NAMES, NO_NUMBER, OverlayXattrs, XattrError};
+use crate::error::cause::because;
 use crate::layers::pages::{MapAccess, MapId, PageMap};
 use crate::shown::Show;
 use crate::tree::{Entry, Ino, Names, Stat, Validity};
@@ -241,7 +242,7 @@ impl Overlay {
         };
         let path = self.path_of(whence.parent).join(name);
         log::error!("{}: page map {}: {reason}", path.shown(), MapId(id));
-        Err(Errno::IO)
+        Err(because(Errno::IO, "its page map or overlay attributes are damaged"))
     }
 
     /// Whether an entry of a lower layer is a whiteout.

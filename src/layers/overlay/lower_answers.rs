@@ -17,6 +17,7 @@ use super::Overlay;
 use super::namespace_lock::{Halt, Step};
 use super::node::{LowerInode, Node};
 use super::overlay_xattrs::{ROOT, XattrNames};
+use crate::error::cause::because;
 use crate::layers::pages::Fingerprint;
 use crate::mapping::OpenMode;
 use crate::tree::{Attributes, Entry, Ino, Names, Stat, Xattrs};
@@ -81,6 +82,9 @@ pub(super) struct Answers<'a> {
     clones: bool,
 }
 
+/// The cause of an ESTALE for an inode of the base that its volume does not know any more.
+const LOST: &str = "the base has lost it meanwhile";
+
 impl Drop for Answers<'_> {
     fn drop(&mut self) {
         for at in self.held.borrow().iter() {
@@ -132,7 +136,7 @@ impl<'a> Answers<'a> {
     /// Keeps something known until the end.
     pub(super) fn hold(&self, at: LowerInode) -> Result<(), Errno> {
         if !self.overlay.lower(at)?.look_up_again(at.ino) {
-            return Err(Errno::STALE);
+            return Err(because(Errno::STALE, LOST));
         }
         self.held.borrow_mut().push(at);
         Ok(())
@@ -161,7 +165,7 @@ impl<'a> Answers<'a> {
         let entry = found?;
         match self.overlay.lower(dir)?.look_up_again(entry.attr.ino) {
             true => Ok(entry),
-            false => Err(Halt::Failed(Errno::STALE)),
+            false => Err(Halt::Failed(because(Errno::STALE, LOST))),
         }
     }
 

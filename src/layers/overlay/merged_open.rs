@@ -15,6 +15,7 @@ use super::lower_answers::Answers;
 use super::namespace_lock::{Halt, NamesRead, NamesWrite, Step};
 use super::node::{LayerStack, LowerInode, Node};
 use super::quota::TWO_PAGES;
+use crate::error::cause::because;
 use crate::layers::frozen_file::{FrozenFile, FrozenPart};
 use crate::layers::merged::{Base, Merged};
 use crate::layers::pages::{Fingerprint, MapAccess, MapError, MapId, PageMap, UpperId};
@@ -148,7 +149,7 @@ impl Overlay {
         let file = match self.guard.file(node) {
             Some(file) => file,
             None if *whole == LowerInode::GONE && stack.pages.is_none() && parts.is_empty() => {
-                return Err(Halt::Failed(Errno::IO));
+                return Err(Halt::Failed(because(Errno::IO, "its base is gone")));
             }
             // Each page of it that shows is behind its end, which is an error.
             None if *whole == LowerInode::GONE => {
@@ -218,7 +219,8 @@ impl Overlay {
                 self.path_of(node).shown(),
                 MapId(id)
             );
-            return Err(Halt::Failed(Errno::IO));
+            let cause = "another file has its page map";
+            return Err(Halt::Failed(because(Errno::IO, cause)));
         }
         let told = |err: MapError| {
             log::error!("{}: page map {}: {err}", self.path_of(node).shown(), MapId(id));

@@ -57,6 +57,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use crate::config::BaseChanged;
+use crate::error::cause::{UNKNOWN_INODE, because};
 use crate::layers::changed::{self, Changed};
 use crate::layers::pages::MapId;
 use crate::layers::scratch::{MetadataReserve, Scratch, TEMPORARY};
@@ -292,7 +293,7 @@ impl Overlay {
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<node::Node>, Errno> {
-        self.nodes.get(ino).ok_or(Errno::STALE)
+        self.nodes.get(ino).ok_or_else(|| because(Errno::STALE, UNKNOWN_INODE))
     }
 
     /// Whether a name in a directory belongs to the tree.

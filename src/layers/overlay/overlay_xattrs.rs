@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use super::ino::{FIRST_NUMBER, TWIN};
+use crate::error::cause::because;
 use crate::layers::pages::Fingerprint;
 use crate::layers::scratch::{PathId, XattrNamespace};
 use crate::sys::cred::Caller;
@@ -131,7 +132,7 @@ impl XattrError {
     pub(super) fn errno(self) -> Errno {
         match self {
             XattrError::Io(err) => err,
-            XattrError::Bad { .. } => Errno::IO,
+            XattrError::Bad { .. } => because(Errno::IO, "its overlay attributes are damaged"),
         }
     }
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::node::Node;
+use crate::error::cause::{self, because};
 use crate::layers::pages::{MapId, PAGE};
 use crate::layers::scratch::{MetadataReserve, QuotaLedger};
 use crate::tree::{Attributes, Ino, SeekTo};
@@ -124,9 +125,10 @@ impl Overlay {
                 let left = quota.ledger.left().unwrap_or(u64::MAX);
                 let (count, takes) = what_fits(left, (offset()?, len as u64), seek)?;
                 if count == 0 && len > 0 {
-                    return Err(Errno::NOSPC);
+                    return Err(because(Errno::NOSPC, "scratch_max= is reached"));
                 }
                 quota.ledger.reserve(takes)?;
+                cause::clear(); // Of the reservation that failed first.
                 (count as usize, takes)
             }
         };
@@ -258,7 +260,7 @@ impl Overlay {
     pub(super) fn check_room_for_data(&self) -> Result<(), Errno> {
         let Some(_) = &self.reserve else { return Ok(()) };
         match self.upper.statistics(Ino::ROOT)?.f_bfree {
-            0 => Err(Errno::NOSPC),
+            0 => Err(because(Errno::NOSPC, "the scratch in memory is full")),
             _ => Ok(()),
         }
     }

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use super::Overlay;
 use super::ino::next_share_ino;
 use super::node::{LowerInode, Node};
+use crate::error::cause::because;
 use crate::sys::cred::Caller;
 use crate::tree::{Files, HandleId, Ino, Open, Opened, Plane, RegisterBacking, Validity};
 use crate::volume::Volume;
@@ -99,7 +100,9 @@ impl Overlay {
     pub(super) fn check_number(&self, node: &Node, ino: Ino) -> Result<(), Errno> {
         match node.lower_share.number() == ino {
             true => Ok(()),
-            false if node.is_linked() => Err(Errno::STALE),
+            false if node.is_linked() => {
+                Err(because(Errno::STALE, "its inode number is that of the shared base"))
+            }
             false => Err(Errno::TXTBSY),
         }
     }

@@ -16,6 +16,7 @@ use super::format::{
 };
 use super::{Change, Fingerprint, MapAccess, MapError, MapId, PageMap, Unsynced, UpperId};
 use super::{ones, place};
+use crate::error::cause::when;
 use crate::sys::beneath;
 
 impl PageMap {
@@ -405,7 +406,7 @@ pub(in crate::layers) fn read_at(
             Ok(0) => break,
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
-            Err(err) => return Err(err),
+            Err(err) => return Err(when(Errno::IO, "a file of a layer cannot be read")(err)),
         }
     }
     Ok(done)

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use rustix::io::Errno;
 
+use crate::error::cause::because;
+
 use super::fingerprint::{Fingerprint, Moment};
 
 /// Magic number at the start of a header.
@@ -134,7 +136,7 @@ impl MapError {
     pub fn errno(&self) -> Errno {
         match self {
             MapError::Io(err) => *err,
-            _ => Errno::IO,
+            _ => because(Errno::IO, "its page map is damaged"),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
+use crate::error::cause::because;
+
 /// Used bytes of a scratch and their limit. Bytes are reserved before they are written, so that the
 /// limit is never exceeded, and released when they are freed or were not needed.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl QuotaLedger {
             Ok(_) => Ok(()),
             // A scratch above its limit goes on where it needs no more bytes.
             Err(_) if bytes == 0 => Ok(()),
-            Err(_) => Err(Errno::NOSPC),
+            Err(_) => Err(because(Errno::NOSPC, "scratch_max= is reached")),
         }
     }
 
