@@ -7,6 +7,7 @@ mod common;
 use std::fs::{self, File};
 use std::path::Path;
 
+use common::mounted::is_mounted;
 use common::*;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
@@ -24,6 +25,34 @@ impl<'a> Memory<'a> {
 impl Drop for Memory<'_> {
     fn drop(&mut self) {
         let _ = unmount(self.0, UnmountFlags::DETACH); // It may be gone with what is below.
+    }
+}
+
+/// The notice of a new directory reaches the kernel after somebody has used it.
+#[test]
+fn what_is_mounted_at_once_in_a_directory_that_was_made_in_the_source_stays() {
+    if !(require_fuse() && require_root()) {
+        return;
+    }
+    let mounted = MountedFs::new("access=write,watch=on");
+    let (through, backing) = (mounted.path(), mounted.backing());
+    let status = || ask(through, "json status").json();
+    fs::write(through.join("mark"), b"").unwrap();
+    for round in 0..50_usize {
+        let name = format!("{round}/inside");
+        let before = status()["watch"]["events"].as_u64().unwrap();
+        fs::create_dir_all(backing.join(&name)).unwrap();
+        let place = through.join(&name);
+        let _inside = Memory::on(&place);
+        fs::write(place.join("file"), "inside").unwrap();
+        wait_for("the new directories to be told", || {
+            status()["watch"]["events"].as_u64().unwrap() >= before + 2
+        });
+        // A later change, whose notice comes after theirs.
+        fs::write(backing.join("mark"), vec![0; round + 1]).unwrap();
+        wait_for("a later change", || size(through.join("mark")) == round as u64 + 1);
+        assert!(is_mounted(&place), "round {round}: it was unmounted");
+        assert_eq!(fs::read(place.join("file")).unwrap(), b"inside");
     }
 }
 

@@ -19,7 +19,8 @@ pub(super) struct Batch {
     events: u64,
     /// Changes were lost.
     lost: bool,
-    names: HashSet<(FileHandle, OsString)>,
+    /// Names in directories; true where a directory was made and nothing else happened.
+    names: HashMap<(FileHandle, OsString), bool>,
     /// Files and directories; true when content has changed too.
     objects: HashMap<FileHandle, bool>,
     /// Files that were written.
@@ -75,7 +76,10 @@ impl Batch {
         }
         // Its times, its size and its cached listing change with its names.
         self.objects.insert(directory.clone(), true);
-        self.names.insert((directory, name));
+        let others = libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO | libc::FAN_DELETE;
+        let is_made = event.mask & libc::FAN_ONDIR != 0 && event.mask & others == 0;
+        let made = self.names.entry((directory, name)).or_insert(true);
+        *made &= is_made;
     }
 
     /// The files that were written.
@@ -103,8 +107,8 @@ impl Batch {
             }
         }
         let mut work = Vec::new();
-        for (directory, name) in self.names {
-            work.extend(find(&directory).map(|parent| Work::Entry(parent, name)));
+        for ((directory, name), made) in self.names {
+            work.extend(find(&directory).map(|parent| Work::Entry(parent, name, made)));
         }
         for (object, data) in self.objects {
             work.extend(find(&object).map(|ino| Work::Inode(ino, data)));

@@ -36,7 +36,7 @@ impl Mounts {
         let seen = volume.mount_points_seen().into_iter();
         let mut work: Vec<_> = seen
             .filter(|(.., id)| !is_there(*id))
-            .map(|(parent, name, _)| Work::Entry(parent, name))
+            .map(|(parent, name, _)| Work::Entry(parent, name, false))
             .collect();
         for (path, _) in below.symmetric_difference(&self.below) {
             // Names inside another mount have a short validity anyway.
@@ -44,7 +44,8 @@ impl Mounts {
             if below.iter().chain(&self.below).any(inside) {
                 continue;
             }
-            work.extend(volume.place_of(path).map(|(parent, name)| Work::Entry(parent, name)));
+            let place = volume.place_of(path);
+            work.extend(place.map(|(parent, name)| Work::Entry(parent, name, false)));
         }
         self.below = below;
         work

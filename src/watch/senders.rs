@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::mounts;
+use crate::shown::Show;
 use crate::tree::Ino;
 use crate::volume::{Told, Volume};
 
@@ -26,14 +27,18 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Shortest pause between two attempts to invalidate an inode that the kernel does not know yet.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+/// Pauses after which names are invalidated again when changes were lost. A thread that does not
+/// get a CPU uses a name for some time.
+const AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// Number of queued invalidations above which everything is invalidated instead.
 const MOST_WORK: usize = 1 << 20;
 
 /// Invalidation.
 pub(super) enum Work {
-    /// A name in a directory. A mount on this name, inside of this mount, stays if the name still
-    /// leads to the same file.
-    Entry(Ino, OsString),
+    /// A name in a directory; with `true` a directory was made there, and no more is told. A mount
+    /// on this name or below it, inside of this mount, stays if the name still leads to the same
+    /// file.
+    Entry(Ino, OsString, bool),
     /// Attributes of an inode; with `true` its data too.
     Inode(Ino, bool),
     /// Directories with these names were made, removed or moved.
@@ -56,7 +61,7 @@ struct State {
     busy: HashMap<usize, Instant>,
     /// Directories in which a name is being invalidated, with the names that follow. The kernel
     /// locks the directory, so further threads would only wait for the first.
-    in_turn: HashMap<Ino, HashSet<OsString>>,
+    in_turn: HashMap<Ino, HashSet<(OsString, bool)>>,
     threads: usize,
     started: usize,
     ended: bool,
@@ -66,15 +71,15 @@ impl State {
     /// Returns work that can be done at once, with the directory that it occupies; else keeps it
     /// for later.
     fn turn_of(&mut self, work: Work) -> Option<(Work, Option<Ino>)> {
-        let Work::Entry(directory, name) = work else { return Some((work, None)) };
+        let Work::Entry(directory, name, made) = work else { return Some((work, None)) };
         match self.in_turn.entry(directory) {
             hash_map::Entry::Occupied(mut others) => {
-                others.get_mut().insert(name);
+                others.get_mut().insert((name, made));
                 None
             }
             hash_map::Entry::Vacant(free) => {
                 free.insert(HashSet::new());
-                Some((Work::Entry(directory, name), Some(directory)))
+                Some((Work::Entry(directory, name, made), Some(directory)))
             }
         }
     }
@@ -183,7 +188,8 @@ impl Senders {
             state.busy.remove(&number);
             if let Some(directory) = directory {
                 let next = state.in_turn.remove(&directory).unwrap_or_default();
-                state.queue.extend(next.into_iter().map(|name| Work::Entry(directory, name)));
+                let next = next.into_iter();
+                state.queue.extend(next.map(|(name, made)| Work::Entry(directory, name, made)));
             }
             if let Some((ino, data)) = late {
                 *state.late.entry(ino).or_default() |= data;
@@ -217,7 +223,7 @@ impl Senders {
     fn send(&self, work: Work) -> Option<(Ino, bool)> {
         self.volume.kernel_caches()?;
         match work {
-            Work::Entry(parent, name) => self.entry(&(parent, name)),
+            Work::Entry(parent, name, made) => self.entry(&(parent, name), made),
             Work::Inode(ino, data) => return self.inode(ino, data),
             Work::Directories(names) => self.told.directories(&names),
             Work::Everything => self.everything(),
@@ -225,14 +231,28 @@ impl Senders {
         None
     }
 
-    fn entry(&self, place: &(Ino, OsString)) {
+    /// Invalidates a name. A directory that was just made may be in use when that reaches the
+    /// kernel, and a filesystem mounted in it: its name is expired, since to drop it would unmount
+    /// that. A name that was cached as missing is looked up anew either way.
+    fn entry(&self, place: &(Ino, OsString), made: bool) {
         // The lock ends here: the invalidation may wait.
-        let leads_on = self.ways.read().contains(place);
+        let leads_on = made || self.ways.read().contains(place);
+        let what = if leads_on { "expired" } else { "dropped" };
+        log::trace!("watch: {} in ino={}: {what}", place.1.shown(), place.0);
         self.told.name(place.0, &place.1, leads_on);
     }
 
     fn inode(&self, ino: Ino, data: bool) -> Option<(Ino, bool)> {
         self.told.inode(ino, data).then_some((ino, data))
+    }
+
+    /// Sleeps. Returns false if the threads are to end.
+    fn sleep(&self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        while Instant::now() < end && !self.state.lock().ended {
+            thread::sleep(LONGEST_PAUSE.min(end.saturating_duration_since(Instant::now())));
+        }
+        !self.state.lock().ended
     }
 
     /// Invalidates everything, after changes were lost. Only the kernel knows the names that it has
@@ -244,14 +264,19 @@ impl Senders {
         let all_names = !self.note_mounts_inside() && drop_names();
         let known = self.volume.everything_known();
         let mut late = HashMap::new();
-        for data in [false, true] {
+        let mut pass = |data: bool| {
             for (ino, place) in &known {
-                // Twice: a cached missing name stays if a lookup of it is under way.
                 if !all_names && *ino != Ino::ROOT {
-                    self.entry(place);
+                    self.entry(place, false);
                 }
                 late.extend(self.inode(*ino, data));
             }
+        };
+        pass(false);
+        pass(true);
+        if !all_names {
+            // A cached missing name stays if somebody uses it at this moment, as a lookup does.
+            AGAIN_AFTER.into_iter().filter(|pause| self.sleep(*pause)).for_each(|_| pass(true));
         }
         self.state.lock().late.extend(late);
     }

@@ -46,7 +46,9 @@ fn shown(work: Vec<Work>) -> Vec<String> {
     let mut shown: Vec<_> = work
         .into_iter()
         .map(|work| match work {
-            Work::Entry(parent, name) => format!("{parent}/{}", name.shown()),
+            Work::Entry(parent, name, made) => {
+                format!("{parent}/{}{}", name.shown(), if made { " made" } else { "" })
+            }
             Work::Inode(ino, data) => format!("{ino} {}", if data { "data" } else { "attributes" }),
             Work::Directories(_) => String::from("directories"),
             Work::Everything => String::from("everything"),
