@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -15,6 +16,16 @@ use crate::sys;
 
 /// Number of descriptors that are kept free for files that have to be opened.
 const LEFT: u64 = 128;
+
+/// Pauses before a file is opened again for which no descriptor was left. close(2) does not wait
+/// for the release of its file, which is another request.
+const WAITS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(1),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+];
 
 /// Limit of descriptors, and the other holders of spare ones.
 #[derive(Debug)]
@@ -50,18 +61,22 @@ impl Volume {
         }
     }
 
-    /// Runs `open`. If no descriptor is left, closes the spare descriptors and runs it again.
+    /// Runs `open`. If no descriptor is left, closes the spare descriptors and runs it again, for
+    /// as long as the release of a file that a client has closed may be under way.
     pub(super) fn with_a_descriptor<T>(
         &self,
         open: impl Fn() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        match open() {
-            Err(Errno::MFILE | Errno::NFILE) => {
-                self.close_spare();
-                open()
+        let mut opened = open();
+        for pause in WAITS {
+            if !matches!(opened, Err(Errno::MFILE | Errno::NFILE)) {
+                break;
             }
-            result => result,
+            self.close_spare();
+            std::thread::sleep(pause);
+            opened = open();
         }
+        opened
     }
 
     /// Whether a new descriptor is one of the last, so that it must not be held as a spare one. All
