@@ -11,20 +11,21 @@ use crate::layers::scratch::{Places, Scratch};
 use crate::shown::Show;
 use crate::sys;
 use crate::tree::Managed;
-use crate::volume::{Policy, Told, Volume, VolumeOptions};
+use crate::volume::{ChangeSink, Policy, Volume, VolumeOptions};
 use crate::watch::{Changes, Watch, Watching};
 
-/// The volume that is watched from the start, since it can change by itself, and who is told.
+/// The volume that is watched from the start, since it can change by itself, and the receiver of
+/// its changes.
 pub(super) struct Watched {
     watch: Watch,
     volume: Arc<Volume>,
-    told: Arc<dyn Told>,
+    sink: Arc<dyn ChangeSink>,
 }
 
 impl Watched {
     /// Passes changes on, now that the volume is connected to the kernel.
     pub(super) fn start(self, config: &MountConfig) -> Result<Watching, Failure> {
-        self.watch.start(self.volume, self.told, &config.source, &config.mountpoint)
+        self.watch.start(self.volume, self.sink, &config.source, &config.mountpoint)
     }
 }
 
@@ -42,7 +43,7 @@ pub(super) fn open(config: &MountConfig, process: Changes) -> Result<Opened, Fai
         let watch = Watch::of(&volume, config.settings.watch, process)?;
         let tree = Arc::clone(&volume);
         let watched =
-            watch.map(|watch| Watched { watch, volume: Arc::clone(&volume), told: volume });
+            watch.map(|watch| Watched { watch, volume: Arc::clone(&volume), sink: volume });
         return Ok((tree, watched));
     };
     let places = Places::of_process();
@@ -58,8 +59,8 @@ pub(super) fn open(config: &MountConfig, process: Changes) -> Result<Opened, Fai
     if let Err(err) = overlay.start_comparing() {
         log::warn!("comparing the base with what it was: {err}");
     }
-    let told = Arc::clone(&overlay);
-    Ok((overlay, watch.map(|watch| Watched { watch, volume: base, told })))
+    let sink = Arc::clone(&overlay);
+    Ok((overlay, watch.map(|watch| Watched { watch, volume: base, sink })))
 }
 
 fn volume_options(config: &MountConfig) -> VolumeOptions {

@@ -41,7 +41,7 @@ pub use inode::{substitutes, unsubstituted};
 pub use pinned_file::PinnedFile;
 pub use plane_table::{Candidate, Hold, PlaneTable};
 pub use policy::Policy;
-pub use watched::{Coverage, Told, WatchDirectories};
+pub use watched::{ChangeSink, Coverage, WatchDirectories};
 
 use crate::config::rules::RuleSet;
 use crate::mapping::FileTable;

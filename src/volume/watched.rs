@@ -62,7 +62,7 @@ pub enum Coverage {
 
 /// Receiver of changes that were made directly in a volume, by the numbers of that volume. None of
 /// its methods is called by a thread that the kernel waits for, or with a lock held.
-pub trait Told: Send + Sync {
+pub trait ChangeSink: Send + Sync {
     /// A name in a directory was made, removed, or leads to another file. With `leads_on` it is on
     /// the path of a mount inside of this mount, which stays if the name still leads to the same
     /// file.
@@ -82,7 +82,7 @@ pub trait Told: Send + Sync {
     fn place_of(&self, path: &Path) -> Option<(Ino, OsString)>;
 }
 
-impl Told for Volume {
+impl ChangeSink for Volume {
     fn name(&self, parent: Ino, name: &OsStr, leads_on: bool) {
         let Some(caches) = self.kernel_caches() else { return };
         self.note_sent(match leads_on {

@@ -27,7 +27,7 @@ use crate::config::WatchMode;
 use crate::error::Failure;
 use crate::sys::fanotify::Fanotify;
 use crate::tree::{Coherence, Ino, Inspect};
-use crate::volume::{Coverage, Told, Volume};
+use crate::volume::{ChangeSink, Coverage, Volume};
 use batch::Batch;
 use directories::Directories;
 use mounts::Mounts;
@@ -100,14 +100,14 @@ impl Watch {
         Ok(None)
     }
 
-    /// Passes changes on to `told`, in a thread of its own, now that the volume is connected.
+    /// Passes changes on to `sink`, in a thread of its own, now that the volume is connected.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn start(
         self,
         volume: Arc<Volume>,
-        told: Arc<dyn Told>,
+        sink: Arc<dyn ChangeSink>,
         source: &Path,
         mountpoint: &Path,
     ) -> Result<Watching, Failure> {
@@ -115,7 +115,7 @@ impl Watch {
         volume.try_dropping_names();
         let ended = rustix::io::dup(&self.end).map_err(|err| failed(err.into()))?;
         let mounts = Mounts::below(source);
-        let senders = Senders::start(Arc::clone(&volume), told, mountpoint).map_err(failed)?;
+        let senders = Senders::start(Arc::clone(&volume), sink, mountpoint).map_err(failed)?;
         let run = move || {
             run(&self, &volume, &senders, mounts);
             senders.end();

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use super::mounts;
 use crate::shown::Show;
 use crate::tree::Ino;
-use crate::volume::{Told, Volume};
+use crate::volume::{ChangeSink, Volume};
 
 /// Time after which an invalidation counts as waiting.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2);
@@ -88,7 +88,7 @@ impl State {
 /// The threads and their work.
 pub(super) struct Senders {
     volume: Arc<Volume>,
-    told: Arc<dyn Told>,
+    sink: Arc<dyn ChangeSink>,
     mountpoint: PathBuf,
     /// Names on the paths of mounts inside of this mount.
     ways: RwLock<HashSet<(Ino, OsString)>>,
@@ -100,12 +100,12 @@ impl Senders {
     /// Starts the first thread.
     pub(super) fn start(
         volume: Arc<Volume>,
-        told: Arc<dyn Told>,
+        sink: Arc<dyn ChangeSink>,
         mountpoint: &Path,
     ) -> std::io::Result<Arc<Senders>> {
         let senders = Arc::new(Senders {
             volume,
-            told,
+            sink,
             mountpoint: mountpoint.to_owned(),
             ways: RwLock::default(),
             state: Mutex::default(),
@@ -127,7 +127,7 @@ impl Senders {
     pub(super) fn note_mounts_inside(&self) -> bool {
         let inside = mounts::inside(&self.mountpoint);
         let steps = inside.iter().flat_map(|path| path.ancestors());
-        let ways = steps.filter_map(|path| self.told.place_of(path)).collect();
+        let ways = steps.filter_map(|path| self.sink.place_of(path)).collect();
         *self.ways.write() = ways;
         self.volume.set_holds_mounts(!inside.is_empty());
         !inside.is_empty()
@@ -225,7 +225,7 @@ impl Senders {
         match work {
             Work::Entry(parent, name, made) => self.entry(&(parent, name), made),
             Work::Inode(ino, data) => return self.inode(ino, data),
-            Work::Directories(names) => self.told.directories(&names),
+            Work::Directories(names) => self.sink.directories(&names),
             Work::Everything => self.everything(),
         }
         None
@@ -239,11 +239,11 @@ impl Senders {
         let leads_on = made || self.ways.read().contains(place);
         let what = if leads_on { "expired" } else { "dropped" };
         log::trace!("watch: {} in ino={}: {what}", place.1.shown(), place.0);
-        self.told.name(place.0, &place.1, leads_on);
+        self.sink.name(place.0, &place.1, leads_on);
     }
 
     fn inode(&self, ino: Ino, data: bool) -> Option<(Ino, bool)> {
-        self.told.inode(ino, data).then_some((ino, data))
+        self.sink.inode(ino, data).then_some((ino, data))
     }
 
     /// Sleeps. Returns false if the threads are to end.
@@ -259,7 +259,7 @@ impl Senders {
     /// cached as missing: where it cannot drop all names at once, they have a short validity. A
     /// dropped name unmounts the mounts below it: with such mounts names are expired instead.
     fn everything(&self) {
-        self.told.everything();
+        self.sink.everything();
         let drop_names = || self.volume.kernel_caches().is_some_and(|to| to.names().is_ok());
         let all_names = !self.note_mounts_inside() && drop_names();
         let known = self.volume.everything_known();

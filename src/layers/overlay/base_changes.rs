@@ -35,7 +35,7 @@ use super::node::{LowerInode, Node, NodeTable};
 use super::write_through::WRITE_THROUGH;
 use crate::shown::Show;
 use crate::tree::{Attributes, Caching, Ino, Invalidate, Names, Stat, Validity};
-use crate::volume::{Told, Volume};
+use crate::volume::{ChangeSink, Volume};
 
 /// Seconds after a change of the base within which the watch is assumed to report it.
 const LATE: i64 = 2;
@@ -383,7 +383,7 @@ impl Overlay {
     }
 }
 
-impl Told for Overlay {
+impl ChangeSink for Overlay {
     fn name(&self, parent: Ino, name: &OsStr, leads_on: bool) {
         let (at, Some(caches)) = (self.at_base(parent), self.caches.get()) else { return };
         let found = self.with_names(|_| {
