@@ -22,8 +22,13 @@ const WILLNEED_CHUNK: usize = 128 << 10;
 
 /// Time from one try to evict pages to the next. The kernel keeps pages that it is just done with
 /// (the end of a write-back, a reader, compaction) for a moment, which is long on a busy machine.
-const EVICTION_PAUSES: [Duration; 3] =
-    [Duration::from_millis(1), Duration::from_millis(4), Duration::from_millis(16)];
+const EVICTION_PAUSES: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(4),
+    Duration::from_millis(16),
+    Duration::from_millis(64),
+    Duration::from_millis(250),
+];
 
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS: u64 = 0x794c_7630;
