@@ -137,6 +137,11 @@ impl Merged {
         (map.count(), map.base_pages())
     }
 
+    /// Bytes of the base that may show, from the start of the file.
+    pub fn lower_visible_len(&self) -> u64 {
+        self.map.read().lower_visible_len()
+    }
+
     /// Runs of a byte range in order; `true` for a run of present pages.
     pub fn runs(&self, range: Range<u64>) -> Vec<(bool, Range<u64>)> {
         let map = self.map.read();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::{
-    Found, Invalidate, NotAdvised, OpenInode, PageState, ScratchCounts, Tree, TreeCounts, Validity,
-    WatchCounts, WhyMapped,
+    Change, ChangeQuery, Found, Invalidate, NotAdvised, OpenInode, PageState, ScratchCounts, Tree,
+    TreeCounts, Validity, WatchCounts, WhyMapped,
 };
 use crate::advice::Advice;
 use crate::config::rules::RuleSet;
@@ -54,6 +54,14 @@ pub trait Inspect: Send + Sync {
     /// it was.
     fn fate_of_base(&self, _found: &Found) -> Option<String> {
         None
+    }
+
+    /// The differences between the tree and the one below a scratch, sorted by path.
+    ///
+    /// # Errors
+    /// ENOTSUP for a tree that is no scratch; errors of looking at the layers.
+    fn changes(&self, _query: &ChangeQuery) -> Result<Vec<Change>, Errno> {
+        Err(Errno::NOTSUP)
     }
 
     /// Whether a regular file can be mapped, found out by doing it.

@@ -13,6 +13,7 @@
 
 mod attr;
 mod caches;
+mod changes;
 mod managed;
 mod number;
 mod open;
@@ -22,6 +23,7 @@ mod requests;
 
 pub use attr::{Attr, DirItem, Entry, NewNode, NewTime, SetAttr, Stat, Time, Validity, XattrFlags};
 pub use caches::Invalidate;
+pub use changes::{Change, ChangeKind, ChangeQuery};
 pub use managed::{Advise, Coherence, Inspect, Lifecycle, Managed};
 pub use number::{FIRST_RESERVED, HandleId, Ino};
 pub use open::{DataOnly, Ioctl, Open, Opened, PageCache, SeekTo, WriteRequest};

@@ -22,6 +22,7 @@ use crate::layers::scratch::{Places, list, remove};
 use crate::sys::cred::Caller;
 
 mod deep;
+mod differences;
 mod frozen;
 mod mutation;
 

@@ -185,7 +185,7 @@ impl Overlay {
     }
 
     /// Fate of the base file that an upper entry covers; `None` if it is unchanged or unknown.
-    fn fate_of(&self, upper: Ino, lowers: &[LowerInode], name: &OsStr) -> Option<Fate> {
+    pub(super) fn fate_of(&self, upper: Ino, lowers: &[LowerInode], name: &OsStr) -> Option<Fate> {
         let entry = self.upper.lookup(upper, name).ok()?;
         let marks = self.top.xattrs.read(&self.upper, entry.attr.ino);
         self.upper.forget(entry.attr.ino, 1);

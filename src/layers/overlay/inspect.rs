@@ -12,8 +12,8 @@ use crate::layers::changed::Fate;
 use crate::mapping::BackingFile;
 use crate::range::ByteRange;
 use crate::tree::{
-    Attributes, Found, Ino, Inspect, Names, OpenInode, PageState, ScratchCounts, Stat, TreeCounts,
-    WhyMapped,
+    Attributes, Change, ChangeQuery, Found, Ino, Inspect, Names, OpenInode, PageState,
+    ScratchCounts, Stat, TreeCounts, WhyMapped,
 };
 
 /// Largest number of symbolic links in a path, as in the kernel.
@@ -106,6 +106,10 @@ enum Walked {
 }
 
 impl Inspect for Overlay {
+    fn changes(&self, query: &ChangeQuery) -> Result<Vec<Change>, Errno> {
+        self.differences(query)
+    }
+
     fn find(&self, path: &Path) -> Result<Found, Errno> {
         let (ino, path) = self.walk(path, MOST_LINKS)?;
         let found = self.node(ino).and_then(|node| {

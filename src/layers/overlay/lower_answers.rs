@@ -373,7 +373,8 @@ impl Overlay {
         Ok(Original { stat, xattrs, target, fingerprint, clone: RefCell::new(clone) })
     }
 
-    fn xattrs_below(&self, at: LowerInode) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
+    /// The xattrs of a file of any layer, by the names that the upper volume stores them under.
+    pub(super) fn xattrs_below(&self, at: LowerInode) -> Result<Vec<(OsString, Vec<u8>)>, Errno> {
         let (volume, stored) = (self.layer(at)?, self.xattr_names(at));
         let mut names = vec![0; 65_536];
         let len = match volume.list_xattr(at.ino, &mut names, &ROOT) {

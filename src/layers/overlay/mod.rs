@@ -18,6 +18,7 @@ mod control_ops;
 mod copy_up;
 mod covered_names;
 mod data;
+mod diff;
 mod dir_offset;
 mod fsync;
 mod handles;

@@ -12,7 +12,7 @@ impl World {
     }
 }
 
-fn read_all(overlay: &Overlay, ino: Ino) -> Result<Vec<u8>, Errno> {
+pub(super) fn read_all(overlay: &Overlay, ino: Ino) -> Result<Vec<u8>, Errno> {
     let how = Open { read: true, wait: true, ..Open::default() };
     let opened = overlay.open(ino, how, &ROOT, &never_registered)?;
     let mut content = Vec::new();
@@ -67,7 +67,7 @@ fn none() -> RenameFlags {
     RenameFlags::empty()
 }
 
-fn rename(overlay: &Overlay, from: &str, to: &str) {
+pub(super) fn rename(overlay: &Overlay, from: &str, to: &str) {
     let place = |path: &str| match path.rsplit_once('/') {
         Some((dir, name)) => (find(overlay, dir).1, name.to_owned()),
         None => (Ino::ROOT, path.to_owned()),
@@ -77,7 +77,7 @@ fn rename(overlay: &Overlay, from: &str, to: &str) {
     overlay.rename((from.0, OsStr::new(&from.1)), to, none(), &ROOT).unwrap();
 }
 
-fn is_possible() -> bool {
+pub(super) fn is_possible() -> bool {
     let possible = rustix::process::geteuid().is_root() && crate::config::may_mount();
     if !possible {
         eprintln!("SKIPPED: marks and devices need root");
