@@ -59,6 +59,9 @@ pub enum Verb {
     /// Report on a mount, or on files
     #[command(long_about = ControlVerb::Status.doc())]
     Status(StatusArgs),
+    /// List what a scratch has changed
+    #[command(long_about = ControlVerb::Diff.doc(), after_long_help = help::DIFF_EXIT)]
+    Diff(DiffArgs),
     /// List the mappings of a mount, or of a file or directory in it
     #[command(long_about = ControlVerb::Maps.doc())]
     Maps(MapsArgs),
@@ -296,6 +299,39 @@ pub struct StatusArgs {
     pub form: Form,
     /// A mount point, or files below one; without it the mount around the current directory, or
     /// the only mount there is
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// The arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The form of the answer.
+    #[command(flatten)]
+    pub form: Form,
+    /// List the ranges of bytes that differ, END exclusive
+    #[arg(long, conflicts_with_all = ["stat", "summary", "name_only", "docker", "null"])]
+    pub ranges: bool,
+    /// List everything below a deleted directory
+    #[arg(long)]
+    pub expand: bool,
+    /// Print how many bytes differ, by file
+    #[arg(long, conflicts_with_all = ["json", "summary", "name_only", "docker", "null"])]
+    pub stat: bool,
+    /// Print how many changes of each kind there are
+    #[arg(long, conflicts_with_all = ["json", "name_only", "docker", "null"])]
+    pub summary: bool,
+    /// Print the paths alone
+    #[arg(long, conflicts_with_all = ["json", "docker"])]
+    pub name_only: bool,
+    /// Print the letters of `docker diff`: A, C and D
+    #[arg(long, conflicts_with = "json")]
+    pub docker: bool,
+    /// End each letter and path with a NUL instead of a newline, and quote nothing
+    #[arg(short = 'z', long, conflicts_with = "json")]
+    pub null: bool,
+    /// A mount point, or files and directories below one, which need not exist any more; without
+    /// it as for `status`
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
 }

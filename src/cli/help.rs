@@ -68,6 +68,10 @@ and limits; each with what it is used for, and, where it is missing, what happen
 Everything is tried: a mount is made for a moment in the directory for temporary files, and files without names in DIR. \
 The exit code is 0 when a mount is possible, and 1 when not, with the reason.";
 
+/// The exit codes of `mmapfs diff`.
+pub const DIFF_EXIT: &str = "The exit code is 0 without differences, 1 with some, and 2 when they \
+cannot be told, as that of diff(1).";
+
 /// The exit codes, as (code, meaning).
 pub const EXIT_CODES: [(&str, &str); 3] = [
     ("0", "it was done"),

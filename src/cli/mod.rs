@@ -9,6 +9,7 @@ use crate::shown::{Clean, CleanLines};
 
 pub mod args;
 mod background;
+mod diff;
 mod doctor;
 mod help;
 pub mod invocation;
@@ -63,6 +64,7 @@ fn run_verb(verb: Verb, argv: &[OsString]) -> Result<u8, Failure> {
         Verb::Lock(args) => Verbs::new(&args.form).lock(&args),
         Verb::Unlock(args) => Verbs::new(&args.form).unlock(&args),
         Verb::Status(args) => Verbs::new(&args.form).status(&args),
+        Verb::Diff(args) => Ok(diff::run(&args)),
         Verb::Maps(args) => Verbs::new(&args.form).maps(&args),
         Verb::Reload(args) => Verbs::new(&args.form).reload(&args),
         Verb::Log(args) => Verbs::new(&args.form).log(&args),

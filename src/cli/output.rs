@@ -20,6 +20,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Prints bytes as they are, for programs.
+pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::failed("standard output", error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Prints a value as one line of JSON.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = to_json(value).map_err(|error| Failure::failed("JSON", error))?;

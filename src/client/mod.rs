@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::advice::Advice;
 use crate::control::command::{Command, FlushMode};
 use crate::control::report::{
-    AdviseReport, ErrorReport, FileReport, FlushReport, LockReport, MapReport, ReloadReport,
-    Report, StatusReport, VersionReport,
+    AdviseReport, DiffReport, ErrorReport, FileReport, FlushReport, LockReport, MapReport,
+    ReloadReport, Report, StatusReport, VersionReport,
 };
 use crate::error::{Failure, FailureKind};
 use crate::range::RangeSpec;
@@ -115,6 +115,20 @@ impl Client {
                 cached::add_to_file(&mut file, &self.given);
                 Ok(*file)
             }
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The differences between a scratch and its base, at and below the path, sorted by path. The
+    /// path need not exist any more. With `ranges` the ranges of bytes that differ are listed, with
+    /// `expand` everything below a deleted directory.
+    ///
+    /// # Errors
+    /// As all verbs; the mount is no scratch.
+    pub fn diff(&self, ranges: bool, expand: bool) -> Result<DiffReport, Failure> {
+        let path = Some(self.target.path.clone()).filter(|path| !path.as_os_str().is_empty());
+        match self.ask_path(Command::Diff { ranges, expand, path })? {
+            Report::Diff(report) => Ok(report),
             other => Err(self.unexpected(&other)),
         }
     }

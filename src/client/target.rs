@@ -1,6 +1,6 @@
 //! Where a path lies: in which mount, and how it is named there.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::config::MountTable;
@@ -30,7 +30,7 @@ impl Target {
             (Some(parent), Some(name)) => {
                 let here = parent.as_os_str().is_empty();
                 let parent = if here { Path::new(".") } else { parent };
-                parent.canonicalize().map_err(failed)?.join(name)
+                real(parent).map_err(failed)?.join(name)
             }
             _ => path.canonicalize().map_err(failed)?,
         };
@@ -81,6 +81,25 @@ impl Target {
         // Joining an empty path would leave a slash at the end.
         let path = if below.as_os_str().is_empty() { root.to_owned() } else { root.join(below) };
         Ok(Some(Target { mountpoint: whole.mountpoint.clone(), path }))
+    }
+}
+
+/// A path without links of which the end may be missing.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    let mut missing = Vec::new();
+    let mut rest = path;
+    loop {
+        let here = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
+        match (here.canonicalize(), rest.parent(), rest.file_name()) {
+            (Err(error), Some(parent), Some(name)) if error.kind() == ErrorKind::NotFound => {
+                missing.push(name);
+                rest = parent;
+            }
+            (found, ..) => {
+                let missing = missing.iter().rev();
+                return found.map(|found| missing.fold(found, |path, name| path.join(name)));
+            }
+        }
     }
 }
 

@@ -59,6 +59,15 @@ pub enum Command {
         /// The file or directory, or None for the mount.
         path: Option<PathBuf>,
     },
+    /// Lists the differences between a scratch and its base.
+    Diff {
+        /// Whether the ranges of bytes that differ are listed.
+        ranges: bool,
+        /// Whether everything below a deleted directory is listed.
+        expand: bool,
+        /// The file or directory, or None for the whole mount. It need not exist any more.
+        path: Option<PathBuf>,
+    },
     /// Lists the mappings.
     Maps,
     /// Locks pages in memory.
@@ -110,6 +119,7 @@ pub enum Verb {
     Advise,
     Flush,
     Status,
+    Diff,
     Maps,
     Lock,
     Unlock,
@@ -174,6 +184,14 @@ impl fmt::Display for Line {
                 word(advice.name())?;
             }
             Command::Flush { mode, .. } => word(mode.name())?,
+            Command::Diff { ranges, expand, .. } => {
+                if *ranges {
+                    word("ranges")?;
+                }
+                if *expand {
+                    word("expand")?;
+                }
+            }
             Command::Help { verb: Some(verb) } => word(verb.name())?,
             Command::Log { level } => word(&level.as_str().to_ascii_lowercase())?,
             _ => {}
@@ -224,6 +242,7 @@ impl Command {
             Command::Advise { .. } => Verb::Advise,
             Command::Flush { .. } => Verb::Flush,
             Command::Status { .. } => Verb::Status,
+            Command::Diff { .. } => Verb::Diff,
             Command::Maps => Verb::Maps,
             Command::Lock { .. } => Verb::Lock,
             Command::Unlock { .. } => Verb::Unlock,
@@ -241,7 +260,7 @@ impl Command {
             | Command::Flush { path, .. }
             | Command::Lock { path, .. }
             | Command::Unlock { path, .. } => Some(path),
-            Command::Status { path } => path.as_deref(),
+            Command::Status { path } | Command::Diff { path, .. } => path.as_deref(),
             _ => None,
         }
     }

@@ -11,8 +11,8 @@ use super::command::{Command, CommandError, ErrorKind, FlushMode, Line, help};
 use super::counters::Counters;
 use super::reach;
 use super::report::{
-    AdviseReport, Feature, FlushReport, Kernel, LeftReport, LockReport, ReloadReport, Report,
-    VersionReport,
+    AdviseReport, ChangeReport, DiffReport, Feature, FlushReport, Kernel, LeftReport, LockReport,
+    ReloadReport, Report, VersionReport,
 };
 use crate::advice::{Advice, Effect};
 use crate::error::Failure;
@@ -21,7 +21,7 @@ use crate::range::{ByteRange, RangeSpec};
 use crate::shown::Name;
 use crate::sys;
 use crate::sys::advise::SyncMode;
-use crate::tree::{Found, Managed, NotAdvised, Validity};
+use crate::tree::{ChangeQuery, Found, Managed, NotAdvised, Validity};
 
 /// Tells where the log of the daemon goes, which may change.
 pub type LogPlace = Box<dyn Fn() -> String + Send + Sync>;
@@ -135,6 +135,9 @@ impl Executor {
                 Ok(Report::File(Box::new(self.file_report(&self.find(path)?)?)))
             }
             Command::Status { path: None } => Ok(Report::Status(Box::new(self.status()))),
+            Command::Diff { ranges, expand, path } => {
+                self.diff(*ranges, *expand, path.as_deref()).map(Report::Diff)
+            }
             Command::Maps => Ok(Report::Maps(self.maps())),
             Command::Reload => (self.context.reload)()
                 .map(Report::Reload)
@@ -254,6 +257,28 @@ impl Executor {
             dirty_after: effect.dirty_after,
             elapsed_us: microseconds(effect.elapsed),
         }))
+    }
+
+    fn diff(
+        &self,
+        ranges: bool,
+        expand: bool,
+        path: Option<&Path>,
+    ) -> Result<DiffReport, CommandError> {
+        // The root is the whole tree.
+        let asked = path.filter(|path| !path.as_os_str().is_empty());
+        let paths = asked.map(Path::to_owned).into_iter().collect();
+        let query = ChangeQuery { paths, ranges, expand };
+        let about = asked.unwrap_or(Path::new(""));
+        let changes = self.tree.changes(&query).map_err(|err| match err {
+            Errno::OPNOTSUPP => {
+                let why = "diff: the mount is no scratch (access=copy) and has no changes";
+                CommandError::new(ErrorKind::NotSupported, why)
+            }
+            err => failed(about, "diff", err),
+        })?;
+        let changes = changes.iter().map(|change| ChangeReport::of(change, ranges)).collect();
+        Ok(DiffReport { path: Name::from(about), changes })
     }
 
     fn lock(&self, range: &RangeSpec, path: &Path, lock: bool) -> Result<Report, CommandError> {

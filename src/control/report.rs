@@ -15,12 +15,14 @@ use serde::{Deserialize, Serialize};
 use crate::control::command::CommandError;
 use crate::shown::{Name, to_json};
 
+mod diff;
 mod guard;
 #[cfg(test)]
 mod tests;
 mod text;
 mod verbs;
 
+pub use diff::{ChangeReport, ChangeWord, DiffReport, FileType};
 pub use guard::GuardReport;
 pub use verbs::{AdviseReport, ErrorReport, FlushReport, LeftReport, LockReport};
 
@@ -36,6 +38,8 @@ pub enum Report {
     Status(Box<StatusReport>),
     /// To `status PATH`.
     File(Box<FileReport>),
+    /// To `diff`.
+    Diff(DiffReport),
     /// To `maps`: in JSON, the member `mappings`.
     Maps(#[serde(with = "mappings")] Vec<MapReport>),
     /// To `lock` and `unlock`.

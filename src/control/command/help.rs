@@ -36,6 +36,7 @@ impl Verb {
         Verb::Advise,
         Verb::Flush,
         Verb::Status,
+        Verb::Diff,
         Verb::Maps,
         Verb::Lock,
         Verb::Unlock,
@@ -116,6 +117,24 @@ impl Verb {
                       many of its pages are mapped, resident, dirty and locked. What cannot be \
                       measured is `unknown`.",
                 example: "status data/a.bin",
+            },
+            Verb::Diff => Entry {
+                name: "diff",
+                usage: "diff [ranges] [expand] [PATH]",
+                summary: "list what a scratch has changed",
+                doc: "Lists the differences between a scratch (access=copy) and its base, one to a \
+                      line, sorted by path: a letter, a mark and the path. The letters are A \
+                      (added), M (content modified), D (deleted), R (renamed, with the old path \
+                      and the new one), T (another type) and m (only owner, mode, access lists or \
+                      extended attributes). The mark C says that the base has changed below the \
+                      change since the first touch. A file that was written with the bytes that \
+                      were there, or removed and made again the same, is no difference, and times \
+                      alone are none. With `ranges` the ranges of bytes that differ follow each \
+                      line, END exclusive; with `expand` everything below a deleted directory has \
+                      a line. With a path, the differences at and below it are listed; it need \
+                      not exist any more. The cost follows what was changed: files are compared \
+                      in the pages that the scratch has.",
+                example: "diff ranges data",
             },
             Verb::Maps => Entry {
                 name: "maps",

@@ -54,6 +54,11 @@ fn command(verb: Verb, words: &mut Words<'_>) -> Result<Command, CommandError> {
         }
         Verb::Status if words.is_empty() => Command::Status { path: None },
         Verb::Status => Command::Status { path: Some(words.path(verb)?) },
+        Verb::Diff => {
+            let (ranges, expand) = (words.take("ranges"), words.take("expand"));
+            let path = if words.is_empty() { None } else { Some(words.path(verb)?) };
+            Command::Diff { ranges, expand, path }
+        }
         Verb::Maps => Command::Maps,
         Verb::Lock => Command::Lock { range: words.range(), path: words.path(verb)? },
         Verb::Unlock => Command::Unlock { range: words.range(), path: words.path(verb)? },

@@ -46,6 +46,16 @@ fn every_verb_is_parsed() {
         ("status .", Command::Status { path: Some(PathBuf::new()) }),
         ("status /", Command::Status { path: Some(PathBuf::new()) }),
         ("status a b", Command::Status { path: Some("a b".into()) }),
+        ("diff", Command::Diff { ranges: false, expand: false, path: None }),
+        (
+            "diff ranges expand a b",
+            Command::Diff { ranges: true, expand: true, path: Some("a b".into()) },
+        ),
+        ("diff expand", Command::Diff { ranges: false, expand: true, path: None }),
+        (
+            "diff /ranges",
+            Command::Diff { ranges: false, expand: false, path: Some("ranges".into()) },
+        ),
         ("maps", Command::Maps),
         ("lock 64K- a", lock(RangeSpec::From { start: 65_536 }, "a")),
         ("unlock a", Command::Unlock { range: RangeSpec::All, path: "a".into() }),
@@ -290,6 +300,8 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => proptest::option::of(any_path()).prop_map(|path| Command::Status { path }),
         2 => (any_range(), any_path()).prop_map(|(range, path)| Command::Lock { range, path }),
         2 => (any_range(), any_path()).prop_map(|(range, path)| Command::Unlock { range, path }),
+        2 => (any::<bool>(), any::<bool>(), proptest::option::of(any_path()))
+            .prop_map(|(ranges, expand, path)| Command::Diff { ranges, expand, path }),
         1 => Just(Command::Maps),
         1 => Just(Command::Reload),
         1 => Just(Command::Version),

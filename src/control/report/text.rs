@@ -24,6 +24,7 @@ impl Display for Report {
             Report::Flush(report) => report.fmt(f),
             Report::Status(report) => report.fmt(f),
             Report::File(report) => report.fmt(f),
+            Report::Diff(report) => report.fmt(f),
             Report::Maps(maps) => maps.iter().try_for_each(|map| map.fmt(f)),
             Report::Lock(report) => report.fmt(f),
             Report::Reload(report) => report.fmt(f),
